@@ -1,0 +1,58 @@
+//! Exactly what a provider is asked to run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::Amounts;
+use crate::runtime::ExtraVolume;
+use crate::tier::{Resources, Tier};
+
+/// Everything about a launch that is not a secret. It is stored before the provider is called, and a retry
+/// sends the same; so it is complete: no default is looked up later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchSpec {
+    /// The runtime's name, for labels and messages.
+    pub runtime: String,
+    /// Image reference.
+    pub image: String,
+    /// Replaces the image's entrypoint and command.
+    pub command: Option<Vec<String>>,
+    /// The port that the agent serves.
+    pub agent_port: u16,
+    /// The tier, for labels and the read-only root.
+    pub tier: Tier,
+    /// The tier's resources when this was asked for.
+    pub resources: Resources,
+    /// Disk that is counted for the workspace, in GiB.
+    pub disk_gib: i64,
+    /// Paths that must be writable.
+    pub writable_paths: Vec<String>,
+    /// No capability at all.
+    pub rootless: bool,
+    /// Volumes beyond `/configs` and `/workspace`.
+    pub volumes: Vec<ExtraVolume>,
+    /// What stands at `/workspace`.
+    pub mount: Mount,
+    /// Where workspace-init and the agent reach tenant-svc.
+    pub agents_url: String,
+    /// Discard the session volumes before the launch.
+    pub reset_session: bool,
+}
+
+impl LaunchSpec {
+    /// What this counts against the organisation's limits.
+    pub fn amounts(&self) -> Amounts {
+        Amounts::of_workspace(&self.resources, self.disk_gib)
+    }
+}
+
+/// What stands at `/workspace` inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mount {
+    /// A volume of the workspace's own.
+    #[default]
+    None,
+    /// A directory of the host that can't be written.
+    ReadOnly(String),
+    /// A directory of the host.
+    ReadWrite(String),
+}

@@ -1,0 +1,13 @@
+//! Compiles every `.proto` below this folder with a protoc in Rust, so that building needs no tool.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["molecule/workspace/v1/workspace.proto", "molecule/tenant/v1/workspace_service.proto"];
+    for file in files {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(files, ["."])?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}
