@@ -66,15 +66,10 @@ impl Phase {
             (Stopping, Launching | Up | Stopping | Stopped | Failed) => true,
             // to STOPPING: a stale start made it run; the level corrects that
             (Stopped, Launching | Stopping | Stopped | Failed) => true,
-            // what is left of a failed one is stopped without leaving FAILED
-            (Failed, Failed) => true,
+            // what is left of a failed one is stopped without leaving FAILED; a replacement takes it away
+            (Failed, Failed | Stopping) => true,
             _ => false,
         }
-    }
-
-    /// Whether a usage segment is open in this phase.
-    pub const fn is_billed(self) -> bool {
-        matches!(self, Self::Up)
     }
 
     /// Whether the engine is waiting for something to come to an end.
@@ -283,7 +278,7 @@ mod tests {
             ("UP", "x   x   x   x   x   x   x   x"),
             ("STOPPING", "x   x   .   x   x   x   x   x"),
             ("STOPPED", "x   x   .   .   x   x   x   x"),
-            ("FAILED", "x   .   .   .   .   .   x   x"),
+            ("FAILED", "x   .   .   .   x   .   x   x"),
             ("GONE", ".   .   .   .   .   .   .   ."),
         ];
         for (from, (name, row)) in Phase::ALL.into_iter().zip(expected) {

@@ -1,1 +1,24 @@
-//! .
+//! The lifecycle engine that both services run.
+//!
+//! The engine owns *instances*: it stores what is wanted, looks at what the provider has, and takes one
+//! idempotent step after another until the two agree. It takes no input but its store, so a restart and
+//! normal work are one path.
+//!
+//! - [`admission`] turns requests into stored intent, [`outcome`] turns results into stored state: both are
+//!   pure, so every store applies the same rules inside its own transaction.
+//! - [`reconciler`] plans (pure) and executes (effects).
+//! - [`backend`] and [`store`] are the seams, each with the suite that any implementation must pass.
+
+pub mod admission;
+pub mod backend;
+pub mod engine;
+pub mod faults;
+pub mod model;
+pub mod observation;
+pub mod outcome;
+pub mod policy;
+pub mod reconciler;
+pub mod seal;
+pub mod store;
+
+pub use engine::Engine;

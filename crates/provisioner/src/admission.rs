@@ -1,0 +1,248 @@
+//! Requests become stored intent. Pure: a store loads, calls one of these, and writes, in one transaction.
+
+use molecule_domain::Timestamp;
+use molecule_domain::error::{Error, ErrorReason, Result};
+use molecule_domain::id::{ChargeId, Generation, IntentNumber, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::launch::LaunchSpec;
+use molecule_domain::lifecycle::{Desired, Phase, Reason};
+use molecule_domain::limits::{Amounts, Limits, Standing};
+
+use crate::model::{Actor, EventDetail, InstanceRecord};
+
+/// Asks for the first instance of a workspace. Repeatable: the workspace's id is the key.
+#[derive(Clone, Debug)]
+pub struct ProvisionRequest {
+    /// Whose workspace.
+    pub organization: OrganizationId,
+    /// Which.
+    pub workspace: WorkspaceId,
+    /// What to launch.
+    pub spec: LaunchSpec,
+    /// The bootstrap token, sealed for [`crate::seal::token_context`].
+    pub sealed_token: Vec<u8>,
+}
+
+/// Asks for a change of an instance. Repeatable: the workspace's id and the number are the key.
+#[derive(Clone, Debug)]
+pub struct ChangeRequest {
+    /// Whose workspace.
+    pub organization: OrganizationId,
+    /// Which.
+    pub workspace: WorkspaceId,
+    /// Rises with every change that the tenant asks for; one that is not above the last is a replay.
+    pub intent: IntentNumber,
+    /// What to change.
+    pub change: Change,
+}
+
+/// A change of what is wanted.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Let it run: the same generation on the same disk.
+    Start,
+    /// Stop it and keep its disk. With a cause, it has FAILED for that.
+    Stop(Option<(Reason, String)>),
+    /// Replace it by a new generation.
+    Replace {
+        /// The new generation: one above the wanted one.
+        generation: Generation,
+        /// What to launch.
+        spec: LaunchSpec,
+        /// The new generation's bootstrap token, sealed.
+        sealed_token: Vec<u8>,
+        /// Whether it is also to run. A changed spec of a stopped workspace is not.
+        run: bool,
+    },
+    /// Take it away with all it holds.
+    Delete,
+}
+
+/// What an organisation may use and uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// The caps.
+    pub limits: Limits,
+    /// Whether it may launch.
+    pub standing: Standing,
+    /// What is counted now.
+    pub used: Amounts,
+}
+
+/// What admission writes.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// The record as it becomes. Its revision is the store's to set.
+    pub record: InstanceRecord,
+    /// What is counted from now on, on top.
+    pub asked: Amounts,
+    /// What happened.
+    pub event: EventDetail,
+}
+
+fn event(kind: &'static str, generation: Generation, message: impl Into<String>) -> EventDetail {
+    EventDetail {
+        kind,
+        actor: Actor::Client,
+        generation,
+        reason: None,
+        message: message.into(),
+        exit_code: None,
+        log_tail: String::new(),
+    }
+}
+
+/// Decides about a first instance. A store answers a replay from its record before it asks this.
+pub fn provision(account: &Account, request: &ProvisionRequest, now: Timestamp) -> Result<Admitted> {
+    let asked = request.spec.amounts();
+    account.limits.admit(account.standing, &account.used, &asked)?;
+    let generation = Generation(1);
+    let record = InstanceRecord {
+        workspace: request.workspace,
+        organization: request.organization,
+        desired: Desired::Running,
+        intent: IntentNumber(0),
+        generation,
+        wanted_generation: generation,
+        spec: request.spec.clone(),
+        sealed_token: Some(request.sealed_token.clone()),
+        phase: Phase::Admitted,
+        phase_since: now,
+        reason: None,
+        message: "admitted".to_owned(),
+        endpoint: None,
+        restarts: 0,
+        up_since: None,
+        failures: 0,
+        charge: ChargeId::generate(),
+        running_counted: true,
+        revision: Revision::default(),
+        due_at: Some(now),
+        attempt: None,
+        created_at: now,
+    };
+    Ok(Admitted { record, asked, event: event("admitted", generation, "admitted") })
+}
+
+/// Decides about a change. `None` where it is a replay or changes nothing.
+pub fn change(
+    account: &Account,
+    before: &InstanceRecord,
+    request: &ChangeRequest,
+    now: Timestamp,
+) -> Result<Option<Admitted>> {
+    if request.intent <= before.intent {
+        return Ok(None);
+    }
+    let mut record = before.clone();
+    record.intent = request.intent;
+    record.due_at = Some(now);
+    record.failures = 0;
+    if before.desired == Desired::Deleted || before.phase == Phase::Gone {
+        return match request.change {
+            Change::Delete => Ok(None),
+            _ => Err(Error::new(
+                ErrorReason::WorkspaceDeleted,
+                format!("workspace {} is deleted or being deleted; create another", before.workspace),
+            )),
+        };
+    }
+    let event = match &request.change {
+        Change::Delete => {
+            record.desired = Desired::Deleted;
+            record.reason = None;
+            "being deleted".clone_into(&mut record.message);
+            event("delete_requested", record.generation, "deletion asked for")
+        }
+        Change::Stop(None) => {
+            record.desired = Desired::Stopped;
+            if record.phase != Phase::Failed {
+                record.reason = None;
+                "being stopped".clone_into(&mut record.message);
+            }
+            event("stop_requested", record.generation, "stop asked for")
+        }
+        Change::Stop(Some((reason, message))) => {
+            record.desired = Desired::Stopped;
+            record.reason = Some(*reason);
+            record.message.clone_from(message);
+            if record.phase != Phase::Failed {
+                record.phase = Phase::Failed;
+                record.phase_since = now;
+            }
+            EventDetail {
+                actor: Actor::Engine,
+                reason: Some(*reason),
+                ..event("failed", record.generation, message.clone())
+            }
+        }
+        Change::Start => {
+            if record.phase == Phase::Failed {
+                return Err(Error::new(
+                    ErrorReason::WrongState,
+                    format!("workspace {} has failed; restart it, or delete it", before.workspace),
+                ));
+            }
+            record.desired = Desired::Running;
+            record.restarts = 0;
+            record.reason = None;
+            "start asked for".clone_into(&mut record.message);
+            event("start_requested", record.generation, "start asked for")
+        }
+        Change::Replace { generation, spec, sealed_token, run } => {
+            if *generation != before.wanted_generation.next() {
+                return Err(Error::new(
+                    ErrorReason::WrongState,
+                    format!("generation {generation} does not follow {}", before.wanted_generation),
+                ));
+            }
+            record.wanted_generation = *generation;
+            record.spec = spec.clone();
+            record.sealed_token = Some(sealed_token.clone());
+            record.desired = if *run { Desired::Running } else { Desired::Stopped };
+            record.reason = None;
+            format!("being replaced by generation {generation}").clone_into(&mut record.message);
+            if record.phase == Phase::Failed {
+                record.phase = Phase::Stopping;
+                record.phase_since = now;
+            }
+            event("replace_requested", *generation, "a new generation was asked for")
+        }
+    };
+    let asked = asked_by(before, &record);
+    let starts = record.desired == Desired::Running && before.desired != Desired::Running;
+    if starts || asked != Amounts::default() && grows(&asked) {
+        account.limits.admit(account.standing, &account.used, &asked)?;
+    }
+    if record.desired == Desired::Running {
+        record.running_counted = true;
+    }
+    Ok(Some(Admitted { record, asked, event }))
+}
+
+/// What a change adds to what is counted. The sizes of a replacement count from its admission, as if it
+/// stood already; the old sizes are given back with them.
+fn asked_by(before: &InstanceRecord, after: &InstanceRecord) -> Amounts {
+    let held = counted(before);
+    let holds = counted(&InstanceRecord {
+        running_counted: before.running_counted || after.desired == Desired::Running,
+        ..after.clone()
+    });
+    holds.minus(held)
+}
+
+/// What is counted for a record.
+pub fn counted(record: &InstanceRecord) -> Amounts {
+    if record.phase == Phase::Gone {
+        return Amounts::default();
+    }
+    let amounts = record.spec.amounts();
+    if record.running_counted { amounts } else { amounts.allocated_part() }
+}
+
+const fn grows(asked: &Amounts) -> bool {
+    asked.workspaces > 0
+        || asked.disk_gib > 0
+        || asked.running_workspaces > 0
+        || asked.milli_cpus > 0
+        || asked.memory_mib > 0
+}

@@ -1,0 +1,225 @@
+//! What any backend must do. Every implementation runs this suite against its real provider.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, OrganizationId, WorkspaceId};
+use molecule_domain::launch::LaunchSpec;
+use molecule_domain::lifecycle::Reason;
+
+use super::{Backend, CallError, LaunchRequest, Prepared};
+use crate::model::{Attempt, InstanceRef};
+use crate::observation::{InstanceState, OwnedInstance};
+
+/// A backend under test, with hands on the provider behind it.
+#[async_trait]
+pub trait Subject: Sync {
+    /// The backend.
+    fn backend(&self) -> Arc<dyn Backend>;
+    /// The same provider, as another installation sees it.
+    fn other_installation(&self) -> Arc<dyn Backend>;
+    /// What runs until it is stopped.
+    fn spec(&self) -> LaunchSpec;
+    /// What can't be prepared.
+    fn impossible_spec(&self) -> LaunchSpec;
+    /// Lets a stranger have the instance's name.
+    async fn occupy(&self, instance: &InstanceRef);
+    /// Whether what the stranger has is untouched; takes it away.
+    async fn stranger_is_untouched(&self, instance: &InstanceRef) -> bool;
+    /// Backends whose provider fails, by the name of how.
+    async fn broken(&self) -> Vec<(&'static str, Arc<dyn Backend>)>;
+}
+
+/// Runs every case; panics at the first that fails.
+pub async fn run(subject: &dyn Subject) {
+    launching_twice_gives_one_instance(subject).await;
+    the_life_of_an_instance(subject).await;
+    taking_away_what_is_gone_succeeds(subject).await;
+    another_launch_is_not_taken_away(subject).await;
+    a_strangers_instance_is_never_touched(subject).await;
+    another_installations_are_invisible(subject).await;
+    an_impossible_image_is_refused(subject).await;
+    errors_are_never_absence(subject).await;
+}
+
+fn request(subject: &dyn Subject, seq: i64) -> LaunchRequest {
+    let instance = InstanceRef {
+        organization: OrganizationId::SELF_HOSTED,
+        workspace: WorkspaceId::generate(),
+        generation: Generation(1),
+    };
+    let attempt = AttemptNumber(1);
+    LaunchRequest {
+        instance,
+        attempt,
+        seq: LaunchSeq(seq),
+        token: Attempt::token_of(instance.workspace, instance.generation, attempt),
+        spec: subject.spec(),
+        bootstrap_token: None,
+    }
+}
+
+async fn find(backend: &dyn Backend, instance: &InstanceRef) -> Option<OwnedInstance> {
+    let listed = backend.list_instances().await.expect("the provider lists");
+    let mut found = listed.into_iter().filter(|one| one.instance == *instance);
+    let first = found.next();
+    assert!(found.next().is_none(), "one instance stands twice in the list");
+    first
+}
+
+async fn reaches(
+    backend: &dyn Backend,
+    instance: &InstanceRef,
+    wanted: fn(InstanceState) -> bool,
+) -> OwnedInstance {
+    for _ in 0..600 {
+        if let Some(found) = find(backend, instance).await.filter(|found| wanted(found.state)) {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{instance:?} did not reach the wanted state: {:?}", find(backend, instance).await);
+}
+
+fn is_running(state: InstanceState) -> bool {
+    state == InstanceState::Running
+}
+
+async fn prepared(backend: &dyn Backend, spec: &LaunchSpec) -> Prepared {
+    for _ in 0..600 {
+        match backend.prepare(spec).await {
+            Prepared::InProgress(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            end => return end,
+        }
+    }
+    panic!("preparing did not end");
+}
+
+async fn launched(backend: &dyn Backend, request: &LaunchRequest) {
+    assert_eq!(prepared(backend, &request.spec).await, Prepared::Ready);
+    backend.launch(request).await.expect("the launch succeeds");
+}
+
+async fn cleared(backend: &dyn Backend, request: &LaunchRequest) {
+    backend.remove(&request.instance, request.seq).await.expect("the instance can be removed");
+    backend
+        .purge(request.instance.organization, request.instance.workspace)
+        .await
+        .expect("the rest can be removed");
+    assert_eq!(find(backend, &request.instance).await, None);
+    let left = backend.list_resources().await.expect("the provider lists resources");
+    assert!(left.iter().all(|one| one.workspace != request.instance.workspace), "left behind: {left:?}");
+}
+
+async fn launching_twice_gives_one_instance(subject: &dyn Subject) {
+    let backend = subject.backend();
+    let request = request(subject, 1);
+    launched(&*backend, &request).await;
+    let first = reaches(&*backend, &request.instance, is_running).await;
+    // as after a lost reply: the second call adopts what the first one made
+    launched(&*backend, &request).await;
+    let second = reaches(&*backend, &request.instance, is_running).await;
+    assert_eq!(first.created_at, second.created_at, "the second launch made another instance");
+    assert_eq!((second.seq, second.instance), (request.seq, request.instance));
+    let resources = backend.list_resources().await.unwrap();
+    assert!(
+        resources.iter().any(|one| one.workspace == request.instance.workspace),
+        "its disk is not listed"
+    );
+    cleared(&*backend, &request).await;
+}
+
+async fn the_life_of_an_instance(subject: &dyn Subject) {
+    let backend = subject.backend();
+    let request = request(subject, 2);
+    let instance = &request.instance;
+    launched(&*backend, &request).await;
+    let up = reaches(&*backend, instance, is_running).await;
+    assert!(up.endpoint.is_some(), "an instance that is up has an endpoint");
+    backend.start(instance).await.expect("starting what runs succeeds");
+    backend.stop(instance, Duration::from_secs(2)).await.expect("it stops");
+    let down = reaches(&*backend, instance, InstanceState::is_down).await;
+    assert!(matches!(down.state, InstanceState::Exited(_)), "{down:?}");
+    backend.stop(instance, Duration::from_secs(2)).await.expect("stopping what is down succeeds");
+    assert!(backend.post_mortem(instance).await.is_ok());
+    backend.start(instance).await.expect("it starts again");
+    let again = reaches(&*backend, instance, is_running).await;
+    assert_eq!(again.created_at, up.created_at, "a start keeps the instance");
+    cleared(&*backend, &request).await;
+}
+
+async fn taking_away_what_is_gone_succeeds(subject: &dyn Subject) {
+    let backend = subject.backend();
+    let request = request(subject, 3);
+    backend.stop(&request.instance, Duration::from_secs(1)).await.expect("stopping what is gone succeeds");
+    cleared(&*backend, &request).await;
+    cleared(&*backend, &request).await;
+}
+
+async fn another_launch_is_not_taken_away(subject: &dyn Subject) {
+    let backend = subject.backend();
+    let request = request(subject, 5);
+    launched(&*backend, &request).await;
+    backend.remove(&request.instance, LaunchSeq(4)).await.expect("nothing of that launch is there");
+    assert!(find(&*backend, &request.instance).await.is_some(), "the wrong launch was taken away");
+    cleared(&*backend, &request).await;
+}
+
+async fn a_strangers_instance_is_never_touched(subject: &dyn Subject) {
+    let backend = subject.backend();
+    let request = request(subject, 6);
+    subject.occupy(&request.instance).await;
+    assert_eq!(find(&*backend, &request.instance).await, None, "a stranger's is listed as ours");
+    let error = backend.launch(&request).await.expect_err("the name is taken");
+    assert!(matches!(&error, CallError::Refused(r) if r.reason == Reason::NameTaken), "{error:?}");
+    backend.stop(&request.instance, Duration::ZERO).await.ok();
+    backend.remove(&request.instance, request.seq).await.ok();
+    assert!(subject.stranger_is_untouched(&request.instance).await, "a stranger's was touched");
+    backend.purge(request.instance.organization, request.instance.workspace).await.expect("purged");
+}
+
+async fn another_installations_are_invisible(subject: &dyn Subject) {
+    let (ours, other) = (subject.backend(), subject.other_installation());
+    let request = request(subject, 7);
+    launched(&*ours, &request).await;
+    assert_eq!(find(&*other, &request.instance).await, None);
+    assert!(other.list_resources().await.unwrap().iter().all(|r| r.workspace != request.instance.workspace));
+    other.stop(&request.instance, Duration::ZERO).await.ok();
+    other.remove(&request.instance, request.seq).await.ok();
+    other.purge(request.instance.organization, request.instance.workspace).await.ok();
+    let found = find(&*ours, &request.instance).await.expect("another installation took it away");
+    assert_eq!(found.state, InstanceState::Running, "another installation stopped it");
+    let resources = ours.list_resources().await.unwrap();
+    assert!(resources.iter().any(|one| one.workspace == request.instance.workspace), "its disk was taken");
+    cleared(&*ours, &request).await;
+}
+
+async fn an_impossible_image_is_refused(subject: &dyn Subject) {
+    let answer = prepared(&*subject.backend(), &subject.impossible_spec()).await;
+    let Prepared::Refused(refusal) = answer else { panic!("not refused: {answer:?}") };
+    assert_eq!(refusal.reason, Reason::ImageUnavailable);
+    assert!(!refusal.message.is_empty());
+}
+
+async fn errors_are_never_absence(subject: &dyn Subject) {
+    let ours = subject.backend();
+    let request = request(subject, 8);
+    launched(&*ours, &request).await;
+    for (how, broken) in subject.broken().await {
+        let listed = tokio::time::timeout(Duration::from_secs(3), broken.list_instances()).await;
+        assert!(!matches!(listed, Ok(Ok(_))), "{how}: a failing provider gave a list: {listed:?}");
+        let resources = tokio::time::timeout(Duration::from_secs(3), broken.list_resources()).await;
+        assert!(!matches!(resources, Ok(Ok(_))), "{how}: a failing provider listed resources");
+        for (call, result) in [
+            ("stop", broken.stop(&request.instance, Duration::ZERO)),
+            ("remove", broken.remove(&request.instance, request.seq)),
+            ("purge", broken.purge(request.instance.organization, request.instance.workspace)),
+        ] {
+            let result = tokio::time::timeout(Duration::from_secs(3), result).await;
+            assert!(!matches!(result, Ok(Ok(()))), "{how}: {call} claims success");
+            assert!(!matches!(result, Ok(Err(CallError::Refused(_)))), "{how}: {call} claims a definite no");
+        }
+    }
+    cleared(&*ours, &request).await;
+}

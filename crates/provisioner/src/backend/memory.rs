@@ -1,0 +1,282 @@
+//! A provider in memory: quick enough for simulations, and held to the same conformance suite as the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use molecule_domain::Clock;
+use molecule_domain::id::{InstallationId, LaunchSeq, OrganizationId, WorkspaceId};
+use molecule_domain::launch::LaunchSpec;
+use molecule_domain::lifecycle::Reason;
+
+use super::{
+    Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, Prepared, Refusal,
+};
+use crate::model::{Endpoint, InstanceRef};
+use crate::observation::{InstanceState, OwnedInstance};
+
+/// An image that is never there.
+pub const MISSING_IMAGE: &str = "missing";
+
+/// What several installations share: the daemon, or the account.
+#[derive(Debug, Default)]
+pub struct Host {
+    state: Mutex<HostState>,
+}
+
+#[derive(Debug, Default)]
+struct HostState {
+    instances: BTreeMap<InstanceRef, HostInstance>,
+    volumes: BTreeMap<(WorkspaceId, &'static str), (InstallationId, OrganizationId, LaunchSeq)>,
+    /// Every time that a process was started, by instance.
+    starts: Vec<(InstanceRef, LaunchSeq)>,
+    away: bool,
+}
+
+#[derive(Clone, Debug)]
+struct HostInstance {
+    /// `None` is a stranger's.
+    owner: Option<InstallationId>,
+    token: String,
+    owned: OwnedInstance,
+}
+
+/// A provider in memory, as one installation sees it.
+#[derive(Clone)]
+pub struct MemoryBackend {
+    host: Arc<Host>,
+    installation: InstallationId,
+    clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for MemoryBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryBackend").field("installation", &self.installation).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    fn lock(&self) -> MutexGuard<'_, HostState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While away, no call gets an answer and none has an effect.
+    pub fn set_away(&self, away: bool) {
+        self.lock().away = away;
+    }
+
+    /// The process of an instance ends by itself.
+    pub fn crash(&self, instance: &InstanceRef, code: i32) {
+        if let Some(found) = self.lock().instances.get_mut(instance)
+            && !found.owned.state.is_down()
+        {
+            found.owned.state = InstanceState::Exited(Some(code));
+            found.owned.endpoint = None;
+        }
+    }
+
+    /// Somebody takes an instance away.
+    pub fn vanish(&self, instance: &InstanceRef) {
+        self.lock().instances.remove(instance);
+    }
+
+    /// A stranger makes something of the instance's name.
+    pub fn occupy(&self, instance: InstanceRef, clock: &dyn Clock) {
+        let owned = OwnedInstance {
+            instance,
+            seq: LaunchSeq(0),
+            state: InstanceState::Running,
+            endpoint: None,
+            created_at: clock.now(),
+        };
+        self.lock().instances.insert(instance, HostInstance { owner: None, token: String::new(), owned });
+    }
+
+    /// All that is there, whosever it is.
+    pub fn instances(&self) -> Vec<OwnedInstance> {
+        self.lock().instances.values().map(|found| found.owned.clone()).collect()
+    }
+
+    /// The workspaces that have volumes.
+    pub fn volume_owners(&self) -> BTreeSet<WorkspaceId> {
+        self.lock().volumes.keys().map(|(workspace, _)| *workspace).collect()
+    }
+
+    /// How many processes were started for an instance.
+    pub fn starts_of(&self, instance: &InstanceRef) -> usize {
+        self.lock().starts.iter().filter(|(started, _)| started == instance).count()
+    }
+}
+
+impl MemoryBackend {
+    /// One installation's view of a host.
+    pub fn new(host: Arc<Host>, installation: InstallationId, clock: Arc<dyn Clock>) -> Self {
+        Self { host, installation, clock }
+    }
+
+    fn state(&self) -> Result<MutexGuard<'_, HostState>, CallError> {
+        let state = self.host.lock();
+        if state.away { Err(CallError::Unknown("the provider is away".to_owned())) } else { Ok(state) }
+    }
+}
+
+impl HostState {
+    fn mine(&mut self, installation: InstallationId, instance: &InstanceRef) -> Option<&mut HostInstance> {
+        self.instances.get_mut(instance).filter(|found| found.owner == Some(installation))
+    }
+
+    fn run(&mut self, installation: InstallationId, instance: &InstanceRef) {
+        let Some(found) = self.mine(installation, instance) else { return };
+        if found.owned.state == InstanceState::Running {
+            return;
+        }
+        found.owned.state = InstanceState::Running;
+        found.owned.endpoint = Some(Endpoint { host: "127.0.0.1".to_owned(), port: 8000 });
+        let seq = found.owned.seq;
+        self.starts.push((*instance, seq));
+    }
+}
+
+#[async_trait]
+impl Backend for MemoryBackend {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    fn visibility_lag(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    async fn prepare(&self, spec: &LaunchSpec) -> Prepared {
+        match self.state() {
+            Err(error) => Prepared::Unknown(error.to_string()),
+            Ok(_) if spec.image == MISSING_IMAGE => Prepared::Refused(Refusal {
+                reason: Reason::ImageUnavailable,
+                message: format!("there is no image {:?}", spec.image),
+            }),
+            Ok(_) => Prepared::Ready,
+        }
+    }
+
+    async fn launch(&self, request: &LaunchRequest) -> Result<(), CallError> {
+        let mut state = self.state()?;
+        if let Some(found) = state.instances.get(&request.instance) {
+            if found.owner != Some(self.installation) {
+                return Err(CallError::Refused(Refusal {
+                    reason: Reason::NameTaken,
+                    message: "something of a stranger's has its name".to_owned(),
+                }));
+            }
+            if found.token != request.token {
+                return Err(CallError::Unknown("an instance of another launch is in the way".to_owned()));
+            }
+        } else {
+            let owned = OwnedInstance {
+                instance: request.instance,
+                seq: request.seq,
+                state: InstanceState::Created,
+                endpoint: None,
+                created_at: self.clock.now(),
+            };
+            let made = HostInstance { owner: Some(self.installation), token: request.token.clone(), owned };
+            state.instances.insert(request.instance, made);
+            for name in ["configs", "workspace"] {
+                state.volumes.entry((request.instance.workspace, name)).or_insert((
+                    self.installation,
+                    request.instance.organization,
+                    request.seq,
+                ));
+            }
+        }
+        // A launch that was done stays done: the process may have ended since.
+        let fresh = state.mine(self.installation, &request.instance).map(|found| found.owned.state);
+        if fresh == Some(InstanceState::Created) {
+            state.run(self.installation, &request.instance);
+        }
+        Ok(())
+    }
+
+    async fn start(&self, instance: &InstanceRef) -> Result<(), CallError> {
+        let mut state = self.state()?;
+        if state.mine(self.installation, instance).is_none() {
+            return Err(CallError::Unknown("there is no such instance".to_owned()));
+        }
+        state.run(self.installation, instance);
+        Ok(())
+    }
+
+    async fn stop(&self, instance: &InstanceRef, _grace: Duration) -> Result<(), CallError> {
+        let mut state = self.state()?;
+        if let Some(found) = state.mine(self.installation, instance)
+            && !found.owned.state.is_down()
+        {
+            found.owned.state = InstanceState::Exited(Some(143));
+            found.owned.endpoint = None;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
+        let mut state = self.state()?;
+        if state.mine(self.installation, instance).is_some_and(|found| found.owned.seq == seq) {
+            state.instances.remove(instance);
+        }
+        Ok(())
+    }
+
+    async fn purge(&self, _organization: OrganizationId, workspace: WorkspaceId) -> Result<(), CallError> {
+        let mut state = self.state()?;
+        let installation = self.installation;
+        state.volumes.retain(|(of, _), (owner, ..)| !(*of == workspace && *owner == installation));
+        Ok(())
+    }
+
+    async fn list_instances(&self) -> Result<Vec<OwnedInstance>, CallError> {
+        let state = self.state()?;
+        let mine = state.instances.values().filter(|found| found.owner == Some(self.installation));
+        Ok(mine.map(|found| found.owned.clone()).collect())
+    }
+
+    async fn list_resources(&self) -> Result<Vec<OwnedResource>, CallError> {
+        let state = self.state()?;
+        let mine = state.volumes.iter().filter(|(_, (owner, ..))| *owner == self.installation);
+        Ok(mine
+            .map(|((workspace, name), (_, organization, seq))| OwnedResource {
+                organization: *organization,
+                workspace: *workspace,
+                name: format!("ws-{workspace}-{name}"),
+                seq: *seq,
+            })
+            .collect())
+    }
+
+    async fn post_mortem(&self, instance: &InstanceRef) -> Result<PostMortem, CallError> {
+        let mut state = self.state()?;
+        let exit_code = match state.mine(self.installation, instance).map(|found| found.owned.state) {
+            Some(InstanceState::Exited(code)) => code,
+            _ => None,
+        };
+        Ok(PostMortem { exit_code, log_tail: "the last line\n".to_owned(), ..PostMortem::default() })
+    }
+
+    async fn logs(
+        &self,
+        instance: &InstanceRef,
+        _options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>, CallError> {
+        let started = {
+            let mut state = self.state()?;
+            state.mine(self.installation, instance).is_some()
+        };
+        let chunk = LogChunk { stderr: false, data: b"the last line\n".to_vec() };
+        let chunks: Vec<_> = started.then_some(Ok(chunk)).into_iter().collect();
+        Ok(futures::stream::iter(chunks).boxed())
+    }
+
+    async fn hints(&self) -> Result<BoxStream<'static, WorkspaceId>, CallError> {
+        Ok(futures::stream::pending().boxed())
+    }
+}

@@ -1,0 +1,182 @@
+//! The seam to a provider of containers or machines.
+
+pub mod conformance;
+pub mod memory;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use molecule_domain::id::{AttemptNumber, LaunchSeq, OrganizationId, WorkspaceId};
+use molecule_domain::launch::LaunchSpec;
+use molecule_domain::lifecycle::Reason;
+
+use crate::model::InstanceRef;
+use crate::observation::OwnedInstance;
+
+/// A provider of instances. Every call is idempotent, and safe beside any other call.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// What kind it is, in one lower-case word.
+    fn kind(&self) -> &'static str;
+
+    /// How long the provider may keep showing the past.
+    fn visibility_lag(&self) -> Duration;
+
+    /// Makes ready what a launch needs and what may take long, such as an image. Never waits for it: where it
+    /// is under way, the answer says so.
+    async fn prepare(&self, spec: &LaunchSpec) -> Prepared;
+
+    /// Launches an instance, or finishes the launch of the same token.
+    async fn launch(&self, request: &LaunchRequest) -> Result<(), CallError>;
+
+    /// Starts an instance that is down. Succeeds where it runs.
+    async fn start(&self, instance: &InstanceRef) -> Result<(), CallError>;
+
+    /// Stops an instance; its process has `grace` to end by itself. Succeeds where it is down or gone.
+    async fn stop(&self, instance: &InstanceRef, grace: Duration) -> Result<(), CallError>;
+
+    /// Takes an instance away, running or not. Succeeds where it is gone, and where what has its name is of
+    /// another launch than `seq`. Its workspace's data stays.
+    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError>;
+
+    /// Takes away everything else of a workspace's: volumes, disks, addresses. Succeeds only once the provider
+    /// confirms that nothing is left.
+    async fn purge(&self, organization: OrganizationId, workspace: WorkspaceId) -> Result<(), CallError>;
+
+    /// All instances of this installation, whole or not at all.
+    async fn list_instances(&self) -> Result<Vec<OwnedInstance>, CallError>;
+
+    /// Everything else of this installation's that belongs to a workspace, whole or not at all.
+    async fn list_resources(&self) -> Result<Vec<OwnedResource>, CallError>;
+
+    /// What can be told of an instance that ended.
+    async fn post_mortem(&self, instance: &InstanceRef) -> Result<PostMortem, CallError>;
+
+    /// The output of an instance.
+    async fn logs(
+        &self,
+        instance: &InstanceRef,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>, CallError>;
+
+    /// Says which workspaces the provider has something new on. Only a hint: it may end, stutter or lie by
+    /// omission, and everything still works, but later.
+    async fn hints(&self) -> Result<BoxStream<'static, WorkspaceId>, CallError>;
+}
+
+/// One launch, complete. Equal requests are equal to the last byte.
+#[derive(Clone, Debug)]
+pub struct LaunchRequest {
+    /// What is launched.
+    pub instance: InstanceRef,
+    /// Which launch of its generation.
+    pub attempt: AttemptNumber,
+    /// Which launch of the store, for the label.
+    pub seq: LaunchSeq,
+    /// The idempotency token.
+    pub token: String,
+    /// What to launch.
+    pub spec: LaunchSpec,
+    /// The bootstrap token for workspace-init, on a generation's first launch.
+    pub bootstrap_token: Option<BootstrapToken>,
+}
+
+/// A bootstrap token in clear. Its `Debug` doesn't show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BootstrapToken(String);
+
+impl BootstrapToken {
+    /// Wraps the value.
+    pub const fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value, to be handed to the instance and nowhere else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for BootstrapToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BootstrapToken(..)")
+    }
+}
+
+/// The answer of [`Backend::prepare`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// The launch can begin.
+    Ready,
+    /// Under way; what to tell meanwhile.
+    InProgress(String),
+    /// It can't be had.
+    Refused(Refusal),
+    /// The provider gave no answer.
+    Unknown(String),
+}
+
+/// The provider's definite no: nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// What happened and what to do, for people.
+    pub message: String,
+}
+
+/// A call that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The provider's definite no.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    /// No answer, or none that can be relied on: it may have happened.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// A resource that belongs to a workspace and is no instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedResource {
+    /// Its organisation, by its labels.
+    pub organization: OrganizationId,
+    /// Its workspace, by its labels.
+    pub workspace: WorkspaceId,
+    /// Its name at the provider.
+    pub name: String,
+    /// The launch that made it, by its labels.
+    pub seq: LaunchSeq,
+}
+
+/// What can be told of an instance that ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PostMortem {
+    /// Its exit code.
+    pub exit_code: Option<i32>,
+    /// The last lines of its output.
+    pub log_tail: String,
+    /// More about its end, for people: that memory ran out, say.
+    pub detail: Option<String>,
+    /// workspace-init ended before the runtime began, and what it said.
+    pub init_failure: Option<String>,
+}
+
+/// Which output to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Go on with what comes.
+    pub follow: bool,
+    /// Start with so many of the last lines; `None` starts at the beginning.
+    pub tail: Option<u32>,
+}
+
+/// A piece of output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogChunk {
+    /// Whether it was written to standard error.
+    pub stderr: bool,
+    /// As it was written.
+    pub data: Vec<u8>,
+}

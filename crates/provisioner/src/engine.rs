@@ -1,0 +1,102 @@
+//! The engine as services use it: requests in, records and changes out.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
+use molecule_domain::{Clock, Error, ErrorReason, Result};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{ChangeRequest, ProvisionRequest};
+use crate::backend::{Backend, CallError, LogChunk, LogOptions};
+use crate::faults::Steps;
+use crate::model::{Event, InstanceRecord};
+use crate::policy::Policy;
+use crate::reconciler::driver;
+use crate::reconciler::execute::Executor;
+use crate::seal::Sealer;
+use crate::store::Store;
+
+/// The lifecycle engine over one store and one backend.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    executor: Arc<Executor>,
+}
+
+impl Engine {
+    /// An engine that does nothing until it is [run](Self::run).
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        store: Arc<dyn Store>,
+        sealer: Arc<dyn Sealer>,
+        clock: Arc<dyn Clock>,
+        policy: Policy,
+        steps: Steps,
+    ) -> Self {
+        let launches = Semaphore::new(policy.launch_concurrency);
+        Self { executor: Arc::new(Executor { backend, store, sealer, clock, policy, steps, launches }) }
+    }
+
+    /// Reconciles until cancelled.
+    pub async fn run(&self, cancel: CancellationToken) {
+        driver::run(Arc::clone(&self.executor), cancel).await;
+    }
+
+    /// The backend's kind.
+    pub fn backend_kind(&self) -> &'static str {
+        self.executor.backend.kind()
+    }
+
+    /// Stores the wish for a workspace's first instance. No provider is called here.
+    pub async fn provision(&self, request: &ProvisionRequest) -> Result<InstanceRecord> {
+        Ok(self.executor.store.provision(request, self.executor.clock.now()).await?)
+    }
+
+    /// Stores a change of what is wanted. No provider is called here.
+    pub async fn change(&self, request: &ChangeRequest) -> Result<InstanceRecord> {
+        Ok(self.executor.store.change(request, self.executor.clock.now()).await?)
+    }
+
+    /// The organisation's records that changed after a revision, in order.
+    pub async fn changed_after(
+        &self,
+        organization: OrganizationId,
+        after: Revision,
+    ) -> Result<Vec<InstanceRecord>> {
+        Ok(self.executor.store.changed_after(organization, after, 500).await?)
+    }
+
+    /// The organisation's events after an id, in order.
+    pub async fn events_after(&self, organization: OrganizationId, after: i64) -> Result<Vec<Event>> {
+        Ok(self.executor.store.events_after(organization, after, 500).await?)
+    }
+
+    /// Rises after every commit.
+    pub fn commits(&self) -> watch::Receiver<u64> {
+        self.executor.store.commits()
+    }
+
+    /// The output of a workspace's current instance.
+    pub async fn logs(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>> {
+        let record = self.executor.store.get(organization, workspace).await?;
+        let record = record.ok_or_else(|| Error::workspace_not_found(workspace))?;
+        if record.attempt.is_none() {
+            return Err(Error::new(
+                ErrorReason::WrongState,
+                format!("workspace {workspace} has not been launched yet, so it has no output"),
+            ));
+        }
+        self.executor.backend.logs(&record.instance(), options).await.map_err(|error| match error {
+            CallError::Refused(refusal) => Error::new(ErrorReason::WrongState, refusal.message),
+            CallError::Unknown(cause) => {
+                Error::new(ErrorReason::BackendUnavailable, format!("the provider does not answer: {cause}"))
+            }
+        })
+    }
+}

@@ -1,0 +1,223 @@
+//! The records that the engine keeps.
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::{
+    AttemptNumber, ChargeId, Generation, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision,
+    WorkspaceId,
+};
+use molecule_domain::launch::LaunchSpec;
+use molecule_domain::lifecycle::{Desired, Phase, Reason};
+use serde::{Deserialize, Serialize};
+
+/// The instance of a workspace, in whichever generation it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceRecord {
+    /// Whose instance it is.
+    pub workspace: WorkspaceId,
+    /// Whose workspace that is.
+    pub organization: OrganizationId,
+    /// What was last asked for.
+    pub desired: Desired,
+    /// The number of the request that asked for it.
+    pub intent: IntentNumber,
+    /// The generation that runs, or that is being taken away for the wanted one.
+    pub generation: Generation,
+    /// The generation that is wanted.
+    pub wanted_generation: Generation,
+    /// What the wanted generation is launched from.
+    pub spec: LaunchSpec,
+    /// The wanted generation's bootstrap token, sealed; erased once its launch is confirmed.
+    pub sealed_token: Option<Vec<u8>>,
+    /// Where the instance is.
+    pub phase: Phase,
+    /// Since when.
+    pub phase_since: Timestamp,
+    /// Why it is there, where there is something to say.
+    pub reason: Option<Reason>,
+    /// The same for people.
+    pub message: String,
+    /// Where the provider says the instance is reached, while it is up.
+    pub endpoint: Option<Endpoint>,
+    /// How often it ended by itself since it last ran stably.
+    pub restarts: u32,
+    /// When it came up, while the provider says that it is: the start of the open usage segment.
+    pub up_since: Option<Timestamp>,
+    /// Steps in a row that did not succeed: what the back-off grows with.
+    pub failures: u32,
+    /// What it is charged as.
+    pub charge: ChargeId,
+    /// Whether its running part is counted against the limits.
+    pub running_counted: bool,
+    /// The organisation's revision at the last change.
+    pub revision: Revision,
+    /// When the engine looks at it next; `None` while nothing is to be done until something changes.
+    pub due_at: Option<Timestamp>,
+    /// The last launch of the current generation.
+    pub attempt: Option<Attempt>,
+    /// When it was admitted.
+    pub created_at: Timestamp,
+}
+
+impl InstanceRecord {
+    /// The name of the current generation's instance.
+    pub const fn instance(&self) -> InstanceRef {
+        InstanceRef {
+            organization: self.organization,
+            workspace: self.workspace,
+            generation: self.generation,
+        }
+    }
+
+    /// Whether another generation is to take this one's place.
+    pub fn is_being_replaced(&self) -> bool {
+        self.generation < self.wanted_generation
+    }
+
+    /// The last launch, where it may have left something at the provider.
+    pub fn live_attempt(&self) -> Option<&Attempt> {
+        self.attempt.as_ref().filter(|attempt| attempt.state != AttemptState::Resolved)
+    }
+}
+
+/// What names one instance on every provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceRef {
+    /// The organisation.
+    pub organization: OrganizationId,
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// Its generation.
+    pub generation: Generation,
+}
+
+/// One launch of one generation. It is stored before the provider is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Which launch of its generation it is.
+    pub number: AttemptNumber,
+    /// Which launch of the whole store it is.
+    pub seq: LaunchSeq,
+    /// What makes the provider call idempotent.
+    pub token: String,
+    /// What is known of it.
+    pub state: AttemptState,
+    /// Until when a call may still take effect: an absence observed before that proves nothing.
+    pub call_until: Timestamp,
+    /// When it began.
+    pub created_at: Timestamp,
+}
+
+impl Attempt {
+    /// The provider's idempotency token of a launch: the same for each retry, at most 64 characters (EC2's
+    /// limit for a ClientToken).
+    pub fn token_of(workspace: WorkspaceId, generation: Generation, number: AttemptNumber) -> String {
+        format!("{}-{generation}-{number}", workspace.as_uuid().simple())
+    }
+}
+
+/// What is known of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttemptState {
+    /// Intended; the provider may or may not have acted.
+    Intended,
+    /// The provider has it.
+    Confirmed,
+    /// Nothing of it is left, or nothing ever was: a new launch may begin.
+    Resolved,
+}
+
+/// Where an instance's agent is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// The right to work on one record for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The record.
+    pub workspace: WorkspaceId,
+    /// Who holds it.
+    pub owner: LeaseOwner,
+    /// Rises with every claim, so that a holder that slept through its lease is told apart from itself.
+    pub epoch: i64,
+    /// When it ends.
+    pub until: Timestamp,
+}
+
+/// A record with the right to work on it.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// The right.
+    pub lease: Lease,
+    /// The record as it was when claimed.
+    pub record: InstanceRecord,
+}
+
+/// Something that happened to an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Ascending within the store.
+    pub id: i64,
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub detail: EventDetail,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventDetail {
+    /// What, in one word: for programs.
+    pub kind: &'static str,
+    /// Who caused it.
+    pub actor: Actor,
+    /// In which generation.
+    pub generation: Generation,
+    /// Why, where there is something to say.
+    pub reason: Option<Reason>,
+    /// For people.
+    pub message: String,
+    /// Of a process that ended.
+    pub exit_code: Option<i32>,
+    /// The last lines of its output.
+    pub log_tail: String,
+}
+
+/// Who causes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Actor {
+    Client,
+    Engine,
+    Agent,
+    Operator,
+}
+
+impl Actor {
+    /// In lower case, for the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Engine => "engine",
+            Self::Agent => "agent",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// Time that the provider confirmed an instance up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The generation that was up.
+    pub generation: Generation,
+    /// From when.
+    pub from: Timestamp,
+    /// Until when; `None` while it is up.
+    pub until: Option<Timestamp>,
+}

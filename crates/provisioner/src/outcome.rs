@@ -1,0 +1,200 @@
+//! Results become stored state. Pure: a store applies an [`Outcome`] inside its own transaction.
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::{AttemptNumber, LaunchSeq};
+use molecule_domain::lifecycle::{Desired, Phase, Reason};
+use molecule_domain::limits::Amounts;
+
+use crate::admission::counted;
+use crate::model::{Attempt, AttemptState, Endpoint, EventDetail, InstanceRecord};
+
+/// What a step found or brought about.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The intent that the step was planned for. Where another came since, only facts are written.
+    pub planned_for: molecule_domain::id::IntentNumber,
+    /// The new phase; `None` stays.
+    pub phase: Option<Phase>,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// For people; `None` stays, with the reason.
+    pub message: Option<String>,
+    /// Give up: what is wanted becomes Stopped.
+    pub give_up: bool,
+    /// Go over to the wanted generation: the old one is confirmed gone.
+    pub adopt_wanted: bool,
+    /// What is now known of the last launch.
+    pub attempt: Option<AttemptState>,
+    /// The launch call has come back: it takes no effect after this moment.
+    pub call_ended: Option<Timestamp>,
+    /// What the provider said of the instance, and when it was asked: where segments begin and end.
+    pub fact: Option<Fact>,
+    /// Where the instance is reached, while its phase is UP.
+    pub endpoint: Option<Endpoint>,
+    /// The new count of restarts.
+    pub restarts: Option<u32>,
+    /// Steps in a row that did not succeed.
+    pub failures: u32,
+    /// When to look again; `None` waits for a change.
+    pub due_at: Option<Timestamp>,
+    /// What to tell of it.
+    pub event: Option<EventDetail>,
+}
+
+/// The provider's word on whether an instance is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// It was up at this moment.
+    Up(Timestamp),
+    /// It was down or absent at this moment.
+    Down(Timestamp),
+}
+
+/// What a store writes beside the record.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    /// Open a usage segment at this moment.
+    pub open_segment: Option<Timestamp>,
+    /// Close the open one at this moment.
+    pub close_segment: Option<Timestamp>,
+    /// Give so much back to the organisation.
+    pub released: Amounts,
+    /// What to tell.
+    pub event: Option<EventDetail>,
+    /// Whether watchers see a difference.
+    pub visible: bool,
+}
+
+/// A phase that does not follow from the one before: a bug, refused before it is stored.
+#[derive(Debug, thiserror::Error)]
+#[error("{from} may not become {to}")]
+pub struct IllegalTransition {
+    /// The phase that is.
+    pub from: Phase,
+    /// The phase that was to be.
+    pub to: Phase,
+}
+
+/// Applies an outcome to the record as it is now.
+pub fn apply(
+    record: &mut InstanceRecord,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> Result<Effects, IllegalTransition> {
+    let before = record.clone();
+    let mut effects = Effects { event: outcome.event.clone(), ..Effects::default() };
+    if let Some(attempt) = &mut record.attempt {
+        if let Some(state) = outcome.attempt {
+            attempt.state = state;
+        }
+        if let Some(ended) = outcome.call_ended {
+            attempt.call_until = ended;
+        }
+    }
+    if outcome.attempt == Some(AttemptState::Confirmed) && !record.is_being_replaced() {
+        record.sealed_token = None;
+    }
+    record.failures = outcome.failures;
+
+    match (outcome.fact, before.up_since) {
+        (Some(Fact::Up(at)), None) => {
+            effects.open_segment = Some(at);
+            record.up_since = Some(at);
+        }
+        (Some(Fact::Down(at)), Some(since)) => {
+            // a later look can be older than an earlier one only by the clock's fault
+            effects.close_segment = Some(at.max(since));
+            record.up_since = None;
+        }
+        _ => {}
+    }
+
+    if outcome.planned_for == before.intent {
+        if let Some(message) = &outcome.message {
+            record.reason = outcome.reason;
+            record.message.clone_from(message);
+        }
+        if outcome.give_up && record.desired == Desired::Running {
+            record.desired = Desired::Stopped;
+        }
+        if outcome.adopt_wanted {
+            record.generation = record.wanted_generation;
+            record.attempt = None;
+            record.restarts = 0;
+        }
+        if let Some(restarts) = outcome.restarts {
+            record.restarts = restarts;
+        }
+        if let Some(phase) = outcome.phase {
+            if !before.phase.may_become(phase) {
+                return Err(IllegalTransition { from: before.phase, to: phase });
+            }
+            if phase != before.phase {
+                record.phase = phase;
+                record.phase_since = now;
+            }
+            record.endpoint = if phase == Phase::Up { outcome.endpoint.clone() } else { None };
+        }
+        record.due_at = outcome.due_at;
+    } else {
+        // The plan is stale: what was learnt is kept, what was decided is not.
+        record.due_at = Some(now);
+    }
+
+    let down = matches!(outcome.fact, Some(Fact::Down(_))) && record.desired != Desired::Running;
+    if down || record.phase == Phase::Gone {
+        record.running_counted = false;
+    }
+    effects.released = counted(&before).minus(counted(record));
+    effects.visible = record.phase != before.phase
+        || record.reason != before.reason
+        || record.message != before.message
+        || record.desired != before.desired
+        || record.generation != before.generation
+        || record.endpoint != before.endpoint;
+    Ok(effects)
+}
+
+/// What [`begin_launch`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchBegun {
+    /// A new attempt took the launch number it was offered.
+    pub new_attempt: bool,
+    /// Watchers see a difference.
+    pub visible: bool,
+}
+
+/// Notes in the record that a launch call is about to be made: a retry of the live attempt, or the first
+/// call of a new one, which takes `next_seq`.
+pub fn begin_launch(
+    record: &mut InstanceRecord,
+    next_seq: LaunchSeq,
+    now: Timestamp,
+    call_until: Timestamp,
+) -> Result<LaunchBegun, IllegalTransition> {
+    if !record.phase.may_become(Phase::Launching) {
+        return Err(IllegalTransition { from: record.phase, to: Phase::Launching });
+    }
+    let new_attempt = record.live_attempt().is_none();
+    if new_attempt {
+        let number = record.attempt.as_ref().map_or(AttemptNumber(1), |last| last.number.next());
+        record.attempt = Some(Attempt {
+            number,
+            seq: next_seq,
+            token: Attempt::token_of(record.workspace, record.generation, number),
+            state: AttemptState::Intended,
+            call_until,
+            created_at: now,
+        });
+    } else if let Some(attempt) = &mut record.attempt {
+        attempt.call_until = call_until;
+    }
+    let visible = record.phase != Phase::Launching;
+    if visible {
+        record.phase = Phase::Launching;
+        record.phase_since = now;
+        record.reason = None;
+        "launching".clone_into(&mut record.message);
+    }
+    Ok(LaunchBegun { new_attempt, visible })
+}

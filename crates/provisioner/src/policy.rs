@@ -1,0 +1,107 @@
+//! How patient the engine is.
+
+use std::time::Duration;
+
+/// Deadlines, budgets and rhythms of the engine. The defaults are for production; tests shorten them.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// How long a claim on a record lasts. Longer than any one provider call.
+    pub lease: Duration,
+    /// How long one launch call may take.
+    pub launch_call: Duration,
+    /// How long any other provider call may take, beyond a stop's grace.
+    pub other_call: Duration,
+    /// How long getting the image may take.
+    pub prepare_deadline: Duration,
+    /// How long an attempt may take until the provider confirms it.
+    pub launch_deadline: Duration,
+    /// How long an instance may take to come up.
+    pub boot_deadline: Duration,
+    /// How long a process has to end by itself when it is told to.
+    pub stop_grace: Duration,
+    /// How long stopping may take before the workspace is FAILED (and stopping goes on).
+    pub stop_deadline: Duration,
+    /// How often an instance may end by itself before it is given up.
+    pub restart_budget: u32,
+    /// How long it must run for the budget to start anew.
+    pub stable_after: Duration,
+    /// The first delay before trying again; doubles with every failure.
+    pub backoff_base: Duration,
+    /// The longest delay before trying again.
+    pub backoff_max: Duration,
+    /// How often everything is compared with the provider, and orphans are looked for.
+    pub sweep_every: Duration,
+    /// How long something that no record explains is left alone.
+    pub orphan_grace: Duration,
+    /// How many records are worked on at once.
+    pub concurrency: usize,
+    /// How many instances are launched at once.
+    pub launch_concurrency: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(120),
+            launch_call: Duration::from_secs(60),
+            other_call: Duration::from_secs(30),
+            prepare_deadline: Duration::from_secs(30 * 60),
+            launch_deadline: Duration::from_secs(5 * 60),
+            boot_deadline: Duration::from_secs(10 * 60),
+            stop_grace: Duration::from_secs(10),
+            stop_deadline: Duration::from_secs(3 * 60),
+            restart_budget: 5,
+            stable_after: Duration::from_secs(10 * 60),
+            backoff_base: Duration::from_millis(500),
+            backoff_max: Duration::from_secs(60),
+            sweep_every: Duration::from_secs(15),
+            orphan_grace: Duration::from_secs(5 * 60),
+            concurrency: 32,
+            launch_concurrency: 8,
+        }
+    }
+}
+
+impl Policy {
+    /// The delay after so many failures in a row, spread by up to a quarter so that what failed together does
+    /// not come back together. `seed` picks the place within the spread.
+    pub fn backoff(&self, failures: u32, seed: u64) -> Duration {
+        let doubled = self.backoff_base.saturating_mul(1_u32 << failures.saturating_sub(1).min(16));
+        let delay = doubled.min(self.backoff_max);
+        delay + delay.mul_f64(spread(seed ^ u64::from(failures)) / 4.0)
+    }
+}
+
+/// Maps a number to 0..1, evenly enough (SplitMix64's finaliser).
+fn spread(seed: u64) -> f64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    f64::from(u32::try_from((z ^ (z >> 31)) >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_to_its_bound_and_spreads() {
+        let policy = Policy::default();
+        for seed in 0..100 {
+            for failures in 1..40 {
+                let delay = policy.backoff(failures, seed);
+                let plain = policy.backoff_base.mul_f64(2f64.powi(i32::try_from(failures).unwrap() - 1));
+                let plain = plain.min(policy.backoff_max);
+                assert!(delay >= plain && delay <= plain.mul_f64(1.26), "{failures}: {delay:?}");
+            }
+        }
+        assert_ne!(policy.backoff(3, 1), policy.backoff(3, 2));
+    }
+
+    #[test]
+    fn every_call_fits_into_a_lease() {
+        let policy = Policy::default();
+        assert!(policy.launch_call < policy.lease);
+        assert!(policy.stop_grace + policy.other_call < policy.lease);
+    }
+}

@@ -1,0 +1,148 @@
+//! Turns the wheel: claims what is due, looks once for all of it, takes a step for each, and sleeps until
+//! something changes or falls due.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use molecule_domain::id::{LeaseOwner, WorkspaceId};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::execute::Executor;
+use super::orphans::Sweeper;
+use crate::store::StoreError;
+
+/// The longest sleep: what costs a lost wake-up.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// How long to wait before asking a store again that did not answer.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait before listening for hints again.
+const HINTS_PAUSE: Duration = Duration::from_secs(2);
+
+/// Runs until cancelled, then until every step under way has come to its end.
+pub async fn run(executor: Arc<Executor>, cancel: CancellationToken) {
+    tokio::join!(
+        reconcile(Arc::clone(&executor), cancel.clone()),
+        sweep(Arc::clone(&executor), cancel.clone()),
+        listen(executor, cancel),
+    );
+}
+
+async fn reconcile(executor: Arc<Executor>, cancel: CancellationToken) {
+    let owner = LeaseOwner::generate();
+    info!(%owner, backend = executor.backend.kind(), "the engine runs");
+    let mut commits = executor.store.commits();
+    let mut working = JoinSet::new();
+    while !cancel.is_cancelled() {
+        while working.try_join_next().is_some() {}
+        commits.borrow_and_update();
+        let sleep = match claim_and_work(&executor, owner, &mut working).await {
+            Ok(sleep) => sleep,
+            Err(error) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the store gives nothing to do; asking again"
+                );
+                STORE_PAUSE
+            }
+        };
+        wait(&mut commits, &mut working, sleep, &cancel).await;
+    }
+    info!(under_way = working.len(), "the engine ends after the steps under way");
+    while working.join_next().await.is_some() {}
+}
+
+/// Claims what is due and has room, starts on it, and says how long to sleep.
+async fn claim_and_work(
+    executor: &Arc<Executor>,
+    owner: LeaseOwner,
+    working: &mut JoinSet<()>,
+) -> Result<Duration, StoreError> {
+    let now = executor.clock.now();
+    match executor.store.next_due(now).await? {
+        None => return Ok(LONGEST_SLEEP),
+        Some(due) if due > now => return Ok(due.since(now).min(LONGEST_SLEEP)),
+        Some(_) => {}
+    }
+    let room = executor.policy.concurrency.saturating_sub(working.len());
+    if room == 0 {
+        return Ok(LONGEST_SLEEP);
+    }
+    let room = u32::try_from(room).unwrap_or(u32::MAX);
+    let claimed = executor.store.claim(owner, now, executor.policy.lease, room).await?;
+    if claimed.is_empty() {
+        return Ok(LONGEST_SLEEP.min(Duration::from_millis(50)));
+    }
+    debug!(count = claimed.len(), "claimed");
+    // One look serves the whole batch.
+    let snapshot = Arc::new(executor.look().await);
+    for claimed in claimed {
+        let (executor, snapshot) = (Arc::clone(executor), Arc::clone(&snapshot));
+        working.spawn(async move { executor.work(&claimed, &snapshot).await });
+    }
+    Ok(Duration::ZERO)
+}
+
+async fn wait(
+    commits: &mut watch::Receiver<u64>,
+    working: &mut JoinSet<()>,
+    sleep: Duration,
+    cancel: &CancellationToken,
+) {
+    if sleep.is_zero() {
+        tokio::task::yield_now().await;
+        return;
+    }
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        _ = commits.changed() => {}
+        Some(_) = working.join_next() => {}
+        () = tokio::time::sleep(sleep) => {}
+    }
+}
+
+async fn sweep(executor: Arc<Executor>, cancel: CancellationToken) {
+    let mut sweeper = Sweeper::default();
+    loop {
+        if let Err(error) = sweeper.pass(&executor).await {
+            warn!(error = &error as &dyn std::error::Error, "the sweep could not be finished");
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(executor.policy.sweep_every) => {}
+        }
+    }
+}
+
+async fn listen(executor: Arc<Executor>, cancel: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = forward_hints(&executor) => {}
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(HINTS_PAUSE) => {}
+        }
+    }
+}
+
+async fn forward_hints(executor: &Executor) {
+    let hints = match executor.backend.hints().await {
+        Ok(hints) => hints,
+        Err(error) => {
+            debug!(%error, "the provider gives no hints; sweeps find changes later");
+            return;
+        }
+    };
+    let mut batches = hints.ready_chunks(256);
+    while let Some(batch) = batches.next().await {
+        let batch: Vec<WorkspaceId> = batch;
+        if let Err(error) = executor.store.wake(&batch, executor.clock.now()).await {
+            debug!(error = &error as &dyn std::error::Error, "hints are lost; sweeps find changes later");
+        }
+    }
+}

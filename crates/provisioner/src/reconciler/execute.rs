@@ -1,0 +1,461 @@
+//! Takes the planned step: every effect of the engine's happens here, one named step at a time.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use molecule_domain::Clock;
+use molecule_domain::lifecycle::{Phase, Reason};
+use tokio::sync::Semaphore;
+use tracing::{debug, info, warn};
+
+use super::plan::{Action, engine_event, give_up, plan, restarts_so_far};
+use crate::backend::{Backend, BootstrapToken, CallError, LaunchRequest, PostMortem, Prepared, Refusal};
+use crate::faults::Steps;
+use crate::model::{AttemptState, Claimed, EventDetail, InstanceRecord, Lease};
+use crate::observation::{InstanceState, Sighting, Snapshot};
+use crate::outcome::{Fact, Outcome};
+use crate::policy::Policy;
+use crate::seal::{Sealer, token_context};
+use crate::store::{Store, StoreError};
+
+/// What the executor works with.
+pub struct Executor {
+    /// The provider.
+    pub backend: Arc<dyn Backend>,
+    /// The records.
+    pub store: Arc<dyn Store>,
+    /// Opens sealed tokens.
+    pub sealer: Arc<dyn Sealer>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How patient to be.
+    pub policy: Policy,
+    /// Where tests inject faults.
+    pub steps: Steps,
+    /// Bounds launches.
+    pub launches: Semaphore,
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+impl Executor {
+    /// Looks at everything this installation owns, with one call.
+    pub async fn look(&self) -> Snapshot {
+        let asked_at = self.clock.now();
+        let answer =
+            match self.call("backend.list", self.policy.other_call, || self.backend.list_instances()).await {
+                Ok(owned) => Ok(owned),
+                Err(error) => {
+                    warn!(%error, "the provider does not tell what it runs");
+                    Err(error.to_string())
+                }
+            };
+        Snapshot::new(asked_at, answer)
+    }
+
+    /// Takes one step for a claimed record and gives its lease back.
+    #[tracing::instrument(skip_all, fields(workspace = %claimed.record.workspace, generation = %claimed.record.generation, action))]
+    pub async fn work(&self, claimed: &Claimed, snapshot: &Snapshot) {
+        let record = &claimed.record;
+        let seen = snapshot.observe(&record.instance());
+        let action = plan(record, &seen, &self.policy, self.backend.visibility_lag(), self.clock.now());
+        tracing::Span::current().record("action", action.name());
+        debug!(phase = %record.phase, desired = ?record.desired, "planned");
+        match self.execute(&claimed.lease, record, action).await {
+            Ok(()) => {}
+            // Another holder or the next claim goes on from what is stored.
+            Err(StoreError::LeaseLost(_)) => {
+                info!("the lease was lost; leaving the record to its next holder")
+            }
+            Err(error) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the result could not be stored; it will be found again"
+                );
+            }
+        }
+    }
+
+    async fn execute(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        action: Action,
+    ) -> Result<(), StoreError> {
+        match action {
+            Action::Rest => self.commit("commit.rest", lease, outcome_of(record)).await,
+            Action::Settle(outcome) => self.commit("commit.settle", lease, *outcome).await,
+            Action::Wait(until) => {
+                let outcome =
+                    Outcome { due_at: Some(until), failures: record.failures, ..outcome_of(record) };
+                self.commit("commit.wait", lease, outcome).await
+            }
+            Action::AwaitProvider(cause) => self.retry_later(lease, record, &cause, true).await,
+            Action::Launch => self.launch(lease, record).await,
+            Action::Crashed(sighting) => self.crashed(lease, record, &sighting).await,
+            Action::Start(sighting) => self.start(lease, record, &sighting).await,
+            Action::Stop(sighting) => {
+                self.announce(lease, record, "being stopped").await?;
+                let grace = self.policy.stop_grace;
+                let instance = sighting.found().instance;
+                let limit = grace + self.policy.other_call;
+                let result =
+                    self.guarded(lease, "backend.stop", limit, || self.backend.stop(&instance, grace)).await;
+                self.look_again(lease, record, result).await
+            }
+            Action::Remove(sighting) => {
+                self.announce(lease, record, "being taken away").await?;
+                let found = sighting.found();
+                let limit = self.policy.other_call;
+                let remove = || self.backend.remove(&found.instance, found.seq);
+                let result = self.guarded(lease, "backend.remove", limit, remove).await;
+                self.look_again(lease, record, result).await
+            }
+            Action::Purge(absence) => {
+                let limit = self.policy.other_call;
+                let (organization, workspace) = (record.organization, record.workspace);
+                let purge = || self.backend.purge(organization, workspace);
+                match self.guarded(lease, "backend.purge", limit, purge).await {
+                    Ok(()) => {
+                        let outcome = Outcome {
+                            phase: Some(Phase::Gone),
+                            message: Some("deleted".to_owned()),
+                            attempt: record.attempt.is_some().then_some(AttemptState::Resolved),
+                            fact: Some(Fact::Down(absence.at())),
+                            event: Some(engine_event(record, "deleted", None, "everything of it is gone")),
+                            ..outcome_of(record)
+                        };
+                        self.commit("commit.gone", lease, outcome).await
+                    }
+                    Err(error) => self.retry_later(lease, record, &error.to_string(), false).await,
+                }
+            }
+        }
+    }
+
+    async fn launch(&self, lease: &Lease, record: &InstanceRecord) -> Result<(), StoreError> {
+        match self.prepare(&record.spec).await {
+            Prepared::Ready => {}
+            Prepared::InProgress(message) => {
+                let phase = Phase::Launching;
+                let outcome = Outcome {
+                    phase: Some(phase),
+                    message: Some(message),
+                    due_at: Some(self.clock.now() + Duration::from_secs(1)),
+                    ..outcome_of(record)
+                };
+                return self.commit("commit.preparing", lease, outcome).await;
+            }
+            Prepared::Refused(refusal) => {
+                return self.refused(lease, record, refusal, outcome_of(record)).await;
+            }
+            Prepared::Unknown(cause) => return self.retry_later(lease, record, &cause, true).await,
+        }
+        // Waiting here takes from the lease; `guarded` looks at what is left of it.
+        let _permit = self.launches.acquire().await;
+        let now = self.clock.now();
+        let call_until = now + self.policy.launch_call;
+        let begin = || self.store.begin_launch(lease, now, call_until);
+        let record = match self.steps.run("store.begin_launch", begin).await {
+            Ok(begun) => begun?,
+            Err(_) => return Ok(()), // nothing was called; the next holder of the lease goes on
+        };
+        let Some(attempt) = record.live_attempt() else { return Ok(()) };
+        let context = token_context(record.workspace, record.generation);
+        let token = record.sealed_token.as_deref().and_then(|sealed| self.sealer.open(sealed, &context));
+        if record.sealed_token.is_some() && token.is_none() {
+            let refusal = Refusal {
+                reason: Reason::LaunchRefused,
+                message: "its bootstrap token can't be unsealed: the key is not the one it was sealed with. \
+                          Restore the key file, or restart the workspace"
+                    .to_owned(),
+            };
+            return self.refused(lease, &record, refusal, outcome_of(&record)).await;
+        }
+        let mut spec = record.spec.clone();
+        // a relaunch within a generation keeps its session
+        spec.reset_session &= attempt.number.0 == 1;
+        let request = LaunchRequest {
+            instance: record.instance(),
+            attempt: attempt.number,
+            seq: attempt.seq,
+            token: attempt.token.clone(),
+            spec,
+            bootstrap_token: token.and_then(|bytes| String::from_utf8(bytes).ok()).map(BootstrapToken::new),
+        };
+        let limit = self.policy.launch_call;
+        match self.guarded(lease, "backend.launch", limit, || self.backend.launch(&request)).await {
+            Ok(()) => {
+                let now = self.clock.now();
+                let outcome = Outcome {
+                    phase: Some(Phase::Booting),
+                    message: Some("booting".to_owned()),
+                    attempt: Some(AttemptState::Confirmed),
+                    call_ended: Some(now),
+                    due_at: Some(now),
+                    event: Some(engine_event(&record, "launched", None, "launched")),
+                    ..outcome_of(&record)
+                };
+                self.commit("commit.launched", lease, outcome).await
+            }
+            Err(CallError::Refused(refusal)) => {
+                let ended = Outcome { call_ended: Some(self.clock.now()), ..outcome_of(&record) };
+                self.refused(lease, &record, refusal, ended).await
+            }
+            Err(CallError::Unknown(cause)) => self.retry_later(lease, &record, &cause, true).await,
+        }
+    }
+
+    async fn prepare(&self, spec: &molecule_domain::launch::LaunchSpec) -> Prepared {
+        let prepare =
+            || async { tokio::time::timeout(self.policy.other_call, self.backend.prepare(spec)).await };
+        match self.steps.run("backend.prepare", prepare).await {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(_)) => Prepared::Unknown("the provider did not answer in time".to_owned()),
+            Err(injected) => Prepared::Unknown(injected.to_string()),
+        }
+    }
+
+    async fn start(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        sighting: &Sighting,
+    ) -> Result<(), StoreError> {
+        if record.phase != Phase::Launching {
+            let outcome = Outcome {
+                phase: Some(Phase::Launching),
+                message: Some("starting".to_owned()),
+                due_at: record.due_at,
+                fact: down_fact(sighting),
+                ..outcome_of(record)
+            };
+            self.commit_and_keep("commit.starting", lease, outcome).await?;
+        }
+        let instance = sighting.found().instance;
+        let limit = self.policy.other_call;
+        match self.guarded(lease, "backend.start", limit, || self.backend.start(&instance)).await {
+            Ok(()) => {
+                let outcome = Outcome {
+                    phase: Some(Phase::Booting),
+                    reason: record.reason.filter(|reason| *reason == Reason::Restarting),
+                    message: Some("booting".to_owned()),
+                    due_at: Some(self.clock.now()),
+                    event: Some(engine_event(record, "started", None, "started")),
+                    ..outcome_of(record)
+                };
+                self.commit("commit.started", lease, outcome).await
+            }
+            Err(CallError::Refused(refusal)) => {
+                self.refused(lease, record, refusal, outcome_of(record)).await
+            }
+            Err(CallError::Unknown(cause)) => self.retry_later(lease, record, &cause, true).await,
+        }
+    }
+
+    async fn crashed(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        sighting: &Sighting,
+    ) -> Result<(), StoreError> {
+        let found = sighting.found();
+        let ask = || self.backend.post_mortem(&found.instance);
+        // Without an answer the end is counted all the same; only its description is poorer.
+        let told = self.call("backend.post_mortem", self.policy.other_call, ask).await.unwrap_or_default();
+        let exit_code = told.exit_code.or(match found.state {
+            InstanceState::Exited(code) => code,
+            _ => None,
+        });
+        let now = self.clock.now();
+        let restarts = restarts_so_far(record, &self.policy, now) + 1;
+        let spent = restarts > self.policy.restart_budget;
+        let message = describe_end(&told, exit_code);
+        let outcome = Outcome {
+            phase: Some(Phase::Launching),
+            reason: Some(Reason::Restarting),
+            message: Some(format!(
+                "{message}; starting it again ({restarts} of {})",
+                self.policy.restart_budget
+            )),
+            attempt: Some(AttemptState::Confirmed),
+            fact: Some(Fact::Down(sighting.at())),
+            restarts: Some(restarts),
+            due_at: Some(now + self.policy.backoff(restarts, seed_of(record))),
+            event: Some(EventDetail {
+                exit_code,
+                log_tail: told.log_tail.clone(),
+                ..engine_event(record, "exited", Some(Reason::Restarting), &message)
+            }),
+            ..outcome_of(record)
+        };
+        // A failure of workspace-init is tried again like any other: tenant-svc may only have been away.
+        if !spent {
+            return self.commit("commit.crashed", lease, outcome).await;
+        }
+        let reason = if told.init_failure.is_some() { Reason::InitFailed } else { Reason::CrashLoop };
+        let message = format!("{message}, {restarts} times in a row; its last output is in the events");
+        let outcome = give_up(record, reason, message, outcome, now);
+        self.commit("commit.crash_loop", lease, outcome).await
+    }
+
+    /// Says what is about to happen, before a call that may take long.
+    async fn announce(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        message: &str,
+    ) -> Result<(), StoreError> {
+        if record.phase == Phase::Stopping || record.phase == Phase::Failed {
+            return Ok(());
+        }
+        let outcome = Outcome {
+            phase: Some(Phase::Stopping),
+            reason: record.reason,
+            message: Some(message.to_owned()),
+            failures: record.failures,
+            due_at: record.due_at,
+            ..outcome_of(record)
+        };
+        self.commit_and_keep("commit.stopping", lease, outcome).await
+    }
+
+    async fn look_again(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        result: Result<(), CallError>,
+    ) -> Result<(), StoreError> {
+        match result {
+            Ok(()) => {
+                let outcome = Outcome { due_at: Some(self.clock.now()), ..outcome_of(record) };
+                self.commit("commit.look_again", lease, outcome).await
+            }
+            Err(error) => self.retry_later(lease, record, &error.to_string(), false).await,
+        }
+    }
+
+    async fn refused(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        refusal: Refusal,
+        known: Outcome,
+    ) -> Result<(), StoreError> {
+        info!(reason = %refusal.reason, message = refusal.message, "refused by the provider");
+        let outcome = give_up(record, refusal.reason, refusal.message, known, self.clock.now());
+        self.commit("commit.refused", lease, outcome).await
+    }
+
+    /// Nothing is known: the same again later, and a word about it to whoever waits.
+    async fn retry_later(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        cause: &str,
+        unreachable: bool,
+    ) -> Result<(), StoreError> {
+        let failures = record.failures.saturating_add(1);
+        let due = self.clock.now() + self.policy.backoff(failures, seed_of(record));
+        // One hiccup is no news.
+        let worth_telling = failures > 1 && record.phase.is_transient();
+        let outcome = Outcome {
+            reason: if unreachable { Some(Reason::BackendUnreachable) } else { record.reason },
+            message: worth_telling.then(|| format!("waiting for the provider: {cause}")),
+            failures,
+            due_at: Some(due),
+            ..outcome_of(record)
+        };
+        self.commit("commit.retry_later", lease, outcome).await
+    }
+
+    async fn commit(&self, step: &'static str, lease: &Lease, outcome: Outcome) -> Result<(), StoreError> {
+        self.write(step, lease, outcome, true).await
+    }
+
+    async fn commit_and_keep(
+        &self,
+        step: &'static str,
+        lease: &Lease,
+        outcome: Outcome,
+    ) -> Result<(), StoreError> {
+        self.write(step, lease, outcome, false).await
+    }
+
+    async fn write(
+        &self,
+        step: &'static str,
+        lease: &Lease,
+        outcome: Outcome,
+        release: bool,
+    ) -> Result<(), StoreError> {
+        let write = || self.store.commit(lease, self.clock.now(), &outcome, release);
+        match self.steps.run(step, write).await {
+            Ok(result) => result.map(drop),
+            Err(injected) => Err(StoreError::Unavailable(injected.to_string().into())),
+        }
+    }
+
+    /// A call that changes something: only where the lease outlives it.
+    async fn guarded<F>(
+        &self,
+        lease: &Lease,
+        step: &'static str,
+        limit: Duration,
+        call: impl Fn() -> F,
+    ) -> Result<(), CallError>
+    where
+        F: Future<Output = Result<(), CallError>>,
+    {
+        if self.clock.now() + limit >= lease.until {
+            return Err(CallError::Unknown(
+                "too little of the lease was left to call the provider".to_owned(),
+            ));
+        }
+        self.call(step, limit, call).await
+    }
+
+    /// Any call to the provider: bounded in time, and a place for faults.
+    pub(super) async fn call<T, F>(
+        &self,
+        step: &'static str,
+        limit: Duration,
+        call: impl Fn() -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let timed = || async { tokio::time::timeout(limit, call()).await };
+        match self.steps.run(step, timed).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(CallError::Unknown(format!("the provider did not answer within {limit:?}"))),
+            Err(injected) => Err(CallError::Unknown(injected.to_string())),
+        }
+    }
+}
+
+fn outcome_of(record: &InstanceRecord) -> Outcome {
+    Outcome { planned_for: record.intent, ..Outcome::default() }
+}
+
+fn seed_of(record: &InstanceRecord) -> u64 {
+    record.workspace.as_uuid().as_u64_pair().1
+}
+
+fn down_fact(sighting: &Sighting) -> Option<Fact> {
+    sighting.found().state.is_down().then(|| Fact::Down(sighting.at()))
+}
+
+fn describe_end(told: &PostMortem, exit_code: Option<i32>) -> String {
+    if let Some(failure) = &told.init_failure {
+        return format!("the workspace could not be prepared: {failure}");
+    }
+    let code = exit_code.map_or_else(String::new, |code| format!(" with exit code {code}"));
+    let detail = told.detail.as_ref().map_or_else(String::new, |detail| format!(" ({detail})"));
+    format!("the runtime ended{code}{detail}")
+}

@@ -1,0 +1,388 @@
+//! What to do next about one instance: a pure function of what is stored and what is seen.
+
+use std::time::Duration;
+
+use molecule_domain::Timestamp;
+use molecule_domain::lifecycle::{Desired, Phase, Reason};
+
+use crate::model::{Actor, AttemptState, EventDetail, InstanceRecord};
+use crate::observation::{Absence, InstanceState, Observation, Sighting};
+use crate::outcome::{Fact, Outcome};
+use crate::policy::Policy;
+
+/// The next step. Whatever starts, stops or takes away something carries the proof that it may.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Nothing to do, and nothing new to say.
+    Rest,
+    /// Write what was learnt.
+    Settle(Box<Outcome>),
+    /// Write that it ended by itself, with what a post-mortem tells, and what follows from that.
+    Crashed(Sighting),
+    /// Launch it, or finish its launch.
+    Launch,
+    /// Start it again.
+    Start(Sighting),
+    /// Stop it.
+    Stop(Sighting),
+    /// Take the instance away; the workspace's data stays.
+    Remove(Sighting),
+    /// Take away all the rest: the instance is confirmed absent.
+    Purge(Absence),
+    /// The provider gives no answer: wait, and say so.
+    AwaitProvider(String),
+    /// Wait until this moment.
+    Wait(Timestamp),
+}
+
+impl Action {
+    /// Its name, for traces and simulations.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Rest => "rest",
+            Self::Settle(_) => "settle",
+            Self::Crashed(_) => "crashed",
+            Self::Launch => "launch",
+            Self::Start(_) => "start",
+            Self::Stop(_) => "stop",
+            Self::Remove(_) => "remove",
+            Self::Purge(_) => "purge",
+            Self::AwaitProvider(_) => "await_provider",
+            Self::Wait(_) => "wait",
+        }
+    }
+}
+
+/// Decides about the next step.
+pub fn plan(
+    record: &InstanceRecord,
+    seen: &Observation,
+    policy: &Policy,
+    visibility_lag: Duration,
+    now: Timestamp,
+) -> Action {
+    if record.phase == Phase::Gone {
+        return Action::Rest;
+    }
+    let planner = Planner { record, policy, visibility_lag, now };
+    match seen {
+        Observation::Unknown(cause) => planner.on_unknown(cause),
+        Observation::Present(sighting) => planner.on_present(sighting),
+        Observation::Absent(absence) => planner.on_absent(*absence),
+    }
+}
+
+struct Planner<'a> {
+    record: &'a InstanceRecord,
+    policy: &'a Policy,
+    visibility_lag: Duration,
+    now: Timestamp,
+}
+
+impl Planner<'_> {
+    /// Only waiting and giving up a wait are possible here: there is no proof to build anything else from.
+    fn on_unknown(&self, cause: &str) -> Action {
+        if self.record.desired == Desired::Running && self.start_is_overdue() {
+            return self.give_up(
+                Reason::BackendUnreachable,
+                format!("the provider did not answer in time: {cause}. Restart the workspace once it does"),
+                None,
+            );
+        }
+        Action::AwaitProvider(cause.to_owned())
+    }
+
+    fn on_present(&self, sighting: &Sighting) -> Action {
+        let found = sighting.found();
+        let ours = self.record.live_attempt().is_some_and(|attempt| attempt.seq == found.seq);
+        if !ours {
+            // Of another launch: a late one of ours, or of another store's. The orphan sweep, which knows the
+            // highest launch number and has a budget, decides about it.
+            return self.tell(
+                Some(Reason::NameTaken),
+                format!(
+                    "an instance of another launch ({}) is in the way; the next sweep looks at it",
+                    found.seq
+                ),
+                Duration::from_secs(5),
+            );
+        }
+        if self.record.desired == Desired::Deleted {
+            return Action::Remove(sighting.clone());
+        }
+        if self.record.is_being_replaced() {
+            let patient =
+                self.record.phase != Phase::Stopping || !self.overdue(self.policy.stop_deadline / 2);
+            return if patient && !found.state.is_down() {
+                Action::Stop(sighting.clone())
+            } else {
+                Action::Remove(sighting.clone())
+            };
+        }
+        match self.record.desired {
+            Desired::Stopped => self.stop_present(sighting),
+            _ => self.run_present(sighting),
+        }
+    }
+
+    fn stop_present(&self, sighting: &Sighting) -> Action {
+        if sighting.found().state.is_down() {
+            let phase = if self.record.phase == Phase::Failed { Phase::Failed } else { Phase::Stopped };
+            return self.settle_down(phase, sighting.at(), Some(AttemptState::Confirmed));
+        }
+        if self.record.phase == Phase::Stopping && self.overdue(self.policy.stop_deadline) {
+            return self.give_up(
+                Reason::StopTimeout,
+                "it did not stop in time; stopping goes on".to_owned(),
+                None,
+            );
+        }
+        Action::Stop(sighting.clone())
+    }
+
+    fn run_present(&self, sighting: &Sighting) -> Action {
+        let found = sighting.found();
+        let confirmed = self.record.live_attempt().is_some_and(|a| a.state == AttemptState::Confirmed);
+        match found.state {
+            InstanceState::Running => {
+                let outcome = Outcome {
+                    phase: Some(Phase::Up),
+                    message: Some("up".to_owned()),
+                    attempt: Some(AttemptState::Confirmed),
+                    fact: Some(Fact::Up(sighting.at())),
+                    endpoint: found.endpoint.clone(),
+                    event: (self.record.phase != Phase::Up).then(|| self.event("up", None, "up")),
+                    ..self.outcome()
+                };
+                Action::Settle(Box::new(outcome))
+            }
+            InstanceState::Starting | InstanceState::Stopping => {
+                let deadline = self.policy.boot_deadline;
+                if self.record.phase == Phase::Booting && self.overdue(deadline) {
+                    return self.give_up(
+                        Reason::BootTimeout,
+                        "the instance did not come up in time".to_owned(),
+                        None,
+                    );
+                }
+                let phase = if self.record.phase.may_become(Phase::Booting) {
+                    Phase::Booting
+                } else {
+                    self.record.phase
+                };
+                let outcome = Outcome {
+                    phase: Some(phase),
+                    message: Some("booting".to_owned()),
+                    attempt: Some(AttemptState::Confirmed),
+                    due_at: Some(self.now + Duration::from_secs(1)),
+                    ..self.outcome()
+                };
+                Action::Settle(Box::new(outcome))
+            }
+            // its launch made it, but has not started it
+            InstanceState::Created if !confirmed => self.launch_or_give_up(),
+            InstanceState::Created => self.start(sighting),
+            InstanceState::Exited(_)
+                if matches!(self.record.phase, Phase::Up | Phase::Booting) || !confirmed =>
+            {
+                Action::Crashed(sighting.clone())
+            }
+            InstanceState::Exited(_) => self.start(sighting),
+        }
+    }
+
+    fn start(&self, sighting: &Sighting) -> Action {
+        if self.start_is_overdue() {
+            return self.give_up(Reason::LaunchTimeout, "it could not be started in time".to_owned(), None);
+        }
+        if self.record.phase.may_become(Phase::Launching) {
+            Action::Start(sighting.clone())
+        } else {
+            Action::Rest
+        }
+    }
+
+    fn on_absent(&self, absence: Absence) -> Action {
+        let running = self.record.desired == Desired::Running && !self.record.is_being_replaced();
+        let unconfirmed = self.record.live_attempt().is_none_or(|a| a.state == AttemptState::Intended);
+        if running && unconfirmed {
+            return self.launch_or_give_up();
+        }
+        if let Some(attempt) = self.record.live_attempt() {
+            let proves_from = attempt.call_until + self.visibility_lag;
+            if absence.at() <= proves_from {
+                return Action::Wait(proves_from + Duration::from_millis(1));
+            }
+        }
+        if self.record.desired == Desired::Deleted {
+            return Action::Purge(absence);
+        }
+        let down = Outcome {
+            attempt: Some(AttemptState::Resolved),
+            fact: Some(Fact::Down(absence.at())),
+            ..self.outcome()
+        };
+        if self.record.is_being_replaced() {
+            let run = self.record.desired == Desired::Running;
+            let outcome = Outcome {
+                adopt_wanted: true,
+                phase: Some(if run { Phase::Admitted } else { Phase::Stopped }),
+                message: Some(if run { "admitted" } else { "stopped" }.to_owned()),
+                due_at: run.then_some(self.now),
+                event: Some(self.event("replaced", None, "the old generation is gone")),
+                ..down
+            };
+            return Action::Settle(Box::new(outcome));
+        }
+        if self.record.desired == Desired::Stopped {
+            let phase = if self.record.phase == Phase::Failed { Phase::Failed } else { Phase::Stopped };
+            return self.settle_down(phase, absence.at(), Some(AttemptState::Resolved));
+        }
+        // It was there and is gone: somebody else took it away.
+        let restarts = self.restarts_so_far() + 1;
+        let outcome = Outcome {
+            phase: Some(Phase::Launching),
+            reason: Some(Reason::Restarting),
+            message: Some("its instance is gone; launching another".to_owned()),
+            restarts: Some(restarts),
+            due_at: Some(self.now + self.policy.backoff(restarts, self.seed())),
+            event: Some(self.event(
+                "vanished",
+                Some(Reason::Restarting),
+                "the provider no longer has its instance",
+            )),
+            ..down
+        };
+        if restarts > self.policy.restart_budget {
+            let message = "its instance was taken away again and again".to_owned();
+            return self.give_up_with(Reason::CrashLoop, message, outcome);
+        }
+        Action::Settle(Box::new(outcome))
+    }
+
+    fn launch_or_give_up(&self) -> Action {
+        if self.start_is_overdue() {
+            let said = if self.record.message.is_empty() { "no answer" } else { &self.record.message };
+            return self.give_up(
+                Reason::LaunchTimeout,
+                format!("it could not be launched in time; last: {said}"),
+                None,
+            );
+        }
+        Action::Launch
+    }
+
+    /// Down as it was wanted.
+    fn settle_down(&self, phase: Phase, at: Timestamp, attempt: Option<AttemptState>) -> Action {
+        let first = self.record.phase != phase;
+        let outcome = Outcome {
+            phase: Some(phase),
+            reason: self.record.reason,
+            message: (phase == Phase::Stopped).then(|| "stopped".to_owned()),
+            attempt: attempt.filter(|_| self.record.live_attempt().is_some()),
+            fact: Some(Fact::Down(at)),
+            event: (first && phase == Phase::Stopped).then(|| self.event("stopped", None, "stopped")),
+            ..self.outcome()
+        };
+        Action::Settle(Box::new(outcome))
+    }
+
+    fn give_up(&self, reason: Reason, message: String, fact: Option<Fact>) -> Action {
+        self.give_up_with(reason, message, Outcome { fact, ..self.outcome() })
+    }
+
+    fn give_up_with(&self, reason: Reason, message: String, outcome: Outcome) -> Action {
+        Action::Settle(Box::new(give_up(self.record, reason, message, outcome, self.now)))
+    }
+
+    fn tell(&self, reason: Option<Reason>, message: String, look_again: Duration) -> Action {
+        let due = self.now + look_again;
+        if self.record.message == message && self.record.due_at.is_some_and(|due| due > self.now) {
+            return Action::Wait(due);
+        }
+        let outcome = Outcome { reason, message: Some(message), due_at: Some(due), ..self.outcome() };
+        Action::Settle(Box::new(outcome))
+    }
+
+    fn outcome(&self) -> Outcome {
+        Outcome { planned_for: self.record.intent, ..Outcome::default() }
+    }
+
+    fn event(&self, kind: &'static str, reason: Option<Reason>, message: &str) -> EventDetail {
+        engine_event(self.record, kind, reason, message)
+    }
+
+    fn restarts_so_far(&self) -> u32 {
+        restarts_so_far(self.record, self.policy, self.now)
+    }
+
+    fn overdue(&self, deadline: Duration) -> bool {
+        self.now.since(self.record.phase_since) > deadline
+    }
+
+    /// Whether what is to come up has taken too long over the stage it is in.
+    fn start_is_overdue(&self) -> bool {
+        let (since, deadline) = match (self.record.phase, self.record.live_attempt()) {
+            (Phase::Booting, _) => (self.record.phase_since, self.policy.boot_deadline),
+            (Phase::Launching, Some(attempt)) => {
+                (self.record.phase_since.max(attempt.created_at), self.policy.launch_deadline)
+            }
+            (Phase::Admitted | Phase::Launching, _) => {
+                (self.record.phase_since, self.policy.prepare_deadline)
+            }
+            _ => return false,
+        };
+        self.now.since(since) > deadline
+    }
+
+    fn seed(&self) -> u64 {
+        self.record.workspace.as_uuid().as_u64_pair().1
+    }
+}
+
+/// The restarts that count: none after a long enough life.
+pub fn restarts_so_far(record: &InstanceRecord, policy: &Policy, now: Timestamp) -> u32 {
+    match record.up_since {
+        Some(up) if now.since(up) >= policy.stable_after => 0,
+        _ => record.restarts,
+    }
+}
+
+/// An event of the engine's own.
+pub fn engine_event(
+    record: &InstanceRecord,
+    kind: &'static str,
+    reason: Option<Reason>,
+    message: &str,
+) -> EventDetail {
+    EventDetail {
+        kind,
+        actor: Actor::Engine,
+        generation: record.generation,
+        reason,
+        message: message.to_owned(),
+        exit_code: None,
+        log_tail: String::new(),
+    }
+}
+
+/// FAILED, with what else is known: what is left is stopped next.
+pub fn give_up(
+    record: &InstanceRecord,
+    reason: Reason,
+    message: String,
+    outcome: Outcome,
+    now: Timestamp,
+) -> Outcome {
+    let event =
+        outcome.event.clone().unwrap_or_else(|| engine_event(record, "failed", Some(reason), &message));
+    Outcome {
+        give_up: true,
+        phase: Some(Phase::Failed),
+        reason: Some(reason),
+        due_at: Some(now),
+        event: Some(EventDetail { kind: "failed", reason: Some(reason), message: message.clone(), ..event }),
+        message: Some(message),
+        ..outcome
+    }
+}

@@ -1,0 +1,318 @@
+//! A store in memory: the reference that the others are compared with, and quick enough for simulations.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use molecule_domain::id::{LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::lifecycle::Phase;
+use molecule_domain::{Error, Timestamp};
+use tokio::sync::watch;
+
+use super::{Expectations, Expected, Store, StoreError};
+use crate::admission::{self, Account, Admitted, ChangeRequest, ProvisionRequest};
+use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
+use crate::outcome::{self, Outcome};
+
+/// A store in memory.
+#[derive(Debug)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+    commits: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    instances: BTreeMap<WorkspaceId, InstanceRecord>,
+    leases: HashMap<WorkspaceId, Lease>,
+    accounts: HashMap<OrganizationId, Account>,
+    revisions: HashMap<OrganizationId, Revision>,
+    events: Vec<(OrganizationId, Event)>,
+    events_told: i64,
+    segments: HashMap<WorkspaceId, Vec<Segment>>,
+    max_seq: LaunchSeq,
+    epochs: i64,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self { state: Mutex::default(), commits: watch::Sender::new(0) }
+    }
+}
+
+impl MemoryStore {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn committed(&self) {
+        self.commits.send_modify(|count| *count += 1);
+    }
+}
+
+impl State {
+    fn next_revision(&mut self, organization: OrganizationId) -> Revision {
+        let revision = self.revisions.entry(organization).or_default();
+        *revision = revision.next();
+        *revision
+    }
+
+    fn tell(&mut self, record: &InstanceRecord, at: Timestamp, detail: EventDetail) {
+        self.events_told += 1;
+        let event = Event { id: self.events_told, workspace: record.workspace, at, detail };
+        self.events.push((record.organization, event));
+    }
+
+    fn admit(&mut self, admitted: Admitted, now: Timestamp) -> InstanceRecord {
+        let Admitted { mut record, asked, event } = admitted;
+        let account = self.accounts.entry(record.organization).or_default();
+        account.used = account.used.plus(asked);
+        record.revision = self.next_revision(record.organization);
+        self.tell(&record, now, event);
+        self.instances.insert(record.workspace, record.clone());
+        record
+    }
+
+    /// The record under a lease that still holds.
+    fn held(&mut self, lease: &Lease, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+        let lost = StoreError::LeaseLost(lease.workspace);
+        match self.leases.get(&lease.workspace) {
+            Some(held) if held == lease && now < lease.until => {}
+            _ => return Err(lost),
+        }
+        self.instances.get(&lease.workspace).cloned().ok_or(lost)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn provision(
+        &self,
+        request: &ProvisionRequest,
+        now: Timestamp,
+    ) -> Result<InstanceRecord, StoreError> {
+        let mut state = self.lock();
+        if let Some(record) = state.instances.get(&request.workspace) {
+            if record.organization == request.organization {
+                return Ok(record.clone());
+            }
+            return Err(workspace_taken(request.workspace).into());
+        }
+        let account = state.accounts.get(&request.organization).copied().unwrap_or_default();
+        let record = state.admit(admission::provision(&account, request, now)?, now);
+        drop(state);
+        self.committed();
+        Ok(record)
+    }
+
+    async fn change(&self, request: &ChangeRequest, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+        let mut state = self.lock();
+        let before = state
+            .instances
+            .get(&request.workspace)
+            .filter(|record| record.organization == request.organization)
+            .cloned()
+            .ok_or_else(|| Error::workspace_not_found(request.workspace))?;
+        let account = state.accounts.get(&request.organization).copied().unwrap_or_default();
+        let Some(admitted) = admission::change(&account, &before, request, now)? else { return Ok(before) };
+        let record = state.admit(admitted, now);
+        drop(state);
+        self.committed();
+        Ok(record)
+    }
+
+    async fn get(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+    ) -> Result<Option<InstanceRecord>, StoreError> {
+        let state = self.lock();
+        Ok(state.instances.get(&workspace).filter(|record| record.organization == organization).cloned())
+    }
+
+    async fn changed_after(
+        &self,
+        organization: OrganizationId,
+        after: Revision,
+        limit: u32,
+    ) -> Result<Vec<InstanceRecord>, StoreError> {
+        let state = self.lock();
+        let mut changed: Vec<_> = state
+            .instances
+            .values()
+            .filter(|record| record.organization == organization && record.revision > after)
+            .cloned()
+            .collect();
+        changed.sort_by_key(|record| record.revision);
+        changed.truncate(limit as usize);
+        Ok(changed)
+    }
+
+    async fn events_after(
+        &self,
+        organization: OrganizationId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        let state = self.lock();
+        let mine = state.events.iter().filter(|(owner, event)| *owner == organization && event.id > after);
+        Ok(mine.take(limit as usize).map(|(_, event)| event.clone()).collect())
+    }
+
+    async fn claim(
+        &self,
+        owner: LeaseOwner,
+        now: Timestamp,
+        lease: Duration,
+        limit: u32,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let mut state = self.lock();
+        let mut due: Vec<InstanceRecord> = state
+            .instances
+            .values()
+            .filter(|record| record.due_at.is_some_and(|due| due <= now))
+            .filter(|record| state.leases.get(&record.workspace).is_none_or(|lease| lease.until <= now))
+            .cloned()
+            .collect();
+        due.sort_by_key(|record| record.due_at);
+        due.truncate(limit as usize);
+        let mut claimed = Vec::with_capacity(due.len());
+        for record in due {
+            state.epochs += 1;
+            let lease = Lease { workspace: record.workspace, owner, epoch: state.epochs, until: now + lease };
+            state.leases.insert(record.workspace, lease);
+            claimed.push(Claimed { lease, record });
+        }
+        Ok(claimed)
+    }
+
+    async fn next_due(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let state = self.lock();
+        let due = state.instances.values().filter_map(|record| {
+            let due = record.due_at?;
+            let held =
+                state.leases.get(&record.workspace).map(|lease| lease.until).filter(|until| *until > now);
+            Some(held.map_or(due, |until| due.max(until)))
+        });
+        Ok(due.min())
+    }
+
+    async fn begin_launch(
+        &self,
+        lease: &Lease,
+        now: Timestamp,
+        call_until: Timestamp,
+    ) -> Result<InstanceRecord, StoreError> {
+        let mut state = self.lock();
+        let mut record = state.held(lease, now)?;
+        let began = outcome::begin_launch(&mut record, state.max_seq.next(), now, call_until)?;
+        if began.new_attempt {
+            state.max_seq = state.max_seq.next();
+        }
+        if began.visible {
+            record.revision = state.next_revision(record.organization);
+        }
+        state.instances.insert(record.workspace, record.clone());
+        drop(state);
+        self.committed();
+        Ok(record)
+    }
+
+    async fn commit(
+        &self,
+        lease: &Lease,
+        now: Timestamp,
+        outcome: &Outcome,
+        release: bool,
+    ) -> Result<InstanceRecord, StoreError> {
+        let mut state = self.lock();
+        let mut record = state.held(lease, now)?;
+        let effects = outcome::apply(&mut record, outcome, now)?;
+        let segments = state.segments.entry(record.workspace).or_default();
+        if let (Some(until), Some(open)) = (effects.close_segment, segments.last_mut()) {
+            open.until = Some(until);
+        }
+        if let Some(from) = effects.open_segment {
+            segments.push(Segment { generation: record.generation, from, until: None });
+        }
+        let account = state.accounts.entry(record.organization).or_default();
+        account.used = account.used.minus(effects.released);
+        if effects.visible {
+            record.revision = state.next_revision(record.organization);
+        }
+        if let Some(detail) = effects.event {
+            state.tell(&record, now, detail);
+        }
+        state.instances.insert(record.workspace, record.clone());
+        if release {
+            state.leases.remove(&record.workspace);
+        }
+        drop(state);
+        self.committed();
+        Ok(record)
+    }
+
+    async fn expectations(&self) -> Result<Expectations, StoreError> {
+        let state = self.lock();
+        let instances = state.instances.values().filter(|record| record.phase != Phase::Gone);
+        let instances = instances
+            .map(|record| Expected {
+                organization: record.organization,
+                workspace: record.workspace,
+                generation: record.generation,
+                seq: record.live_attempt().map(|attempt| attempt.seq),
+                desired: record.desired,
+                up: record.up_since.is_some(),
+                settled: record.due_at.is_none(),
+            })
+            .collect();
+        Ok(Expectations { instances, max_seq: state.max_seq })
+    }
+
+    async fn wake(&self, workspaces: &[WorkspaceId], now: Timestamp) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        for workspace in workspaces {
+            if let Some(record) = state.instances.get_mut(workspace)
+                && record.phase != Phase::Gone
+            {
+                record.due_at = Some(record.due_at.map_or(now, |due| due.min(now)));
+            }
+        }
+        drop(state);
+        self.committed();
+        Ok(())
+    }
+
+    async fn segments(&self, workspace: WorkspaceId) -> Result<Vec<Segment>, StoreError> {
+        Ok(self.lock().segments.get(&workspace).cloned().unwrap_or_default())
+    }
+
+    async fn account(&self, organization: OrganizationId) -> Result<Account, StoreError> {
+        Ok(self.lock().accounts.get(&organization).copied().unwrap_or_default())
+    }
+
+    async fn set_account(&self, organization: OrganizationId, account: Account) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        let stored = state.accounts.entry(organization).or_default();
+        *stored = Account { used: stored.used, ..account };
+        Ok(())
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<(), StoreError> {
+        self.lock().events.retain(|(_, event)| event.at >= before);
+        Ok(())
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.commits.subscribe()
+    }
+}
+
+/// The workspace's id is another organisation's.
+pub fn workspace_taken(workspace: WorkspaceId) -> Error {
+    Error::new(
+        molecule_domain::ErrorReason::WorkspaceExists,
+        format!("the workspace id {workspace} is taken; choose another"),
+    )
+}

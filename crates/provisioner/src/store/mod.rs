@@ -1,0 +1,172 @@
+//! The seam to a database. One method is one named transaction; no transaction leaves a store.
+
+pub mod contract;
+pub mod memory;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::lifecycle::Desired;
+use molecule_domain::{Error, Timestamp};
+use tokio::sync::watch;
+
+use crate::admission::{Account, ChangeRequest, ProvisionRequest};
+use crate::model::{Claimed, Event, InstanceRecord, Lease, Segment};
+use crate::outcome::{IllegalTransition, Outcome};
+
+/// Where the engine keeps what it knows.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Admits a workspace's first instance, or returns the record of a replay. Limits, record and event
+    /// change together or not at all.
+    async fn provision(
+        &self,
+        request: &ProvisionRequest,
+        now: Timestamp,
+    ) -> Result<InstanceRecord, StoreError>;
+
+    /// Changes what is wanted of an instance, or returns the record of a replay.
+    async fn change(&self, request: &ChangeRequest, now: Timestamp) -> Result<InstanceRecord, StoreError>;
+
+    /// One instance of an organisation's.
+    async fn get(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+    ) -> Result<Option<InstanceRecord>, StoreError>;
+
+    /// The organisation's records that changed after a revision, in order of revision, at most so many.
+    async fn changed_after(
+        &self,
+        organization: OrganizationId,
+        after: Revision,
+        limit: u32,
+    ) -> Result<Vec<InstanceRecord>, StoreError>;
+
+    /// The organisation's events after an id, in order, at most so many.
+    async fn events_after(
+        &self,
+        organization: OrganizationId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError>;
+
+    /// Takes due records, the longest due first, for `lease`. No two owners hold one at once.
+    async fn claim(
+        &self,
+        owner: LeaseOwner,
+        now: Timestamp,
+        lease: Duration,
+        limit: u32,
+    ) -> Result<Vec<Claimed>, StoreError>;
+
+    /// When the next record that nobody holds is due.
+    async fn next_due(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Notes that a launch call is about to be made that may take effect until `call_until`: with a new
+    /// attempt where none is live, else as a retry of the live one. The phase becomes LAUNCHING.
+    async fn begin_launch(
+        &self,
+        lease: &Lease,
+        now: Timestamp,
+        call_until: Timestamp,
+    ) -> Result<InstanceRecord, StoreError>;
+
+    /// Writes an outcome and, with `release`, gives the lease back. Record, segment, limits and event change
+    /// together or not at all.
+    async fn commit(
+        &self,
+        lease: &Lease,
+        now: Timestamp,
+        outcome: &Outcome,
+        release: bool,
+    ) -> Result<InstanceRecord, StoreError>;
+
+    /// What should be at the provider, and the highest launch number given out.
+    async fn expectations(&self) -> Result<Expectations, StoreError>;
+
+    /// Makes records due now.
+    async fn wake(&self, workspaces: &[WorkspaceId], now: Timestamp) -> Result<(), StoreError>;
+
+    /// The usage segments of a workspace, in order.
+    async fn segments(&self, workspace: WorkspaceId) -> Result<Vec<Segment>, StoreError>;
+
+    /// The limits, standing and usage of an organisation.
+    async fn account(&self, organization: OrganizationId) -> Result<Account, StoreError>;
+
+    /// Sets the limits and standing of an organisation; `used` is left as it is.
+    async fn set_account(&self, organization: OrganizationId, account: Account) -> Result<(), StoreError>;
+
+    /// Drops events older than `before`.
+    async fn prune(&self, before: Timestamp) -> Result<(), StoreError>;
+
+    /// Rises after every commit that something waits for. A lost wake-up only costs time.
+    fn commits(&self) -> watch::Receiver<u64>;
+}
+
+/// What should be at the provider.
+#[derive(Clone, Debug, Default)]
+pub struct Expectations {
+    /// All instances that are not GONE.
+    pub instances: Vec<Expected>,
+    /// The highest launch number given out.
+    pub max_seq: LaunchSeq,
+}
+
+/// What a record expects to find at the provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// The organisation.
+    pub organization: OrganizationId,
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The current generation.
+    pub generation: Generation,
+    /// The live launch of that generation.
+    pub seq: Option<LaunchSeq>,
+    /// What is wanted.
+    pub desired: Desired,
+    /// Whether the provider's last word was that it is up.
+    pub up: bool,
+    /// Whether the record waits for a change: nothing is due.
+    pub settled: bool,
+}
+
+/// Why a store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The lease has ended or went to another.
+    #[error("the lease on workspace {0} is lost")]
+    LeaseLost(WorkspaceId),
+    /// The rules refuse it.
+    #[error(transparent)]
+    Refused(#[from] Error),
+    /// A bug: the outcome does not go with the record.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+    /// The database does not answer or fails.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What is stored can't be understood.
+    #[error("the store holds {what} that can't be read")]
+    Corrupt {
+        /// What it is.
+        what: String,
+    },
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        use molecule_domain::ErrorReason;
+        match error {
+            StoreError::Refused(error) => error,
+            StoreError::Unavailable(_) => {
+                Self::new(ErrorReason::StoreUnavailable, "the database does not answer; try again")
+                    .with_retry_after(Duration::from_secs(1))
+                    .with_source(error)
+            }
+            other => Self::internal(other),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The engine's own implementations pass the suites that any other must pass.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use molecule_domain::clock::{Clock, SystemClock};
+use molecule_domain::id::InstallationId;
+use molecule_domain::launch::LaunchSpec;
+use molecule_provisioner::backend::Backend;
+use molecule_provisioner::backend::conformance::{self, Subject};
+use molecule_provisioner::backend::memory::{Host, MISSING_IMAGE, MemoryBackend};
+use molecule_provisioner::model::InstanceRef;
+use molecule_provisioner::observation::InstanceState;
+use molecule_provisioner::store::memory::MemoryStore;
+use molecule_provisioner::store::{Store, contract};
+
+#[tokio::test]
+async fn the_memory_store_keeps_the_contract() {
+    contract::run(|| async { Arc::new(MemoryStore::default()) as Arc<dyn Store> }).await;
+}
+
+struct Memory(Arc<Host>, InstallationId);
+
+impl Memory {
+    fn on(host: &Arc<Host>, installation: InstallationId) -> Arc<dyn Backend> {
+        Arc::new(MemoryBackend::new(Arc::clone(host), installation, Arc::new(SystemClock)))
+    }
+}
+
+#[async_trait]
+impl Subject for Memory {
+    fn backend(&self) -> Arc<dyn Backend> {
+        Self::on(&self.0, self.1)
+    }
+
+    fn other_installation(&self) -> Arc<dyn Backend> {
+        Self::on(&self.0, InstallationId::generate())
+    }
+
+    fn spec(&self) -> LaunchSpec {
+        contract::spec()
+    }
+
+    fn impossible_spec(&self) -> LaunchSpec {
+        LaunchSpec { image: MISSING_IMAGE.to_owned(), ..contract::spec() }
+    }
+
+    async fn occupy(&self, instance: &InstanceRef) {
+        self.0.occupy(*instance, &SystemClock);
+    }
+
+    async fn stranger_is_untouched(&self, instance: &InstanceRef) -> bool {
+        let found = self.0.instances().into_iter().find(|one| one.instance == *instance);
+        self.0.vanish(instance);
+        found.is_some_and(|found| {
+            found.state == InstanceState::Running && found.created_at <= SystemClock.now()
+        })
+    }
+
+    async fn broken(&self) -> Vec<(&'static str, Arc<dyn Backend>)> {
+        let away = Arc::new(Host::default());
+        away.set_away(true);
+        vec![("away", Self::on(&away, self.1))]
+    }
+}
+
+#[tokio::test]
+async fn the_memory_backend_conforms() {
+    conformance::run(&Memory(Arc::default(), InstallationId::generate())).await;
+}
