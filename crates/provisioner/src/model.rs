@@ -103,6 +103,8 @@ pub struct Attempt {
     pub state: AttemptState,
     /// Until when a call may still take effect: an absence observed before that proves nothing.
     pub call_until: Timestamp,
+    /// The same of earlier calls whose answer never came: the last call's answer says nothing about them.
+    pub unsure_until: Timestamp,
     /// When it began.
     pub created_at: Timestamp,
 }

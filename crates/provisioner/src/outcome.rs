@@ -88,7 +88,7 @@ pub fn apply(
             attempt.state = state;
         }
         if let Some(ended) = outcome.call_ended {
-            attempt.call_until = ended;
+            attempt.call_until = ended.max(attempt.unsure_until);
         }
     }
     if outcome.attempt == Some(AttemptState::Confirmed) && !record.is_being_replaced() {
@@ -184,9 +184,11 @@ pub fn begin_launch(
             token: Attempt::token_of(record.workspace, record.generation, number),
             state: AttemptState::Intended,
             call_until,
+            unsure_until: now,
             created_at: now,
         });
     } else if let Some(attempt) = &mut record.attempt {
+        attempt.unsure_until = attempt.unsure_until.max(attempt.call_until);
         attempt.call_until = call_until;
     }
     let visible = record.phase != Phase::Launching;

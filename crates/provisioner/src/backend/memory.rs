@@ -7,10 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use molecule_domain::Clock;
 use molecule_domain::id::{InstallationId, LaunchSeq, OrganizationId, WorkspaceId};
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::Reason;
+use molecule_domain::{Clock, Timestamp};
 
 use super::{
     Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, Prepared, Refusal,
@@ -34,6 +34,11 @@ struct HostState {
     /// Every time that a process was started, by instance.
     starts: Vec<(InstanceRef, LaunchSeq)>,
     away: bool,
+    /// How late launches take effect after their call seemed lost.
+    late: Option<Duration>,
+    /// Whether launches get only half-way.
+    half: bool,
+    postponed: Vec<(Timestamp, InstallationId, LaunchRequest)>,
 }
 
 #[derive(Clone, Debug)]
@@ -66,6 +71,28 @@ impl Host {
     /// While away, no call gets an answer and none has an effect.
     pub fn set_away(&self, away: bool) {
         self.lock().away = away;
+    }
+
+    /// From now on a launch seems lost and takes effect so much later; `None` ends that.
+    pub fn set_late(&self, late: Option<Duration>) {
+        self.lock().late = late;
+    }
+
+    /// From now on a launch makes its instance, but does not start it, and seems lost.
+    pub fn set_half(&self, half: bool) {
+        self.lock().half = half;
+    }
+
+    /// Lets what was postponed until `now` take effect.
+    pub fn deliver(&self, now: Timestamp) {
+        let mut state = self.lock();
+        let (due, later) = std::mem::take(&mut state.postponed).into_iter().partition(|(at, ..)| *at <= now);
+        state.postponed = later;
+        let due: Vec<(Timestamp, InstallationId, LaunchRequest)> = due;
+        for (at, installation, request) in due {
+            // whatever it answers, nobody is there to hear it
+            let _ = state.launch(installation, &request, at);
+        }
     }
 
     /// The process of an instance ends by itself.
@@ -128,6 +155,49 @@ impl HostState {
         self.instances.get_mut(instance).filter(|found| found.owner == Some(installation))
     }
 
+    fn launch(
+        &mut self,
+        installation: InstallationId,
+        request: &LaunchRequest,
+        now: Timestamp,
+    ) -> Result<(), CallError> {
+        if let Some(found) = self.instances.get(&request.instance) {
+            if found.owner != Some(installation) {
+                return Err(CallError::Refused(Refusal {
+                    reason: Reason::NameTaken,
+                    message: "something of a stranger's has its name".to_owned(),
+                }));
+            }
+            if found.token != request.token {
+                return Err(CallError::Unknown("an instance of another launch is in the way".to_owned()));
+            }
+        } else {
+            let owned = OwnedInstance {
+                instance: request.instance,
+                seq: request.seq,
+                state: InstanceState::Created,
+                endpoint: None,
+                created_at: now,
+            };
+            let made = HostInstance { owner: Some(installation), token: request.token.clone(), owned };
+            self.instances.insert(request.instance, made);
+            let (workspace, organization) = (request.instance.workspace, request.instance.organization);
+            for name in ["configs", "workspace"] {
+                self.volumes.entry((workspace, name)).or_insert((installation, organization, request.seq));
+            }
+        }
+        if self.half {
+            return Err(CallError::Unknown("the launch seems lost".to_owned()));
+        }
+        // A launch that was done stays done: the process may have ended since.
+        if self.mine(installation, &request.instance).map(|found| found.owned.state)
+            == Some(InstanceState::Created)
+        {
+            self.run(installation, &request.instance);
+        }
+        Ok(())
+    }
+
     fn run(&mut self, installation: InstallationId, instance: &InstanceRef) {
         let Some(found) = self.mine(installation, instance) else { return };
         if found.owned.state == InstanceState::Running {
@@ -163,40 +233,12 @@ impl Backend for MemoryBackend {
 
     async fn launch(&self, request: &LaunchRequest) -> Result<(), CallError> {
         let mut state = self.state()?;
-        if let Some(found) = state.instances.get(&request.instance) {
-            if found.owner != Some(self.installation) {
-                return Err(CallError::Refused(Refusal {
-                    reason: Reason::NameTaken,
-                    message: "something of a stranger's has its name".to_owned(),
-                }));
-            }
-            if found.token != request.token {
-                return Err(CallError::Unknown("an instance of another launch is in the way".to_owned()));
-            }
-        } else {
-            let owned = OwnedInstance {
-                instance: request.instance,
-                seq: request.seq,
-                state: InstanceState::Created,
-                endpoint: None,
-                created_at: self.clock.now(),
-            };
-            let made = HostInstance { owner: Some(self.installation), token: request.token.clone(), owned };
-            state.instances.insert(request.instance, made);
-            for name in ["configs", "workspace"] {
-                state.volumes.entry((request.instance.workspace, name)).or_insert((
-                    self.installation,
-                    request.instance.organization,
-                    request.seq,
-                ));
-            }
+        let now = self.clock.now();
+        if let Some(late) = state.late {
+            state.postponed.push((now + late, self.installation, request.clone()));
+            return Err(CallError::Unknown("the launch seems lost".to_owned()));
         }
-        // A launch that was done stays done: the process may have ended since.
-        let fresh = state.mine(self.installation, &request.instance).map(|found| found.owned.state);
-        if fresh == Some(InstanceState::Created) {
-            state.run(self.installation, &request.instance);
-        }
-        Ok(())
+        state.launch(self.installation, request, now)
     }
 
     async fn start(&self, instance: &InstanceRef) -> Result<(), CallError> {

@@ -1,0 +1,5 @@
+//! The executor in a world of its own: every step is failed and repeated, and random lives are led.
+
+mod properties;
+mod sweep;
+mod world;
