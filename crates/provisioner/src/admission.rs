@@ -81,7 +81,7 @@ pub struct Admitted {
 
 fn event(kind: &'static str, generation: Generation, message: impl Into<String>) -> EventDetail {
     EventDetail {
-        kind,
+        kind: kind.into(),
         actor: Actor::Client,
         generation,
         reason: None,

@@ -1,5 +1,7 @@
 //! The records that the engine keeps.
 
+use std::borrow::Cow;
+
 use molecule_domain::Timestamp;
 use molecule_domain::id::{
     AttemptNumber, ChargeId, Generation, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision,
@@ -173,10 +175,10 @@ pub struct Event {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventDetail {
     /// What, in one word: for programs.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// Who caused it.
     pub actor: Actor,
     /// In which generation.

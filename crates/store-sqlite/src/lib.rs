@@ -1,1 +1,113 @@
-//! .
+//! All of tenant-svc's tables, in one SQLite file: the engine's [store](engine::EngineStore) and the
+//! [tenant's own](tenant::TenantStore).
+//!
+//! One method is one transaction. Every write begins IMMEDIATE on the one writer connection, because a
+//! deferred upgrade fails at once, busy timeout or not; reads go through connections of their own and never
+//! wait for it.
+
+mod codec;
+pub mod engine;
+pub mod tenant;
+
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use molecule_provisioner::store::StoreError;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, Transaction};
+use tokio::sync::watch;
+
+pub(crate) type Tx = Transaction<'static, Sqlite>;
+
+/// An open database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Database {
+    writer: SqlitePool,
+    reader: SqlitePool,
+    /// Rises after commits of the engine's tables.
+    engine_commits: watch::Sender<u64>,
+    /// Rises after commits of the tenant's tables.
+    tenant_commits: watch::Sender<u64>,
+}
+
+impl Database {
+    /// Opens the file, makes it where there is none, and brings its tables up to date. The caller must be the
+    /// only process that uses it: leases that an earlier process left are ended here.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // what was answered must outlive a power cut
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10))
+            .optimize_on_close(true, None)
+            .foreign_keys(true);
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone())
+            .await
+            .map_err(codec::unavailable)?;
+        sqlx::migrate!().run(&writer).await.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        sqlx::query!("UPDATE instances SET lease_owner = NULL, lease_until = 0")
+            .execute(&writer)
+            .await
+            .map_err(codec::unavailable)?;
+        let reader = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(codec::unavailable)?;
+        Ok(Self {
+            writer,
+            reader,
+            engine_commits: watch::Sender::new(0),
+            tenant_commits: watch::Sender::new(0),
+        })
+    }
+
+    /// Waits for what is under way and closes the file.
+    pub async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+
+    /// A value that was stored once under this name; stores `default` where there is none.
+    pub async fn setting<T>(&self, name: &str, default: impl FnOnce() -> T + Send) -> Result<T, StoreError>
+    where
+        T: FromStr + ToString + Send,
+    {
+        let mut tx = self.begin().await?;
+        let stored = sqlx::query_scalar!("SELECT value FROM settings WHERE name = ?", name)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(codec::unavailable)?;
+        let value = if let Some(text) = stored {
+            text.parse().map_err(|_| codec::corrupt(format!("the setting {name}")))?
+        } else {
+            let value = default();
+            let text = value.to_string();
+            sqlx::query!("INSERT INTO settings (name, value) VALUES (?, ?)", name, text)
+                .execute(&mut *tx)
+                .await
+                .map_err(codec::unavailable)?;
+            value
+        };
+        tx.commit().await.map_err(codec::unavailable)?;
+        Ok(value)
+    }
+
+    pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(codec::unavailable)
+    }
+}
+
+/// Commits, then wakes whoever waits for commits.
+pub(crate) async fn commit(tx: Tx, commits: &watch::Sender<u64>) -> Result<(), StoreError> {
+    tx.commit().await.map_err(codec::unavailable)?;
+    commits.send_modify(|count| *count += 1);
+    Ok(())
+}

@@ -356,7 +356,7 @@ pub fn engine_event(
     message: &str,
 ) -> EventDetail {
     EventDetail {
-        kind,
+        kind: kind.into(),
         actor: Actor::Engine,
         generation: record.generation,
         reason,
@@ -381,7 +381,7 @@ pub fn give_up(
         phase: Some(Phase::Failed),
         reason: Some(reason),
         due_at: Some(now),
-        event: Some(EventDetail { kind: "failed", reason: Some(reason), message: message.clone(), ..event }),
+        event: Some(EventDetail { kind: "failed".into(), reason: Some(reason), message: message.clone(), ..event }),
         message: Some(message),
         ..outcome
     }

@@ -348,7 +348,7 @@ async fn events_are_told_in_order_and_pruned(store: Arc<dyn Store>) {
     let failed = store.change(&ask(&record, failed), at(50)).await.unwrap();
     assert_eq!((failed.phase, failed.reason), (Phase::Failed, Some(Reason::AgentNotConnected)));
     let events = store.events_after(ORG, 0, 10).await.unwrap();
-    let kinds: Vec<_> = events.iter().map(|event| event.detail.kind).collect();
+    let kinds: Vec<_> = events.iter().map(|event| event.detail.kind.as_ref()).collect();
     assert_eq!(kinds, ["admitted", "failed"]);
     assert_eq!(store.events_after(ORG, events[0].id, 10).await.unwrap().len(), 1);
     store.prune(at(10)).await.unwrap();

@@ -1,0 +1,426 @@
+//! The engine's store.
+
+mod rows;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::limits::Amounts;
+use molecule_domain::{Error, Timestamp};
+use molecule_provisioner::admission::{self, Account, Admitted, ChangeRequest, ProvisionRequest};
+use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
+use molecule_provisioner::outcome::{self, Outcome};
+use molecule_provisioner::store::memory::workspace_taken;
+use molecule_provisioner::store::{Expectations, Expected, Store, StoreError};
+use sqlx::SqliteConnection;
+use tokio::sync::watch;
+
+use self::rows::{InstanceRow, account, add_usage, find, next_revision, save};
+use crate::codec::{from_text, id, number, text, unavailable};
+use crate::{Database, commit};
+
+/// The engine's store over an open database.
+#[derive(Clone, Debug)]
+pub struct EngineStore(Database);
+
+impl EngineStore {
+    /// The engine's store in this database.
+    pub const fn new(database: Database) -> Self {
+        Self(database)
+    }
+}
+
+async fn tell(
+    db: &mut SqliteConnection,
+    record: &InstanceRecord,
+    at: Timestamp,
+    detail: &EventDetail,
+) -> Result<(), StoreError> {
+    let (organization, workspace) = (record.organization.to_string(), record.workspace.to_string());
+    let (actor, reason, at) = (text(detail.actor), detail.reason.map(text), at.micros());
+    let kind = detail.kind.as_ref();
+    sqlx::query!(
+        "INSERT INTO instance_events
+             (organization_id, workspace_id, at, kind, actor, generation, reason, message, exit_code, log_tail)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        organization,
+        workspace,
+        at,
+        kind,
+        actor,
+        detail.generation.0,
+        reason,
+        detail.message,
+        detail.exit_code,
+        detail.log_tail,
+    )
+    .execute(db)
+    .await
+    .map_err(unavailable)?;
+    Ok(())
+}
+
+async fn admit(db: &mut SqliteConnection, admitted: Admitted, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+    let Admitted { mut record, asked, event } = admitted;
+    record.revision = next_revision(db, record.organization).await?;
+    add_usage(db, record.organization, asked).await?;
+    save(db, &record).await?;
+    tell(db, &record, now, &event).await?;
+    Ok(record)
+}
+
+/// The record under a lease that still holds.
+async fn held(db: &mut SqliteConnection, lease: &Lease, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+    match find(db, lease.workspace).await? {
+        Some(row) if row.is_held_by(lease, now) => row.into_record(),
+        _ => Err(StoreError::LeaseLost(lease.workspace)),
+    }
+}
+
+#[async_trait]
+impl Store for EngineStore {
+    async fn provision(&self, request: &ProvisionRequest, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+        let mut tx = self.0.begin().await?;
+        if let Some(row) = find(&mut tx, request.workspace).await? {
+            let record = row.into_record()?;
+            if record.organization == request.organization {
+                return Ok(record);
+            }
+            return Err(workspace_taken(request.workspace).into());
+        }
+        let account = account(&mut tx, request.organization).await?;
+        let admitted = admission::provision(&account, request, now)?;
+        let record = admit(&mut tx, admitted, now).await?;
+        commit(tx, &self.0.engine_commits).await?;
+        Ok(record)
+    }
+
+    async fn change(&self, request: &ChangeRequest, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+        let mut tx = self.0.begin().await?;
+        let before = find(&mut tx, request.workspace).await?.map(InstanceRow::into_record).transpose()?;
+        let before = before
+            .filter(|record| record.organization == request.organization)
+            .ok_or_else(|| Error::workspace_not_found(request.workspace))?;
+        let account = account(&mut tx, request.organization).await?;
+        let Some(admitted) = admission::change(&account, &before, request, now)? else { return Ok(before) };
+        let record = admit(&mut tx, admitted, now).await?;
+        commit(tx, &self.0.engine_commits).await?;
+        Ok(record)
+    }
+
+    async fn get(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+    ) -> Result<Option<InstanceRecord>, StoreError> {
+        let mut db = self.0.reader.acquire().await.map_err(unavailable)?;
+        let record = find(&mut db, workspace).await?.map(InstanceRow::into_record).transpose()?;
+        Ok(record.filter(|record| record.organization == organization))
+    }
+
+    async fn changed_after(
+        &self,
+        organization: OrganizationId,
+        after: Revision,
+        limit: u32,
+    ) -> Result<Vec<InstanceRecord>, StoreError> {
+        let organization = organization.to_string();
+        let rows = sqlx::query_as!(
+            InstanceRow,
+            "SELECT * FROM instances WHERE organization_id = ? AND revision > ? ORDER BY revision LIMIT ?",
+            organization,
+            after.0,
+            limit,
+        )
+        .fetch_all(&self.0.reader)
+        .await
+        .map_err(unavailable)?;
+        rows.into_iter().map(InstanceRow::into_record).collect()
+    }
+
+    async fn events_after(
+        &self,
+        organization: OrganizationId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        let organization = organization.to_string();
+        let rows = sqlx::query!(
+            "SELECT * FROM instance_events WHERE organization_id = ? AND event_id > ? ORDER BY event_id LIMIT ?",
+            organization,
+            after,
+            limit,
+        )
+        .fetch_all(&self.0.reader)
+        .await
+        .map_err(unavailable)?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(Event {
+                    id: row.event_id,
+                    workspace: id(&row.workspace_id)?,
+                    at: Timestamp::from_micros(row.at),
+                    detail: EventDetail {
+                        kind: row.kind.into(),
+                        actor: from_text(&row.actor, "actor")?,
+                        generation: Generation(number(row.generation)?),
+                        reason: row.reason.map(|reason| from_text(&reason, "reason")).transpose()?,
+                        message: row.message,
+                        exit_code: row.exit_code.map(number).transpose()?,
+                        log_tail: row.log_tail,
+                    },
+                })
+            })
+            .collect()
+    }
+
+    async fn claim(
+        &self,
+        owner: LeaseOwner,
+        now: Timestamp,
+        lease: Duration,
+        limit: u32,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let mut tx = self.0.begin().await?;
+        let until = now + lease;
+        let (owner_text, now_micros, until_micros) = (owner.to_string(), now.micros(), until.micros());
+        let mut rows = sqlx::query_as!(
+            InstanceRow,
+            "UPDATE instances SET lease_owner = ?, lease_epoch = lease_epoch + 1, lease_until = ?
+             WHERE workspace_id IN (
+                 SELECT workspace_id FROM instances WHERE due_at <= ? AND lease_until <= ? ORDER BY due_at LIMIT ?
+             )
+             RETURNING *",
+            owner_text,
+            until_micros,
+            now_micros,
+            now_micros,
+            limit,
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        // Claiming changes nothing that somebody waits for.
+        tx.commit().await.map_err(unavailable)?;
+        rows.sort_by_key(|row| row.due_at);
+        rows.into_iter()
+            .map(|row| {
+                let epoch = row.lease_epoch;
+                let record = row.into_record()?;
+                Ok(Claimed { lease: Lease { workspace: record.workspace, owner, epoch, until }, record })
+            })
+            .collect()
+    }
+
+    async fn next_due(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let now = now.micros();
+        let due = sqlx::query_scalar!(
+            r#"SELECT MIN(CASE WHEN lease_until > ? THEN MAX(due_at, lease_until) ELSE due_at END) AS "due: i64"
+               FROM instances WHERE due_at IS NOT NULL"#,
+            now,
+        )
+        .fetch_one(&self.0.reader)
+        .await
+        .map_err(unavailable)?;
+        Ok(due.map(Timestamp::from_micros))
+    }
+
+    async fn begin_launch(
+        &self,
+        lease: &Lease,
+        now: Timestamp,
+        call_until: Timestamp,
+    ) -> Result<InstanceRecord, StoreError> {
+        let mut tx = self.0.begin().await?;
+        let mut record = held(&mut tx, lease, now).await?;
+        let next = max_seq(&mut tx).await?.next();
+        let began = outcome::begin_launch(&mut record, next, now, call_until)?;
+        if began.new_attempt {
+            let next = next.to_string();
+            sqlx::query!(
+                "INSERT INTO settings (name, value) VALUES ('launch_seq', ?)
+                 ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                next,
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        }
+        if began.visible {
+            record.revision = next_revision(&mut tx, record.organization).await?;
+        }
+        save(&mut tx, &record).await?;
+        commit(tx, &self.0.engine_commits).await?;
+        Ok(record)
+    }
+
+    async fn commit(
+        &self,
+        lease: &Lease,
+        now: Timestamp,
+        outcome: &Outcome,
+        release: bool,
+    ) -> Result<InstanceRecord, StoreError> {
+        let mut tx = self.0.begin().await?;
+        let mut record = held(&mut tx, lease, now).await?;
+        let generation = record.generation;
+        let effects = outcome::apply(&mut record, outcome, now)?;
+        let workspace = record.workspace.to_string();
+        if let Some(until) = effects.close_segment.map(Timestamp::micros) {
+            sqlx::query!(
+                "UPDATE segments SET until_at = ? WHERE workspace_id = ? AND until_at IS NULL",
+                until,
+                workspace,
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        }
+        if let Some(from) = effects.open_segment.map(Timestamp::micros) {
+            sqlx::query!(
+                "INSERT INTO segments (workspace_id, generation, from_at) VALUES (?, ?, ?)",
+                workspace,
+                generation.0,
+                from,
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        }
+        add_usage(&mut tx, record.organization, Amounts::default().minus(effects.released)).await?;
+        if effects.visible {
+            record.revision = next_revision(&mut tx, record.organization).await?;
+        }
+        if let Some(detail) = &effects.event {
+            tell(&mut tx, &record, now, detail).await?;
+        }
+        save(&mut tx, &record).await?;
+        if release {
+            sqlx::query!(
+                "UPDATE instances SET lease_owner = NULL, lease_until = 0 WHERE workspace_id = ?",
+                workspace,
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        }
+        commit(tx, &self.0.engine_commits).await?;
+        Ok(record)
+    }
+
+    async fn expectations(&self) -> Result<Expectations, StoreError> {
+        let mut tx = self.0.reader.begin().await.map_err(unavailable)?;
+        let rows = sqlx::query!(
+            "SELECT workspace_id, organization_id, generation, desired, up_since, due_at, attempt_seq, attempt_state
+             FROM instances WHERE phase <> 'Gone'",
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        let instances = rows.into_iter().map(|row| {
+            let live = row.attempt_state.as_deref() != Some("Resolved");
+            Ok(Expected {
+                organization: id(&row.organization_id)?,
+                workspace: id(&row.workspace_id)?,
+                generation: Generation(number(row.generation)?),
+                seq: row.attempt_seq.filter(|_| live).map(LaunchSeq),
+                desired: from_text(&row.desired, "desired state")?,
+                up: row.up_since.is_some(),
+                settled: row.due_at.is_none(),
+            })
+        });
+        let instances = instances.collect::<Result<_, StoreError>>()?;
+        Ok(Expectations { instances, max_seq: max_seq(&mut tx).await? })
+    }
+
+    async fn wake(&self, workspaces: &[WorkspaceId], now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.0.begin().await?;
+        let now = now.micros();
+        for workspace in workspaces {
+            let workspace = workspace.to_string();
+            sqlx::query!(
+                "UPDATE instances SET due_at = MIN(COALESCE(due_at, ?), ?) WHERE workspace_id = ? AND phase <> 'Gone'",
+                now,
+                now,
+                workspace,
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        }
+        commit(tx, &self.0.engine_commits).await
+    }
+
+    async fn segments(&self, workspace: WorkspaceId) -> Result<Vec<Segment>, StoreError> {
+        let workspace = workspace.to_string();
+        let rows = sqlx::query!(
+            "SELECT generation, from_at, until_at FROM segments WHERE workspace_id = ? ORDER BY from_at",
+            workspace,
+        )
+        .fetch_all(&self.0.reader)
+        .await
+        .map_err(unavailable)?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(Segment {
+                    generation: Generation(number(row.generation)?),
+                    from: Timestamp::from_micros(row.from_at),
+                    until: row.until_at.map(Timestamp::from_micros),
+                })
+            })
+            .collect()
+    }
+
+    async fn account(&self, organization: OrganizationId) -> Result<Account, StoreError> {
+        let mut db = self.0.reader.acquire().await.map_err(unavailable)?;
+        account(&mut db, organization).await
+    }
+
+    async fn set_account(&self, organization: OrganizationId, account: Account) -> Result<(), StoreError> {
+        let mut tx = self.0.begin().await?;
+        let (organization, standing, limits) = (organization.to_string(), text(account.standing), account.limits);
+        sqlx::query!(
+            "INSERT INTO accounts (organization_id, standing, max_workspaces, max_disk_gib,
+                 max_running_workspaces, max_milli_cpus, max_memory_mib)
+             VALUES (?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (organization_id) DO UPDATE SET standing = excluded.standing,
+                 max_workspaces = excluded.max_workspaces, max_disk_gib = excluded.max_disk_gib,
+                 max_running_workspaces = excluded.max_running_workspaces,
+                 max_milli_cpus = excluded.max_milli_cpus, max_memory_mib = excluded.max_memory_mib",
+            organization,
+            standing,
+            limits.workspaces,
+            limits.disk_gib,
+            limits.running_workspaces,
+            limits.milli_cpus,
+            limits.memory_mib,
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        tx.commit().await.map_err(unavailable)
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<(), StoreError> {
+        let before = before.micros();
+        let mut tx = self.0.begin().await?;
+        sqlx::query!("DELETE FROM instance_events WHERE at < ?", before)
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        tx.commit().await.map_err(unavailable)
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.0.engine_commits.subscribe()
+    }
+}
+
+async fn max_seq(db: &mut SqliteConnection) -> Result<LaunchSeq, StoreError> {
+    let stored = sqlx::query_scalar!("SELECT value FROM settings WHERE name = 'launch_seq'")
+        .fetch_optional(db)
+        .await
+        .map_err(unavailable)?;
+    stored.map_or(Ok(LaunchSeq(0)), |text| id::<i64>(&text).map(LaunchSeq))
+}
