@@ -1,6 +1,7 @@
 //! Pure types and rules of workspaces. No I/O, no async, no clock of its own: everything here is a
 //! function of its arguments, so every rule can be tested by enumeration or by property.
 
+pub mod bundle;
 pub mod clock;
 pub mod error;
 pub mod filter;

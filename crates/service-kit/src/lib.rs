@@ -1,1 +1,10 @@
-//! .
+//! What any service here needs around its own logic: errors on the wire, guards around calls, health and
+//! reflection, tokens and sealing, telemetry, shutdown.
+
+pub mod guard;
+pub mod seal;
+pub mod server;
+pub mod shutdown;
+pub mod status;
+pub mod telemetry;
+pub mod token;

@@ -22,7 +22,8 @@ pub(crate) fn text(variant: impl Serialize) -> String {
 }
 
 pub(crate) fn from_text<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, StoreError> {
-    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|_| corrupt(format!("{what} {text:?}")))
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|_| corrupt(format!("{what} {text:?}")))
 }
 
 pub(crate) fn json(value: &impl Serialize) -> Result<String, StoreError> {

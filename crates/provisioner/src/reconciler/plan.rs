@@ -381,7 +381,12 @@ pub fn give_up(
         phase: Some(Phase::Failed),
         reason: Some(reason),
         due_at: Some(now),
-        event: Some(EventDetail { kind: "failed".into(), reason: Some(reason), message: message.clone(), ..event }),
+        event: Some(EventDetail {
+            kind: "failed".into(),
+            reason: Some(reason),
+            message: message.clone(),
+            ..event
+        }),
         message: Some(message),
         ..outcome
     }

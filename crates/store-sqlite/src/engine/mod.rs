@@ -61,7 +61,11 @@ async fn tell(
     Ok(())
 }
 
-async fn admit(db: &mut SqliteConnection, admitted: Admitted, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+async fn admit(
+    db: &mut SqliteConnection,
+    admitted: Admitted,
+    now: Timestamp,
+) -> Result<InstanceRecord, StoreError> {
     let Admitted { mut record, asked, event } = admitted;
     record.revision = next_revision(db, record.organization).await?;
     add_usage(db, record.organization, asked).await?;
@@ -71,7 +75,11 @@ async fn admit(db: &mut SqliteConnection, admitted: Admitted, now: Timestamp) ->
 }
 
 /// The record under a lease that still holds.
-async fn held(db: &mut SqliteConnection, lease: &Lease, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+async fn held(
+    db: &mut SqliteConnection,
+    lease: &Lease,
+    now: Timestamp,
+) -> Result<InstanceRecord, StoreError> {
     match find(db, lease.workspace).await? {
         Some(row) if row.is_held_by(lease, now) => row.into_record(),
         _ => Err(StoreError::LeaseLost(lease.workspace)),
@@ -80,7 +88,11 @@ async fn held(db: &mut SqliteConnection, lease: &Lease, now: Timestamp) -> Resul
 
 #[async_trait]
 impl Store for EngineStore {
-    async fn provision(&self, request: &ProvisionRequest, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+    async fn provision(
+        &self,
+        request: &ProvisionRequest,
+        now: Timestamp,
+    ) -> Result<InstanceRecord, StoreError> {
         let mut tx = self.0.begin().await?;
         if let Some(row) = find(&mut tx, request.workspace).await? {
             let record = row.into_record()?;
@@ -379,7 +391,8 @@ impl Store for EngineStore {
 
     async fn set_account(&self, organization: OrganizationId, account: Account) -> Result<(), StoreError> {
         let mut tx = self.0.begin().await?;
-        let (organization, standing, limits) = (organization.to_string(), text(account.standing), account.limits);
+        let (organization, standing, limits) =
+            (organization.to_string(), text(account.standing), account.limits);
         sqlx::query!(
             "INSERT INTO accounts (organization_id, standing, max_workspaces, max_disk_gib,
                  max_running_workspaces, max_milli_cpus, max_memory_mib)

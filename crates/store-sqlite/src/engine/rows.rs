@@ -1,7 +1,9 @@
 //! Rows of the engine's tables, and how they become records.
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{AttemptNumber, Generation, IntentNumber, LaunchSeq, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{
+    AttemptNumber, Generation, IntentNumber, LaunchSeq, OrganizationId, Revision, WorkspaceId,
+};
 use molecule_domain::limits::{Amounts, Limits};
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::model::{Attempt, InstanceRecord, Lease};

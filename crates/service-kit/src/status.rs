@@ -1,0 +1,100 @@
+//! The domain's errors on the wire, and back: the one place where `tonic::Status` is made.
+//!
+//! Every status carries `google.rpc.ErrorInfo{reason, domain}` (<https://google.aip.dev/193>), and what else
+//! its reason has: wrong fields, passed limits, when to try again.
+
+use molecule_domain::error::{Error, ErrorCode};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt};
+use tracing::{debug, error};
+
+/// The domain of every `ErrorInfo`.
+pub const ERROR_DOMAIN: &str = "molecule";
+
+/// The wire's code.
+pub const fn code(code: ErrorCode) -> Code {
+    match code {
+        ErrorCode::InvalidArgument => Code::InvalidArgument,
+        ErrorCode::NotFound => Code::NotFound,
+        ErrorCode::AlreadyExists => Code::AlreadyExists,
+        ErrorCode::FailedPrecondition => Code::FailedPrecondition,
+        ErrorCode::ResourceExhausted => Code::ResourceExhausted,
+        ErrorCode::Aborted => Code::Aborted,
+        ErrorCode::OutOfRange => Code::OutOfRange,
+        ErrorCode::Unauthenticated => Code::Unauthenticated,
+        ErrorCode::PermissionDenied => Code::PermissionDenied,
+        ErrorCode::Unavailable => Code::Unavailable,
+        ErrorCode::DeadlineExceeded => Code::DeadlineExceeded,
+        ErrorCode::Unimplemented => Code::Unimplemented,
+        ErrorCode::Internal => Code::Internal,
+    }
+}
+
+/// The status of an error. This is where errors are handled, so this is where their causes are logged.
+pub fn to_status(error: &Error) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(error.reason.as_str(), ERROR_DOMAIN, std::collections::HashMap::new());
+    if !error.fields.is_empty() {
+        let fields = error.fields.iter().map(|v| FieldViolation::new(v.field.clone(), v.description.clone()));
+        details.set_bad_request(fields.collect::<Vec<_>>());
+    }
+    if !error.limits.is_empty() {
+        let limits = error.limits.iter().map(|v| {
+            let description =
+                format!("limit {}: {} used, {} asked, {} allowed", v.limit, v.used, v.asked, v.cap);
+            QuotaViolation::new(v.limit, description)
+        });
+        details.set_quota_failure(limits.collect::<Vec<_>>());
+    }
+    if error.code() == ErrorCode::FailedPrecondition {
+        let violation = PreconditionViolation::new(error.reason.as_str(), "", error.message.clone());
+        details.set_precondition_failure(vec![violation]);
+    }
+    if let Some(after) = error.retry_after {
+        details.set_retry_info(Some(after));
+    }
+    if error.code() != ErrorCode::Internal {
+        debug!(reason = error.reason.as_str(), message = error.message, "refused");
+        return Status::with_error_details(code(error.code()), error.message.clone(), details);
+    }
+    let request_id = uuid::Uuid::new_v4().to_string();
+    error!(request_id, error = error as &dyn std::error::Error, "internal error");
+    details.set_request_info(request_id.clone(), "");
+    Status::with_error_details(
+        Code::Internal,
+        format!("internal error; see the log for {request_id}"),
+        details,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use molecule_domain::error::ErrorReason;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_goes_over_the_wire_and_back() {
+        for reason in ErrorReason::ALL {
+            let status = to_status(&Error::new(*reason, "what happened"));
+            assert_eq!(status.code(), code(reason.code()));
+            let info = status.get_details_error_info().expect("every status has its reason");
+            assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason.as_str(), ERROR_DOMAIN));
+        }
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        let status = to_status(&Error::field("spec.name", "is empty"));
+        let bad = status.get_details_bad_request().unwrap();
+        assert_eq!(bad.field_violations[0].field, "spec.name");
+    }
+
+    #[test]
+    fn an_internal_error_tells_nothing_but_where_to_look() {
+        let status = to_status(&Error::internal("the password is hunter2"));
+        assert!(!status.message().contains("hunter2"));
+        let id = status.get_details_request_info().unwrap().request_id;
+        assert!(status.message().contains(&id));
+    }
+}
