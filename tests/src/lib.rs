@@ -1,1 +1,5 @@
-//! .
+//! What the tests of the services share: images made from scratch, daemons that fail, services as processes.
+
+pub mod broken;
+pub mod images;
+pub mod leftovers;

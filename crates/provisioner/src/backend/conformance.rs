@@ -8,7 +8,7 @@ use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, OrganizationId, 
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::Reason;
 
-use super::{Backend, CallError, LaunchRequest, Prepared};
+use super::{Backend, BootstrapToken, CallError, LaunchRequest, Prepared};
 use crate::model::{Attempt, InstanceRef};
 use crate::observation::{InstanceState, OwnedInstance};
 
@@ -56,7 +56,7 @@ fn request(subject: &dyn Subject, seq: i64) -> LaunchRequest {
         seq: LaunchSeq(seq),
         token: Attempt::token_of(instance.workspace, instance.generation, attempt),
         spec: subject.spec(),
-        bootstrap_token: None,
+        bootstrap_token: Some(BootstrapToken::new("for-conformance".to_owned())),
     }
 }
 
@@ -170,6 +170,7 @@ async fn a_strangers_instance_is_never_touched(subject: &dyn Subject) {
     let backend = subject.backend();
     let request = request(subject, 6);
     subject.occupy(&request.instance).await;
+    assert_eq!(prepared(&*backend, &request.spec).await, Prepared::Ready);
     assert_eq!(find(&*backend, &request.instance).await, None, "a stranger's is listed as ours");
     let error = backend.launch(&request).await.expect_err("the name is taken");
     assert!(matches!(&error, CallError::Refused(r) if r.reason == Reason::NameTaken), "{error:?}");
