@@ -44,19 +44,25 @@ async fn serve(mut stream: UnixStream, failure: Failure) {
         let head = String::from_utf8_lossy(&request[..read]).into_owned();
         let answer = if head.contains("/version") {
             let body = r#"{"ApiVersion":"1.41","MinAPIVersion":"1.12","Version":"20.10"}"#;
-            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            )
         } else {
             match failure {
                 Failure::Silence => std::future::pending().await,
                 Failure::Eof => return,
                 Failure::ServerError => {
-                    "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 17\r\n\r\n{\"message\":\"bad\"}".to_owned()
+                    "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 17\r\n\r\n{\"message\":\"bad\"}"
+                        .to_owned()
                 }
                 Failure::Truncated => "HTTP/1.1 200 OK\r\ncontent-length: 4000\r\n\r\n[".to_owned(),
                 Failure::HalfAList => "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n[{}".to_owned(),
             }
         };
-        if stream.write_all(answer.as_bytes()).await.is_err() || failure == Failure::Truncated && !head.contains("/version") {
+        if stream.write_all(answer.as_bytes()).await.is_err()
+            || failure == Failure::Truncated && !head.contains("/version")
+        {
             return;
         }
     }

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use anyhow::Context;
 use bollard::Docker;
 use bollard::query_parameters::{
-    ListContainersOptionsBuilder, ListNetworksOptions, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
-    RemoveVolumeOptions,
+    ListContainersOptionsBuilder, ListNetworksOptions, ListVolumesOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveVolumeOptions,
 };
 
 const INSTALLATION: &str = "ai.molecule.installation";

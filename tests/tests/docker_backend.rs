@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use bollard::Docker;
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, InspectContainerOptions, RemoveContainerOptionsBuilder, StartContainerOptions,
+    CreateContainerOptionsBuilder, InspectContainerOptions, RemoveContainerOptionsBuilder,
+    StartContainerOptions,
 };
 use molecule_backend_docker::{DockerBackend, NetworkDirectory, NetworkSpec, Settings};
 use molecule_domain::id::{InstallationId, OrganizationId};
@@ -67,7 +68,12 @@ impl conformance::Subject for Subject {
 
     fn spec(&self) -> LaunchSpec {
         // workspace-init waits a minute for a tenant-svc that is not there: long enough to be looked at
-        LaunchSpec { image: Kind::Root.image(), agents_url: "http://127.0.0.1:9".to_owned(), command: None, ..contract::spec() }
+        LaunchSpec {
+            image: Kind::Root.image(),
+            agents_url: "http://127.0.0.1:9".to_owned(),
+            command: None,
+            ..contract::spec()
+        }
     }
 
     fn impossible_spec(&self) -> LaunchSpec {
@@ -110,7 +116,10 @@ impl conformance::Subject for Subject {
             })
             .collect();
         let nobody = self.folder.path().join("nobody.sock");
-        broken.push(("refused", Self::make(self.installation, Some(format!("unix://{}", nobody.display())), 1)));
+        broken.push((
+            "refused",
+            Self::make(self.installation, Some(format!("unix://{}", nobody.display())), 1),
+        ));
         broken
     }
 }

@@ -1,0 +1,114 @@
+//! Takes over what the engine says: the same way from an engine in this process and from a control plane.
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::{OrganizationId, Revision};
+use molecule_domain::lifecycle::{AgentHealth, Phase};
+use molecule_provisioner::model::{Event, InstanceRecord};
+use molecule_provisioner::store::StoreError;
+
+use super::model::{AgentRecord, WorkspaceRecord};
+use super::{TenantStore, load, save, tell};
+use crate::codec::unavailable;
+use crate::commit;
+
+impl TenantStore {
+    /// How far the engine's changes and events have been taken over.
+    pub async fn cursors(&self, organization: OrganizationId) -> Result<(Revision, i64), StoreError> {
+        let organization = organization.to_string();
+        let row = sqlx::query!(
+            "SELECT instance_cursor, event_cursor FROM tenant_state WHERE organization_id = ?",
+            organization,
+        )
+        .fetch_optional(&self.0.reader)
+        .await
+        .map_err(unavailable)?;
+        Ok(row.map_or((Revision(0), 0), |row| (Revision(row.instance_cursor), row.event_cursor)))
+    }
+
+    /// Takes over changes and events, in order, with the cursors behind them. What is older than what is
+    /// known changes nothing, so it may come twice.
+    pub async fn mirror(
+        &self,
+        organization: OrganizationId,
+        instances: &[InstanceRecord],
+        events: &[Event],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.0.begin().await?;
+        for instance in instances {
+            take_over(&mut tx, instance, now).await?;
+        }
+        for event in events {
+            tell(&mut tx, organization, event.workspace, event.at, &event.detail).await?;
+        }
+        let owner = organization.to_string();
+        let revision = instances.last().map_or(0, |last| last.revision.0);
+        let event = events.last().map_or(0, |last| last.id);
+        sqlx::query!(
+            "INSERT INTO tenant_state (organization_id, instance_cursor, event_cursor) VALUES (?, ?, ?)
+             ON CONFLICT (organization_id) DO UPDATE SET
+                 instance_cursor = MAX(instance_cursor, excluded.instance_cursor),
+                 event_cursor = MAX(event_cursor, excluded.event_cursor)",
+            owner,
+            revision,
+            event,
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        commit(tx, &self.0.tenant_commits).await
+    }
+
+    /// Takes over one record that the engine answered with, without moving the cursor.
+    pub async fn mirror_answer(
+        &self,
+        instance: &InstanceRecord,
+        now: Timestamp,
+    ) -> Result<WorkspaceRecord, StoreError> {
+        let mut tx = self.0.begin().await?;
+        take_over(&mut tx, instance, now).await?;
+        let record = super::load_existing(&mut tx, instance.organization, instance.workspace).await?;
+        commit(tx, &self.0.tenant_commits).await?;
+        Ok(record)
+    }
+}
+
+async fn take_over(
+    db: &mut sqlx::SqliteConnection,
+    instance: &InstanceRecord,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let Some(mut record) = load(&mut *db, instance.organization, instance.workspace).await? else {
+        return Ok(());
+    };
+    if instance.revision <= record.instance_revision {
+        return Ok(());
+    }
+    let agent_starts_anew = instance.phase != Phase::Up || instance.generation != record.instance_generation;
+    if agent_starts_anew && record.agent.health != AgentHealth::NotConnected {
+        record.agent = AgentRecord { card: record.agent.card.take(), ..AgentRecord::default() };
+    }
+    record.instance_revision = instance.revision;
+    record.instance_generation = instance.generation;
+    // While the engine has not heard the latest, what is wanted is the tenant's to say.
+    let workspace = record.workspace.to_string();
+    let waits = sqlx::query_scalar!(
+        "SELECT COUNT(*) FROM workspaces WHERE workspace_id = ? AND pending IS NOT NULL AND intent > forwarded",
+        workspace,
+    )
+    .fetch_one(&mut *db)
+    .await
+    .map_err(unavailable)?;
+    if waits == 0 {
+        record.desired = instance.desired;
+    }
+    record.phase = instance.phase;
+    record.phase_since = instance.phase_since;
+    record.reason = instance.reason;
+    record.message.clone_from(&instance.message);
+    record.endpoint.clone_from(&instance.endpoint);
+    if instance.phase == Phase::Gone {
+        record.deleted_at = record.deleted_at.or(Some(now));
+    }
+    save(db, &mut record, now).await
+}
