@@ -1,1 +1,12 @@
-//! .
+//! tenant-svc: one customer's workspaces. It serves the public gRPC API and the agents' HTTP listener and,
+//! self-hosted, runs the lifecycle engine in this process over local Docker.
+
+pub mod agents;
+pub mod app;
+pub mod config;
+mod data_dir;
+mod grpc;
+mod liveness;
+mod networks;
+mod provisioning;
+mod workspaces;

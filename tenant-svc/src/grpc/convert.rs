@@ -1,0 +1,294 @@
+//! Between the wire's messages and the domain's types. What is wrong with a message is told all at once.
+
+use molecule_domain::error::{Error, Result};
+use molecule_domain::id::{IntentNumber, WorkspaceId};
+use molecule_domain::launch::Mount;
+use molecule_domain::lifecycle::{Desired, ProvisioningPhase, Readiness, Reason, WorkspaceState};
+use molecule_domain::spec::{PrivateParts, WorkspaceSpec};
+use molecule_domain::tier::Tier;
+use molecule_domain::{Timestamp, Violations};
+use molecule_proto::workspace::v1 as wire;
+use molecule_service_kit::token;
+use molecule_store_sqlite::tenant::model::{RequestKey, StoredEvent, WorkspaceRecord};
+use prost_types::Timestamp as WireTime;
+
+const MAX_REQUEST_ID: usize = 128;
+
+pub(crate) fn time(at: Timestamp) -> WireTime {
+    let (seconds, micros) = (at.micros().div_euclid(1_000_000), at.micros().rem_euclid(1_000_000));
+    WireTime { seconds, nanos: i32::try_from(micros).unwrap_or(0) * 1000 }
+}
+
+pub(crate) fn duration(length: std::time::Duration) -> prost_types::Duration {
+    prost_types::Duration::try_from(length).unwrap_or_default()
+}
+
+/// A workspace's id that must be there.
+pub(crate) fn workspace_id(text: &str) -> Result<WorkspaceId> {
+    text.parse().map_err(|_| Error::field("workspace_id", format!("{text:?} is not a UUID")))
+}
+
+/// The etag's number; any other text is no etag of ours and so is stale.
+pub(crate) fn etag(text: &str) -> Option<IntentNumber> {
+    (!text.is_empty()).then(|| text.parse().map_or(IntentNumber(-1), IntentNumber))
+}
+
+/// The key of a request that has an id: with a fingerprint of all that was asked.
+pub(crate) fn request_key(id: &str, method: &str, request: &impl std::fmt::Debug) -> Result<Option<RequestKey>> {
+    if id.is_empty() {
+        return Ok(None);
+    }
+    if id.len() > MAX_REQUEST_ID || id.chars().any(char::is_control) {
+        return Err(Error::field("request_id", "has at most 128 bytes and no control characters"));
+    }
+    // maps have no order of their own, and Debug of a message shows all of it
+    let mut parts: Vec<String> = format!("{request:?}").split([',', '{', '}']).map(|p| p.trim().to_owned()).collect();
+    parts.sort_unstable();
+    Ok(Some(RequestKey { id: id.to_owned(), fingerprint: token::hash(&format!("{method} {parts:?}")) }))
+}
+
+/// A spec, and its private part.
+pub(crate) fn spec(wire: wire::WorkspaceSpec) -> Result<(WorkspaceSpec, PrivateParts)> {
+    let mut v = Violations::default();
+    let tier = match wire::Tier::try_from(wire.tier) {
+        Ok(wire::Tier::Unspecified) => Tier::default(),
+        Ok(wire::Tier::T1) => Tier::T1,
+        Ok(wire::Tier::T2) => Tier::T2,
+        Ok(wire::Tier::T3) => Tier::T3,
+        Ok(wire::Tier::T4) => Tier::T4,
+        Err(_) => {
+            v.add("spec.tier", "there is no such tier; use TIER_T1 to TIER_T4");
+            Tier::default()
+        }
+    };
+    let readiness = match wire::Readiness::try_from(wire.readiness) {
+        Ok(wire::Readiness::Unspecified) => None,
+        Ok(wire::Readiness::Agent) => Some(Readiness::Agent),
+        Ok(wire::Readiness::Process) => Some(Readiness::Process),
+        Err(_) => {
+            v.add("spec.readiness", "there is no such readiness; use READINESS_AGENT or READINESS_PROCESS");
+            None
+        }
+    };
+    let parent = match wire.parent_workspace_id.as_str() {
+        "" => None,
+        id => id.parse().map_err(|_| v.add("spec.parent_workspace_id", format!("{id:?} is not a UUID"))).ok(),
+    };
+    let mount = mount(wire.mount.unwrap_or_default(), &mut v);
+    v.into_result()?;
+    let spec = WorkspaceSpec {
+        name: wire.name,
+        runtime: wire.runtime,
+        tier,
+        labels: wire.labels.into_iter().collect(),
+        parent,
+        role: wire.role,
+        env: wire.env.into_iter().collect(),
+        mount,
+        readiness,
+    };
+    let private = PrivateParts {
+        config_files: wire.config_files.into_iter().collect(),
+        secrets: wire.secrets.into_iter().collect(),
+    };
+    Ok((spec, private))
+}
+
+fn mount(wire: wire::WorkspaceMount, v: &mut Violations) -> Mount {
+    use wire::MountAccess;
+    match MountAccess::try_from(wire.access) {
+        Ok(MountAccess::Unspecified | MountAccess::None) => {
+            v.require(wire.host_path.is_empty(), "spec.mount.host_path", "goes with READ_ONLY or READ_WRITE only");
+            Mount::None
+        }
+        Ok(MountAccess::ReadOnly) => Mount::ReadOnly(wire.host_path),
+        Ok(MountAccess::ReadWrite) => Mount::ReadWrite(wire.host_path),
+        Err(_) => {
+            v.add("spec.mount.access", "there is no such access");
+            Mount::None
+        }
+    }
+}
+
+fn wire_spec(spec: &WorkspaceSpec) -> wire::WorkspaceSpec {
+    let (access, host_path) = match &spec.mount {
+        Mount::None => (wire::MountAccess::None, String::new()),
+        Mount::ReadOnly(path) => (wire::MountAccess::ReadOnly, path.clone()),
+        Mount::ReadWrite(path) => (wire::MountAccess::ReadWrite, path.clone()),
+    };
+    wire::WorkspaceSpec {
+        name: spec.name.clone(),
+        runtime: spec.runtime.clone(),
+        tier: match spec.tier {
+            Tier::T1 => wire::Tier::T1,
+            Tier::T2 => wire::Tier::T2,
+            Tier::T3 => wire::Tier::T3,
+            Tier::T4 => wire::Tier::T4,
+        }
+        .into(),
+        labels: spec.labels.clone().into_iter().collect(),
+        parent_workspace_id: spec.parent.map(|parent| parent.to_string()).unwrap_or_default(),
+        role: spec.role.clone(),
+        env: spec.env.clone().into_iter().collect(),
+        mount: Some(wire::WorkspaceMount { access: access.into(), host_path }),
+        readiness: spec.readiness.map_or(wire::Readiness::Unspecified, readiness).into(),
+        config_files: std::collections::HashMap::new(),
+        secrets: std::collections::HashMap::new(),
+    }
+}
+
+pub(crate) const fn readiness(readiness: Readiness) -> wire::Readiness {
+    match readiness {
+        Readiness::Agent => wire::Readiness::Agent,
+        Readiness::Process => wire::Readiness::Process,
+    }
+}
+
+/// A workspace as a client sees it.
+pub(crate) fn workspace(record: &WorkspaceRecord) -> wire::Workspace {
+    let (state, phase) = state(record.state());
+    let agent = &record.agent;
+    wire::Workspace {
+        workspace_id: record.workspace.to_string(),
+        spec: Some(wire_spec(&record.spec)),
+        state: state.into(),
+        phase: phase.into(),
+        reason: reason(record.reason.or(agent_reason(record))).into(),
+        message: message(record),
+        desired_state: match record.desired {
+            Desired::Running => wire::DesiredState::Running,
+            Desired::Stopped => wire::DesiredState::Stopped,
+            Desired::Deleted => wire::DesiredState::Deleted,
+        }
+        .into(),
+        generation: record.generation.0,
+        revision: u64::try_from(record.revision.0).unwrap_or(0),
+        etag: record.intent.to_string(),
+        create_time: Some(time(record.created_at)),
+        update_time: Some(time(record.updated_at)),
+        delete_time: record.deleted_at.map(time),
+        agent: Some(wire::Agent {
+            last_seen_time: agent.last_seen.map(time),
+            error_rate: agent.error_rate,
+            sample_error: agent.sample_error.clone(),
+            active_tasks: agent.active_tasks,
+            current_task: agent.current_task.clone(),
+            uptime: Some(duration(std::time::Duration::from_secs(agent.uptime_seconds))),
+            card_json: agent.card.clone().unwrap_or_default(),
+            url: record.endpoint.as_ref().map_or_else(String::new, |e| format!("http://{}:{}", e.host, e.port)),
+        }),
+    }
+}
+
+fn agent_reason(record: &WorkspaceRecord) -> Option<Reason> {
+    use molecule_domain::lifecycle::AgentHealth;
+    if record.state() != WorkspaceState::Degraded {
+        return None;
+    }
+    Some(if record.agent.health == AgentHealth::Silent { Reason::AgentSilent } else { Reason::AgentErrors })
+}
+
+fn message(record: &WorkspaceRecord) -> String {
+    match record.state() {
+        WorkspaceState::Provisioning(ProvisioningPhase::Connecting) => "up; waiting for its agent to connect".to_owned(),
+        WorkspaceState::Running => "running".to_owned(),
+        WorkspaceState::Degraded if agent_reason(record) == Some(Reason::AgentSilent) => "its agent is silent".to_owned(),
+        WorkspaceState::Degraded => {
+            format!("its agent reports errors ({:.0} %): {}", record.agent.error_rate * 100.0, record.agent.sample_error)
+        }
+        _ => record.message.clone(),
+    }
+}
+
+fn state(state: WorkspaceState) -> (wire::WorkspaceState, wire::ProvisioningPhase) {
+    use wire::{ProvisioningPhase as Phase, WorkspaceState as State};
+    match state {
+        WorkspaceState::Provisioning(phase) => {
+            let phase = match phase {
+                ProvisioningPhase::Admitted => Phase::Admitted,
+                ProvisioningPhase::Launching => Phase::Launching,
+                ProvisioningPhase::Booting => Phase::Booting,
+                ProvisioningPhase::Connecting => Phase::Connecting,
+            };
+            (State::Provisioning, phase)
+        }
+        WorkspaceState::Running => (State::Running, Phase::Unspecified),
+        WorkspaceState::Degraded => (State::Degraded, Phase::Unspecified),
+        WorkspaceState::Stopping => (State::Stopping, Phase::Unspecified),
+        WorkspaceState::Stopped => (State::Stopped, Phase::Unspecified),
+        WorkspaceState::Deleting => (State::Deleting, Phase::Unspecified),
+        WorkspaceState::Deleted => (State::Deleted, Phase::Unspecified),
+        WorkspaceState::Failed => (State::Failed, Phase::Unspecified),
+    }
+}
+
+fn reason(reason: Option<Reason>) -> wire::Reason {
+    let named = reason.and_then(|reason| wire::Reason::from_str_name(&format!("REASON_{reason}")));
+    named.unwrap_or(wire::Reason::Unspecified)
+}
+
+/// An event as a client sees it.
+pub(crate) fn event(event: StoredEvent) -> wire::Event {
+    wire::Event {
+        event_id: u64::try_from(event.id).unwrap_or(0),
+        workspace_id: event.workspace.to_string(),
+        time: Some(time(event.at)),
+        kind: event.detail.kind.into_owned(),
+        actor: event.detail.actor.as_str().to_owned(),
+        generation: event.detail.generation.0,
+        reason: reason(event.detail.reason).into(),
+        message: event.detail.message,
+        exit_code: event.detail.exit_code,
+        log_tail: event.detail.log_tail,
+    }
+}
+
+/// The fields that filters know.
+pub(crate) fn filter_field(record: &WorkspaceRecord, field: &str) -> Option<String> {
+    match field {
+        "workspace_id" => Some(record.workspace.to_string()),
+        "state" => Some(record.state().name().to_owned()),
+        "parent_workspace_id" => record.spec.parent.map(|parent| parent.to_string()),
+        "runtime" => Some(record.spec.runtime.clone()),
+        "name" => Some(record.spec.name.clone()),
+        _ => record.spec.labels.get(field.strip_prefix("labels.")?).cloned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_on_the_wire() {
+        for known in Reason::ALL {
+            assert_ne!(reason(Some(*known)), wire::Reason::Unspecified, "{known}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_a_map_does_not_change_a_request() {
+        let spec = |labels: &[(&str, &str)]| wire::WorkspaceSpec {
+            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            ..wire::WorkspaceSpec::default()
+        };
+        let key = |spec: &wire::WorkspaceSpec| request_key("id", "m", spec).unwrap().unwrap().fingerprint;
+        let labels: Vec<(String, String)> = (0..30).map(|n| (format!("k{n}"), format!("v{n}"))).collect();
+        let forward: Vec<_> = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let backward: Vec<_> = forward.iter().rev().copied().collect();
+        assert_eq!(key(&spec(&forward)), key(&spec(&backward)));
+        assert_ne!(key(&spec(&forward)), key(&spec(&forward[1..])));
+    }
+
+    #[test]
+    fn wrong_parts_are_told_together() {
+        let wrong = wire::WorkspaceSpec {
+            tier: 99,
+            readiness: 99,
+            parent_workspace_id: "x".into(),
+            mount: Some(wire::WorkspaceMount { access: 1, host_path: "/x".into() }),
+            ..wire::WorkspaceSpec::default()
+        };
+        assert_eq!(spec(wrong).unwrap_err().fields.len(), 4);
+    }
+}
