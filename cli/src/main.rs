@@ -1,2 +1,175 @@
-//! .
-fn main() {}
+//! `molecule`: people's way to their workspaces.
+//!
+//! Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 the server can't be reached; 4 not found;
+//! 5 the workspace FAILED while it was waited for; 6 waited too long.
+
+mod client;
+mod commands;
+mod failure;
+mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Workspaces for AI agents.
+#[derive(Debug, Parser)]
+#[command(name = "molecule", version)]
+struct Cli {
+    /// Address of tenant-svc's API.
+    #[arg(long, global = true, env = "MOLECULE_SERVER", default_value = "http://127.0.0.1:7070")]
+    server: String,
+    /// File that holds the token; by default it is looked for in the data directory of a tenant-svc here.
+    #[arg(long, global = true, env = "MOLECULE_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// How to print.
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Tables for people, JSON for programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create a workspace.
+    Create(Box<Create>),
+    /// Show a workspace.
+    Get { id: String },
+    /// List workspaces.
+    List {
+        /// Conditions, such as: state = RUNNING AND labels.team = "blue"
+        #[arg(long, default_value = "")]
+        filter: String,
+        /// Also those deleted in the last 30 days.
+        #[arg(long)]
+        deleted: bool,
+    },
+    /// Show workspaces as they change.
+    Watch {
+        #[arg(long, default_value = "")]
+        filter: String,
+        /// Resume after this revision.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+    /// Show what happened to a workspace, newest first.
+    Events { id: String },
+    /// Print the output of a workspace's runtime.
+    Logs {
+        id: String,
+        /// Go on with what comes.
+        #[arg(short, long)]
+        follow: bool,
+        /// Start with so many of the last lines.
+        #[arg(long, default_value_t = 0)]
+        tail: i32,
+    },
+    /// Stop a workspace and keep its disk.
+    Stop(OnOne),
+    /// Start a stopped workspace.
+    Start(OnOne),
+    /// Replace a workspace's instance by a new one on the same disk.
+    Restart {
+        #[command(flatten)]
+        on: OnOne,
+        /// Discard the runtime's session.
+        #[arg(long)]
+        reset_session: bool,
+    },
+    /// Delete a workspace and all it holds.
+    Delete(OnOne),
+    /// List the runtimes.
+    Runtimes,
+    /// Show what the server is and can do.
+    Info,
+    /// Send a message to a workspace's agent and print its answer.
+    Send { id: String, text: String },
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    /// A name for people.
+    name: String,
+    /// The runtime, as `molecule runtimes` lists it.
+    #[arg(long)]
+    runtime: String,
+    /// T1 to T4.
+    #[arg(long, default_value = "T2")]
+    tier: String,
+    /// KEY=VALUE; may be repeated.
+    #[arg(long = "label")]
+    labels: Vec<String>,
+    /// KEY=VALUE of the runtime's environment; may be repeated.
+    #[arg(long)]
+    env: Vec<String>,
+    /// KEY of a secret, whose value is taken from this command's own environment; may be repeated.
+    #[arg(long = "secret")]
+    secrets: Vec<String>,
+    /// A file for /configs: PATH, or NAME=PATH; may be repeated.
+    #[arg(long = "config-file")]
+    config_files: Vec<String>,
+    /// A host directory for /workspace: PATH or PATH:ro.
+    #[arg(long)]
+    mount: Option<String>,
+    /// The workspace above this one.
+    #[arg(long, default_value = "")]
+    parent: String,
+    /// What the agent does, for its peers.
+    #[arg(long, default_value = "")]
+    role: String,
+    /// Count as ready once the process is up, without waiting for an agent.
+    #[arg(long)]
+    process: bool,
+    /// The id that it shall have: a UUID.
+    #[arg(long, default_value = "")]
+    id: String,
+    /// Makes the call repeatable; by default one is made up.
+    #[arg(long)]
+    request_id: Option<String>,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Debug, Args)]
+struct OnOne {
+    id: String,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct Wait {
+    /// Wait until it is done, and show its progress.
+    #[arg(long)]
+    wait: bool,
+    /// How many seconds to wait at most.
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+}
+
+impl Wait {
+    const fn limit(self) -> Option<Duration> {
+        if self.wait { Some(Duration::from_secs(self.timeout)) } else { None }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match commands::run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("molecule: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}

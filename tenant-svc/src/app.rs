@@ -124,7 +124,8 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     };
 
     let mut server =
-        GrpcServer::new(Guard::new(config.max_calls, Duration::from_secs(60)), molecule_proto::DESCRIPTORS).await?;
+        GrpcServer::new(Guard::new(config.max_calls, Duration::from_secs(60)), molecule_proto::DESCRIPTORS)
+            .await?;
     server.add(grpc::service(workspaces.clone(), token, cancel.clone())).await;
     info!(mode = "self-hosted", %installation, grpc = %grpc_at, agents = %agents_at, "tenant-svc serves");
 
@@ -168,7 +169,10 @@ async fn prune(store: TenantStore, engine: EngineStore, clock: Arc<dyn Clock>, c
             engine.prune(month_ago).await
         };
         if let Err(error) = pruned.await {
-            warn!(error = &error as &dyn std::error::Error, "what is old could not be dropped; trying again later");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "what is old could not be dropped; trying again later"
+            );
         }
     }
 }

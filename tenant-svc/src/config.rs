@@ -25,17 +25,37 @@ const fn setting(name: &'static str, default: Option<&'static str>, help: &'stat
 
 const SETTINGS: [Setting; 25] = [
     setting("TENANT_LISTEN", Some("127.0.0.1:7070"), "address of the gRPC API"),
-    setting("TENANT_AGENT_LISTEN", None, "address of the agents' listener; default: port 7071 of the workspaces' gateway"),
+    setting(
+        "TENANT_AGENT_LISTEN",
+        None,
+        "address of the agents' listener; default: port 7071 of the workspaces' gateway",
+    ),
     setting("TENANT_AGENT_URL", None, "where agents reach that listener; default: its address over http"),
-    setting("TENANT_AGENT_PUBLISH", Some("127.0.0.1"), "host address that agents' ports are published on; none publishes nothing"),
+    setting(
+        "TENANT_AGENT_PUBLISH",
+        Some("127.0.0.1"),
+        "host address that agents' ports are published on; none publishes nothing",
+    ),
     setting("TENANT_DATA_DIR", Some("molecule-data"), "folder of the database, the token and the keys"),
-    setting("TENANT_NETWORK_POOL", Some("10.201.0.0/16"), "range that workspaces' networks are taken from, a /24 each"),
+    setting(
+        "TENANT_NETWORK_POOL",
+        Some("10.201.0.0/16"),
+        "range that workspaces' networks are taken from, a /24 each",
+    ),
     setting("TENANT_WORKSPACE_INIT", None, "the static workspace-init binary; default: beside this program"),
-    setting("TENANT_CONNECT_DEADLINE", Some("300"), "seconds that an agent has to connect once its instance is up"),
+    setting(
+        "TENANT_CONNECT_DEADLINE",
+        Some("300"),
+        "seconds that an agent has to connect once its instance is up",
+    ),
     setting("TENANT_AGENT_SILENCE", Some("180"), "seconds of silence after which an agent counts as silent"),
     setting("TENANT_RESTART_BUDGET", Some("5"), "how often in a row a runtime may end by itself"),
     setting("TENANT_MAX_CALLS", Some("512"), "calls in flight beyond which more are refused"),
-    setting("TENANT_LOG", Some("info,molecule_provisioner=info"), "what to log, as tracing's EnvFilter reads it"),
+    setting(
+        "TENANT_LOG",
+        Some("info,molecule_provisioner=info"),
+        "what to log, as tracing's EnvFilter reads it",
+    ),
     setting("TENANT_LOG_FORMAT", Some("human"), "human or json"),
     setting("WORKSPACE_ROOTS", None, "folders below which workspaces may bind, separated by ':'"),
     setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
@@ -125,7 +145,8 @@ impl Config {
 
     /// From a plain list of settings, as tests have it; all else is default.
     pub fn from_settings(settings: &[(&str, &str)]) -> Result<Self, ConfigError> {
-        let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let environment =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Self::from_values(&gather(|_| None, &environment, None)?)
     }
 
@@ -159,7 +180,8 @@ impl Config {
         if let (Some(listen), Some(agents)) = (listen, agent_listen)
             && listen == agents
         {
-            problems.push(format!("TENANT_LISTEN and TENANT_AGENT_LISTEN are both {listen}; they must differ"));
+            problems
+                .push(format!("TENANT_LISTEN and TENANT_AGENT_LISTEN are both {listen}; they must differ"));
         }
         let config = Self {
             listen: listen.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
@@ -258,7 +280,8 @@ fn gather(
     }
     let mut values = Values::new();
     for &Setting { name, default, .. } in &SETTINGS {
-        let value = flags(name).or_else(|| environment.get(name).cloned()).or_else(|| in_file.get(name).cloned());
+        let value =
+            flags(name).or_else(|| environment.get(name).cloned()).or_else(|| in_file.get(name).cloned());
         if let Some(value) = value.or_else(|| default.map(str::to_owned)) {
             values.insert(name, value);
         }
@@ -276,7 +299,12 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>, String> {
             let value = match value {
                 toml::Value::String(text) => text,
                 toml::Value::Integer(number) => number.to_string(),
-                other => return Err(named(format!("{key} must be text or a whole number, not {}", other.type_str()))),
+                other => {
+                    return Err(named(format!(
+                        "{key} must be text or a whole number, not {}",
+                        other.type_str()
+                    )));
+                }
             };
             Ok((key.to_ascii_uppercase(), value))
         })
@@ -302,11 +330,15 @@ fn seconds(values: &Values, name: &'static str, problems: &mut Vec<String>) -> D
 }
 
 fn pool(text: &str, problems: &mut Vec<String>) -> (std::net::Ipv4Addr, u8) {
-    let parsed = text.split_once('/').and_then(|(address, length)| Some((address.parse().ok()?, length.parse().ok()?)));
+    let parsed = text
+        .split_once('/')
+        .and_then(|(address, length)| Some((address.parse().ok()?, length.parse().ok()?)));
     match parsed {
         Some((address, length)) if length <= 24 => (address, length),
         _ => {
-            problems.push(format!("TENANT_NETWORK_POOL: {text:?} is not an IPv4 range of /24 or wider, such as 10.201.0.0/16"));
+            problems.push(format!(
+                "TENANT_NETWORK_POOL: {text:?} is not an IPv4 range of /24 or wider, such as 10.201.0.0/16"
+            ));
             (std::net::Ipv4Addr::UNSPECIFIED, 24)
         }
     }
@@ -319,7 +351,8 @@ fn registry(file: Option<&str>, problems: &mut Vec<String>) -> RuntimeRegistry {
     };
     let Some(path) = file else { return built_in };
     let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let merged = read.and_then(|text| built_in.clone().with_overrides(&text).map_err(|error| error.to_string()));
+    let merged =
+        read.and_then(|text| built_in.clone().with_overrides(&text).map_err(|error| error.to_string()));
     merged.unwrap_or_else(|problem| {
         problems.push(format!("RUNTIMES_FILE: {path}: {problem}"));
         built_in
@@ -368,7 +401,11 @@ mod tests {
     fn a_file_is_read_below_the_environment_and_its_unknown_keys_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tenant.toml");
-        std::fs::write(&path, "tenant_listen = '127.0.0.1:1'\ntenant_max_calls = 7\ntier4_cpu_shares = 'unlimited'").unwrap();
+        std::fs::write(
+            &path,
+            "tenant_listen = '127.0.0.1:1'\ntenant_max_calls = 7\ntier4_cpu_shares = 'unlimited'",
+        )
+        .unwrap();
         let environment = BTreeMap::from([("TENANT_LISTEN".to_owned(), "127.0.0.1:2".to_owned())]);
         let values = gather(|_| None, &environment, Some(&path)).unwrap();
         let config = Config::from_values(&values).unwrap();

@@ -20,13 +20,17 @@ pub(crate) struct DataDir {
 impl DataDir {
     /// Opens the folder, making it where it is missing.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("TENANT_DATA_DIR: {} can't be made", path.display()))?;
+        fs::create_dir_all(path)
+            .with_context(|| format!("TENANT_DATA_DIR: {} can't be made", path.display()))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
         let lock = lock.with_context(|| format!("{} can't be opened", lock_path.display()))?;
         if lock.try_lock().is_err() {
-            bail!("another tenant-svc uses TENANT_DATA_DIR {}; end it, or give this one its own", path.display());
+            bail!(
+                "another tenant-svc uses TENANT_DATA_DIR {}; end it, or give this one its own",
+                path.display()
+            );
         }
         Ok(Self { path: path.canonicalize()?, _lock: lock })
     }

@@ -21,7 +21,9 @@ pub(crate) struct Patience {
 
 /// Runs until cancelled.
 pub(crate) async fn run(workspaces: Workspaces, patience: Patience, cancel: CancellationToken) {
-    let mut tick = tokio::time::interval(Duration::from_secs(5).min(patience.connect / 4).max(Duration::from_millis(250)));
+    let mut tick = tokio::time::interval(
+        Duration::from_secs(5).min(patience.connect / 4).max(Duration::from_millis(250)),
+    );
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -40,14 +42,22 @@ enum Verdict {
 }
 
 fn judge(record: &WorkspaceRecord, patience: Patience, now: Timestamp) -> Verdict {
-    if record.phase != Phase::Up || !matches!(record.state(), WorkspaceState::Provisioning(_) | WorkspaceState::Running) {
+    if record.phase != Phase::Up
+        || !matches!(record.state(), WorkspaceState::Provisioning(_) | WorkspaceState::Running)
+    {
         return Verdict::Fine;
     }
     match record.agent.health {
         AgentHealth::NotConnected if record.readiness == Readiness::Agent => {
-            if now.since(record.phase_since) > patience.connect { Verdict::NeverConnected } else { Verdict::Fine }
+            if now.since(record.phase_since) > patience.connect {
+                Verdict::NeverConnected
+            } else {
+                Verdict::Fine
+            }
         }
-        AgentHealth::Healthy if record.agent.last_seen.is_some_and(|seen| now.since(seen) > patience.silence) => {
+        AgentHealth::Healthy
+            if record.agent.last_seen.is_some_and(|seen| now.since(seen) > patience.silence) =>
+        {
             Verdict::Silent
         }
         _ => Verdict::Fine,

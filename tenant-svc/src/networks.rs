@@ -27,7 +27,8 @@ impl WorkspaceNetwork {
     ) -> anyhow::Result<Self> {
         let routes = host_routes();
         let name = NetworkSpec::name_of(installation, organization);
-        let free = subnets(pool).filter(|subnet| !routes.iter().any(|route| route.overlaps(*subnet))).take(16);
+        let free =
+            subnets(pool).filter(|subnet| !routes.iter().any(|route| route.overlaps(*subnet))).take(16);
         let candidates = free.map(|subnet| StoredNetwork {
             name: name.clone(),
             subnet: format!("{subnet}/24"),
@@ -37,7 +38,8 @@ impl WorkspaceNetwork {
         let stored = stored.context(
             "TENANT_NETWORK_POOL: every /24 of the range is in use on this host; set a range that is free",
         )?;
-        let subnet = stored.subnet.trim_end_matches("/24").parse().context("the recorded subnet can't be read")?;
+        let subnet =
+            stored.subnet.trim_end_matches("/24").parse().context("the recorded subnet can't be read")?;
         let spec = NetworkSpec { name: stored.name, subnet: stored.subnet, gateway: stored.gateway };
         Ok(Self { spec, subnet })
     }

@@ -30,7 +30,11 @@ pub(crate) trait Provisioning: Send + Sync + 'static {
     /// Asks for a change; repeatable.
     async fn change(&self, request: &ChangeRequest) -> Result<InstanceRecord>;
     /// Changes after a revision, in order.
-    async fn changed_after(&self, organization: OrganizationId, after: Revision) -> Result<Vec<InstanceRecord>>;
+    async fn changed_after(
+        &self,
+        organization: OrganizationId,
+        after: Revision,
+    ) -> Result<Vec<InstanceRecord>>;
     /// Events after an id, in order.
     async fn events_after(&self, organization: OrganizationId, after: i64) -> Result<Vec<Event>>;
     /// The output of an instance.
@@ -58,7 +62,11 @@ impl Provisioning for Engine {
         Self::change(self, request).await
     }
 
-    async fn changed_after(&self, organization: OrganizationId, after: Revision) -> Result<Vec<InstanceRecord>> {
+    async fn changed_after(
+        &self,
+        organization: OrganizationId,
+        after: Revision,
+    ) -> Result<Vec<InstanceRecord>> {
         Self::changed_after(self, organization, after).await
     }
 
@@ -126,7 +134,10 @@ impl Forwarder {
             spec.ok_or_else(|| {
                 Error::new(
                     ErrorReason::WrongState,
-                    format!("the runtime {:?} is no longer known; add it to the runtimes file again", record.spec.runtime),
+                    format!(
+                        "the runtime {:?} is no longer known; add it to the runtimes file again",
+                        record.spec.runtime
+                    ),
                 )
             })
         };
@@ -134,7 +145,12 @@ impl Forwarder {
         let change = match &pending.intent {
             Intent::Provision => {
                 let spec = launch_spec(false)?;
-                return Ok(Request::Provision(ProvisionRequest { organization, workspace, spec, sealed_token }));
+                return Ok(Request::Provision(ProvisionRequest {
+                    organization,
+                    workspace,
+                    spec,
+                    sealed_token,
+                }));
             }
             Intent::Start => Change::Start,
             Intent::Stop(cause) => Change::Stop(cause.clone()),
@@ -158,7 +174,9 @@ impl Forwarder {
             match self.take_over(organization).await {
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(error) => warn!(error = &error as &dyn std::error::Error, "changes wait to be taken over"),
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "changes wait to be taken over")
+                }
             }
             tokio::select! {
                 () = cancel.cancelled() => return,

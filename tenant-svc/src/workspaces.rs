@@ -149,7 +149,8 @@ impl Workspaces {
         update: SpecUpdate,
         validate_only: bool,
     ) -> Result<WorkspaceRecord> {
-        let sealed = self.store.private(workspace).await?.ok_or_else(|| Error::workspace_not_found(workspace))?;
+        let sealed =
+            self.store.private(workspace).await?.ok_or_else(|| Error::workspace_not_found(workspace))?;
         let mut private = self.open(workspace, &sealed)?;
         let before = private.clone();
         let decide = |record: &WorkspaceRecord| {
@@ -212,7 +213,8 @@ impl Workspaces {
     /// Opens a workspace's config files and secrets.
     pub(crate) fn open(&self, workspace: WorkspaceId, sealed: &[u8]) -> Result<PrivateParts> {
         let plain = self.key.open(sealed, &private_context(workspace));
-        let plain = plain.ok_or_else(|| Error::internal("secrets can't be unsealed: seal.key is not their key"))?;
+        let plain =
+            plain.ok_or_else(|| Error::internal("secrets can't be unsealed: seal.key is not their key"))?;
         serde_json::from_slice(&plain).map_err(Error::internal)
     }
 
@@ -254,7 +256,16 @@ fn merge(spec: &mut WorkspaceSpec, private: &mut PrivateParts, update: SpecUpdat
     let has = |name: &str| all || fields.iter().any(|field| field == name);
     let mut violations = Violations::default();
     const KNOWN: [&str; 11] = [
-        "name", "runtime", "tier", "labels", "parent_workspace_id", "role", "config_files", "env", "secrets", "mount",
+        "name",
+        "runtime",
+        "tier",
+        "labels",
+        "parent_workspace_id",
+        "role",
+        "config_files",
+        "env",
+        "secrets",
+        "mount",
         "readiness",
     ];
     for field in fields.iter().filter(|field| *field != "*" && !KNOWN.contains(&field.as_str())) {
@@ -287,7 +298,9 @@ fn check_mount(mount: &Mount, roots: &[PathBuf]) -> Result<()> {
     let (Mount::ReadOnly(path) | Mount::ReadWrite(path)) = mount else { return Ok(()) };
     let refuse = |why: String| Err(Error::field("spec.mount.host_path", why));
     if roots.is_empty() {
-        return refuse("this server allows no folders of the host; its operator sets WORKSPACE_ROOTS".to_owned());
+        return refuse(
+            "this server allows no folders of the host; its operator sets WORKSPACE_ROOTS".to_owned(),
+        );
     }
     let canonical = match std::path::Path::new(path).canonicalize() {
         Ok(canonical) => canonical,

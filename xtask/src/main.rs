@@ -1,2 +1,70 @@
-//! .
-fn main() {}
+//! Set-up and chores: `cargo xtask up | test | lint | static | prepare | bench | soak`. Whatever these need
+//! they get, or say exactly how to get it; whatever they start, they stop.
+
+mod bench;
+mod checks;
+mod docker;
+mod shell;
+mod tools;
+mod up;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Set-up and chores of this repository")]
+enum Task {
+    /// Start everything, create a demo workspace, show it, and serve until Ctrl-C.
+    Up {
+        /// End after the demo.
+        #[arg(long)]
+        exit: bool,
+    },
+    /// Get what the tests need and run all of them.
+    Test {
+        /// Arguments for `cargo test`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Formatting, clippy, dependencies' licences, the API's style and compatibility.
+    Lint,
+    /// Build the static binaries that go into workspaces.
+    Static,
+    /// Check the queries' offline data against the migrations, or write it anew.
+    Prepare {
+        /// Only check.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Measure against the raw Engine API.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// The long form of the searching tests.
+    Soak {
+        /// Random lives per property.
+        #[arg(long, default_value_t = 20_000)]
+        cases: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// From CreateWorkspace to the entrypoint's first instruction.
+    Create {
+        /// Sequential creates on each side.
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    shell::enter_repository()?;
+    match Task::parse() {
+        Task::Up { exit } => up::run(exit),
+        Task::Test { arguments } => checks::test(&arguments),
+        Task::Lint => checks::lint(),
+        Task::Static => tools::build_static(),
+        Task::Prepare { check } => checks::prepare(check),
+        Task::Bench(Bench::Create { rounds }) => bench::create(rounds),
+        Task::Soak { cases } => checks::soak(cases),
+    }
+}

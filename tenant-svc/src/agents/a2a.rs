@@ -44,11 +44,17 @@ pub(crate) async fn proxy(
     let target = registry::find(&state, &workspace).await?;
     let up = matches!(target.state(), WorkspaceState::Running | WorkspaceState::Degraded);
     let endpoint = target.endpoint.as_ref().filter(|_| up).ok_or_else(|| {
-        let message = format!("workspace {workspace} is {}; it takes messages once it is RUNNING", target.state().name());
+        let message = format!(
+            "workspace {workspace} is {}; it takes messages once it is RUNNING",
+            target.state().name()
+        );
         Error::new(ErrorReason::WrongState, message)
     })?;
     let request = Request::post(format!("http://{}:{}/", endpoint.host, endpoint.port))
-        .header(CONTENT_TYPE, headers.get(CONTENT_TYPE).map_or(&b"application/json"[..], |value| value.as_bytes()))
+        .header(
+            CONTENT_TYPE,
+            headers.get(CONTENT_TYPE).map_or(&b"application/json"[..], |value| value.as_bytes()),
+        )
         .header("x-workspace-id", caller.workspace.to_string())
         .body(Full::new(body))
         .map_err(Error::internal)?;

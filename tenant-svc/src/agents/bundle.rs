@@ -55,7 +55,11 @@ pub(crate) async fn bootstrap(
     }))
 }
 
-async fn redeem(state: &AgentsState, bearer: &str, nonce: &str) -> Result<(WorkspaceId, Generation), HttpError> {
+async fn redeem(
+    state: &AgentsState,
+    bearer: &str,
+    nonce: &str,
+) -> Result<(WorkspaceId, Generation), HttpError> {
     let redemption = Redemption { token_hash: token::hash(bearer), nonce: nonce.to_owned() };
     let key = &state.workspaces.key;
     let redeemed = state.workspaces.store.redeem(&redemption, |workspace, generation| {
@@ -72,14 +76,20 @@ async fn redeem(state: &AgentsState, bearer: &str, nonce: &str) -> Result<(Works
                 %workspace, %generation,
                 "a bootstrap token came twice: somebody else may have it. If the workspace does not connect, restart it"
             );
-            Err(Error::new(ErrorReason::PermissionDenied, "this bootstrap token has been redeemed by another").into())
+            Err(Error::new(
+                ErrorReason::PermissionDenied,
+                "this bootstrap token has been redeemed by another",
+            )
+            .into())
         }
     }
 }
 
 /// The credential of a generation for the nonce that redeemed its token: the same whenever it is asked for.
 pub(crate) fn credential(key: &Aes, workspace: WorkspaceId, generation: Generation, nonce: &str) -> String {
-    key.derive_token("agent", &format!("credential/{workspace}/{generation}/{nonce}")).expose_secret().to_owned()
+    key.derive_token("agent", &format!("credential/{workspace}/{generation}/{nonce}"))
+        .expose_secret()
+        .to_owned()
 }
 
 fn files(record: &WorkspaceRecord, private: &PrivateParts, runtime: &Runtime) -> Vec<BundleFile> {
@@ -98,7 +108,8 @@ fn files(record: &WorkspaceRecord, private: &PrivateParts, runtime: &Runtime) ->
     }
     for seed in &runtime.seeds {
         let copied = seed.copy_of.as_ref().and_then(|of| private.config_files.get(of).cloned());
-        if let Some(content) = copied.or_else(|| seed.content.as_deref().map(|text| fill(text).into_bytes())) {
+        if let Some(content) = copied.or_else(|| seed.content.as_deref().map(|text| fill(text).into_bytes()))
+        {
             files.insert(&seed.path, content);
         }
     }
@@ -111,7 +122,11 @@ fn files(record: &WorkspaceRecord, private: &PrivateParts, runtime: &Runtime) ->
     files.into_iter().map(encode).collect()
 }
 
-fn environment(record: &WorkspaceRecord, private: &PrivateParts, agents_url: &str) -> BTreeMap<String, String> {
+fn environment(
+    record: &WorkspaceRecord,
+    private: &PrivateParts,
+    agents_url: &str,
+) -> BTreeMap<String, String> {
     let mut env = BTreeMap::from([("PYTHONPATH".to_owned(), "/app".to_owned())]);
     env.extend(private.secrets.clone());
     env.extend(record.spec.env.clone());

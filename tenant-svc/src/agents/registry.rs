@@ -42,7 +42,8 @@ pub(crate) async fn register(
         }
     })
     .await?;
-    let nonce = state.workspaces.store.nonce_of(caller.workspace, caller.generation).await?.unwrap_or_default();
+    let nonce =
+        state.workspaces.store.nonce_of(caller.workspace, caller.generation).await?.unwrap_or_default();
     let auth_token = credential(&state.workspaces.key, caller.workspace, caller.generation, &nonce);
     Ok(Json(json!({ "auth_token": auth_token })))
 }
@@ -78,7 +79,8 @@ pub(crate) async fn heartbeat(
         agent.sample_error = bounded(beat.sample_error);
         agent.active_tasks = beat.active_tasks;
         agent.current_task = bounded(beat.current_task);
-        agent.uptime_seconds = std::time::Duration::try_from_secs_f64(beat.uptime_seconds).map_or(0, |d| d.as_secs());
+        agent.uptime_seconds =
+            std::time::Duration::try_from_secs_f64(beat.uptime_seconds).map_or(0, |d| d.as_secs());
     })
     .await?;
     Ok(Json(json!({ "status": "ok" })))
@@ -114,7 +116,8 @@ async fn told(
 ) -> Result<WorkspaceRecord, HttpError> {
     let workspaces = &state.workspaces;
     let (organization, now) = (workspaces.organization, workspaces.clock.now());
-    let told = workspaces.store.agent_told(organization, caller.workspace, caller.generation, now, update).await?;
+    let told =
+        workspaces.store.agent_told(organization, caller.workspace, caller.generation, now, update).await?;
     let over = || {
         let message = format!("generation {} of workspace {} is over", caller.generation, caller.workspace);
         HttpError(Error::new(ErrorReason::WrongState, message))
@@ -147,11 +150,14 @@ pub(crate) async fn get_state(
     _caller: Caller,
     Path(workspace): Path<String>,
 ) -> Result<Response, HttpError> {
-    let gone = || (StatusCode::NOT_FOUND, Json(json!({ "status": "deleted", "paused": false, "deleted": true })));
+    let gone =
+        || (StatusCode::NOT_FOUND, Json(json!({ "status": "deleted", "paused": false, "deleted": true })));
     let record = match find(&state, &workspace).await {
         Ok(record) if record.phase != Phase::Gone => record,
         Ok(_) => return Ok(gone().into_response()),
-        Err(HttpError(error)) if error.reason == ErrorReason::WorkspaceNotFound => return Ok(gone().into_response()),
+        Err(HttpError(error)) if error.reason == ErrorReason::WorkspaceNotFound => {
+            return Ok(gone().into_response());
+        }
         Err(error) => return Err(error),
     };
     let name = record.state().name().to_ascii_lowercase();

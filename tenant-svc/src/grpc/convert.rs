@@ -34,7 +34,11 @@ pub(crate) fn etag(text: &str) -> Option<IntentNumber> {
 }
 
 /// The key of a request that has an id: with a fingerprint of all that was asked.
-pub(crate) fn request_key(id: &str, method: &str, request: &impl std::fmt::Debug) -> Result<Option<RequestKey>> {
+pub(crate) fn request_key(
+    id: &str,
+    method: &str,
+    request: &impl std::fmt::Debug,
+) -> Result<Option<RequestKey>> {
     if id.is_empty() {
         return Ok(None);
     }
@@ -42,7 +46,8 @@ pub(crate) fn request_key(id: &str, method: &str, request: &impl std::fmt::Debug
         return Err(Error::field("request_id", "has at most 128 bytes and no control characters"));
     }
     // maps have no order of their own, and Debug of a message shows all of it
-    let mut parts: Vec<String> = format!("{request:?}").split([',', '{', '}']).map(|p| p.trim().to_owned()).collect();
+    let mut parts: Vec<String> =
+        format!("{request:?}").split([',', '{', '}']).map(|p| p.trim().to_owned()).collect();
     parts.sort_unstable();
     Ok(Some(RequestKey { id: id.to_owned(), fingerprint: token::hash(&format!("{method} {parts:?}")) }))
 }
@@ -98,7 +103,11 @@ fn mount(wire: wire::WorkspaceMount, v: &mut Violations) -> Mount {
     use wire::MountAccess;
     match MountAccess::try_from(wire.access) {
         Ok(MountAccess::Unspecified | MountAccess::None) => {
-            v.require(wire.host_path.is_empty(), "spec.mount.host_path", "goes with READ_ONLY or READ_WRITE only");
+            v.require(
+                wire.host_path.is_empty(),
+                "spec.mount.host_path",
+                "goes with READ_ONLY or READ_WRITE only",
+            );
             Mount::None
         }
         Ok(MountAccess::ReadOnly) => Mount::ReadOnly(wire.host_path),
@@ -175,7 +184,10 @@ pub(crate) fn workspace(record: &WorkspaceRecord) -> wire::Workspace {
             current_task: agent.current_task.clone(),
             uptime: Some(duration(std::time::Duration::from_secs(agent.uptime_seconds))),
             card_json: agent.card.clone().unwrap_or_default(),
-            url: record.endpoint.as_ref().map_or_else(String::new, |e| format!("http://{}:{}", e.host, e.port)),
+            url: record
+                .endpoint
+                .as_ref()
+                .map_or_else(String::new, |e| format!("http://{}:{}", e.host, e.port)),
         }),
     }
 }
@@ -190,11 +202,19 @@ fn agent_reason(record: &WorkspaceRecord) -> Option<Reason> {
 
 fn message(record: &WorkspaceRecord) -> String {
     match record.state() {
-        WorkspaceState::Provisioning(ProvisioningPhase::Connecting) => "up; waiting for its agent to connect".to_owned(),
+        WorkspaceState::Provisioning(ProvisioningPhase::Connecting) => {
+            "up; waiting for its agent to connect".to_owned()
+        }
         WorkspaceState::Running => "running".to_owned(),
-        WorkspaceState::Degraded if agent_reason(record) == Some(Reason::AgentSilent) => "its agent is silent".to_owned(),
+        WorkspaceState::Degraded if agent_reason(record) == Some(Reason::AgentSilent) => {
+            "its agent is silent".to_owned()
+        }
         WorkspaceState::Degraded => {
-            format!("its agent reports errors ({:.0} %): {}", record.agent.error_rate * 100.0, record.agent.sample_error)
+            format!(
+                "its agent reports errors ({:.0} %): {}",
+                record.agent.error_rate * 100.0,
+                record.agent.sample_error
+            )
         }
         _ => record.message.clone(),
     }

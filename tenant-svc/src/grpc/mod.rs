@@ -27,7 +27,8 @@ pub(crate) fn service(
     token: SecretString,
     drain: CancellationToken,
 ) -> InterceptedService<WorkspaceServiceServer<WorkspaceApi>, BearerAuth> {
-    let server = WorkspaceServiceServer::new(WorkspaceApi::new(workspaces, drain)).max_decoding_message_size(MAX_REQUEST);
+    let server = WorkspaceServiceServer::new(WorkspaceApi::new(workspaces, drain))
+        .max_decoding_message_size(MAX_REQUEST);
     InterceptedService::new(server, BearerAuth(token))
 }
 

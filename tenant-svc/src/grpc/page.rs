@@ -31,7 +31,8 @@ pub(crate) fn place<T: DeserializeOwned>(key: &Aes, list: &str, token: &str) -> 
     if token.is_empty() {
         return Ok(None);
     }
-    let opened = BASE64_URL_SAFE_NO_PAD.decode(token).ok().and_then(|sealed| key.open(&sealed, &context(list)));
+    let opened =
+        BASE64_URL_SAFE_NO_PAD.decode(token).ok().and_then(|sealed| key.open(&sealed, &context(list)));
     let place = opened.and_then(|place| serde_json::from_slice(&place).ok());
     place.map(Some).ok_or_else(|| {
         Error::new(
@@ -55,7 +56,9 @@ mod tests {
         let given = token(&key, "a", &7_i64).unwrap();
         assert_eq!(place::<i64>(&key, "a", &given).unwrap(), Some(7));
         assert_eq!(place::<i64>(&key, "a", "").unwrap(), None);
-        for (list, token) in [("b", given.clone()), ("a", format!("{given}A")), ("a", "%".into()), ("a", given[1..].into())] {
+        for (list, token) in
+            [("b", given.clone()), ("a", format!("{given}A")), ("a", "%".into()), ("a", given[1..].into())]
+        {
             let error = place::<i64>(&key, list, &token).unwrap_err();
             assert_eq!(error.reason, ErrorReason::InvalidPageToken, "{token}");
         }

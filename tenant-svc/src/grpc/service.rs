@@ -5,17 +5,17 @@ use futures::stream::BoxStream;
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::filter::Filter;
 use molecule_domain::id::Revision;
-use molecule_provisioner::backend::LogOptions;
 use molecule_proto::tenant::v1::workspace_service_server::WorkspaceService;
 use molecule_proto::tenant::v1::{
     CreateWorkspaceRequest, CreateWorkspaceResponse, DeleteWorkspaceRequest, DeleteWorkspaceResponse,
-    GetServerInfoRequest, GetServerInfoResponse, GetWorkspaceRequest, GetWorkspaceResponse, ListRuntimesRequest,
-    ListRuntimesResponse, ListWorkspaceEventsRequest, ListWorkspaceEventsResponse, ListWorkspacesRequest,
-    ListWorkspacesResponse, Mode, RestartWorkspaceRequest, RestartWorkspaceResponse, Runtime, StartWorkspaceRequest,
-    StartWorkspaceResponse, StopWorkspaceRequest, StopWorkspaceResponse, StreamWorkspaceLogsRequest,
-    StreamWorkspaceLogsResponse, UpdateWorkspaceRequest, UpdateWorkspaceResponse, WatchWorkspacesRequest,
-    WatchWorkspacesResponse,
+    GetServerInfoRequest, GetServerInfoResponse, GetWorkspaceRequest, GetWorkspaceResponse,
+    ListRuntimesRequest, ListRuntimesResponse, ListWorkspaceEventsRequest, ListWorkspaceEventsResponse,
+    ListWorkspacesRequest, ListWorkspacesResponse, Mode, RestartWorkspaceRequest, RestartWorkspaceResponse,
+    Runtime, StartWorkspaceRequest, StartWorkspaceResponse, StopWorkspaceRequest, StopWorkspaceResponse,
+    StreamWorkspaceLogsRequest, StreamWorkspaceLogsResponse, UpdateWorkspaceRequest, UpdateWorkspaceResponse,
+    WatchWorkspacesRequest, WatchWorkspacesResponse,
 };
+use molecule_provisioner::backend::LogOptions;
 use molecule_service_kit::status::to_status;
 use molecule_store_sqlite::tenant::Place;
 use molecule_store_sqlite::tenant::model::WorkspaceRecord;
@@ -48,8 +48,11 @@ impl WorkspaceApi {
 
     async fn create(&self, request: CreateWorkspaceRequest) -> Result<WorkspaceRecord> {
         let key = convert::request_key(&request.request_id, "create", &request)?;
-        let workspace =
-            if request.workspace_id.is_empty() { None } else { Some(convert::workspace_id(&request.workspace_id)?) };
+        let workspace = if request.workspace_id.is_empty() {
+            None
+        } else {
+            Some(convert::workspace_id(&request.workspace_id)?)
+        };
         let (spec, private) = convert::spec(request.spec.unwrap_or_default())?;
         let create = Create { key, workspace, spec, private, validate_only: request.validate_only };
         self.workspaces.create(create).await
@@ -68,7 +71,8 @@ impl WorkspaceApi {
     }
 
     async fn list(&self, request: ListWorkspacesRequest) -> Result<ListWorkspacesResponse> {
-        let filter = Filter::parse(&request.filter, LIST_FIELDS).map_err(|problem| Error::field("filter", problem))?;
+        let filter =
+            Filter::parse(&request.filter, LIST_FIELDS).map_err(|problem| Error::field("filter", problem))?;
         let size = page::size(request.page_size)? as usize;
         let list = format!("workspaces/{}/{}", request.show_deleted, request.filter);
         let key = &self.workspaces.key;
@@ -80,7 +84,9 @@ impl WorkspaceApi {
             let rows = self.workspaces.store.list(organization, deleted, after, SCAN).await?;
             more = rows.len() == SCAN as usize;
             after = rows.last().map(place_of);
-            found.extend(rows.into_iter().filter(|row| filter.matches(|field| convert::filter_field(row, field))));
+            found.extend(
+                rows.into_iter().filter(|row| filter.matches(|field| convert::filter_field(row, field))),
+            );
         }
         let next_page_token = if found.len() > size {
             found.truncate(size);
@@ -88,7 +94,10 @@ impl WorkspaceApi {
         } else {
             String::new()
         };
-        Ok(ListWorkspacesResponse { workspaces: found.iter().map(convert::workspace).collect(), next_page_token })
+        Ok(ListWorkspacesResponse {
+            workspaces: found.iter().map(convert::workspace).collect(),
+            next_page_token,
+        })
     }
 
     async fn list_events(&self, request: ListWorkspaceEventsRequest) -> Result<ListWorkspaceEventsResponse> {
@@ -104,7 +113,10 @@ impl WorkspaceApi {
         } else {
             String::new()
         };
-        Ok(ListWorkspaceEventsResponse { events: events.into_iter().map(convert::event).collect(), next_page_token })
+        Ok(ListWorkspaceEventsResponse {
+            events: events.into_iter().map(convert::event).collect(),
+            next_page_token,
+        })
     }
 
     fn list_runtimes(&self, request: &ListRuntimesRequest) -> Result<ListRuntimesResponse> {
@@ -127,7 +139,8 @@ impl WorkspaceApi {
         let more = runtimes.len() > size;
         runtimes.truncate(size);
         let last = runtimes.last().filter(|_| more);
-        let next_page_token = last.map(|last| page::token(key, "runtimes", &last.name)).transpose()?.unwrap_or_default();
+        let next_page_token =
+            last.map(|last| page::token(key, "runtimes", &last.name)).transpose()?.unwrap_or_default();
         Ok(ListRuntimesResponse { runtimes, next_page_token })
     }
 
@@ -156,7 +169,10 @@ fn conditions(id: &str, etag: &str, method: &str, request: &impl std::fmt::Debug
 
 #[tonic::async_trait]
 impl WorkspaceService for WorkspaceApi {
-    async fn create_workspace(&self, request: Request<CreateWorkspaceRequest>) -> Answer<CreateWorkspaceResponse> {
+    async fn create_workspace(
+        &self,
+        request: Request<CreateWorkspaceRequest>,
+    ) -> Answer<CreateWorkspaceResponse> {
         let created = self.create(request.into_inner()).await;
         answer(created.map(|record| CreateWorkspaceResponse { workspace: Some(convert::workspace(&record)) }))
     }
@@ -166,14 +182,22 @@ impl WorkspaceService for WorkspaceApi {
             let workspace = convert::workspace_id(&request.into_inner().workspace_id)?;
             self.workspaces.get(workspace).await
         };
-        answer(found.await.map(|record| GetWorkspaceResponse { workspace: Some(convert::workspace(&record)) }))
+        answer(
+            found.await.map(|record| GetWorkspaceResponse { workspace: Some(convert::workspace(&record)) }),
+        )
     }
 
-    async fn list_workspaces(&self, request: Request<ListWorkspacesRequest>) -> Answer<ListWorkspacesResponse> {
+    async fn list_workspaces(
+        &self,
+        request: Request<ListWorkspacesRequest>,
+    ) -> Answer<ListWorkspacesResponse> {
         answer(self.list(request.into_inner()).await)
     }
 
-    async fn update_workspace(&self, request: Request<UpdateWorkspaceRequest>) -> Answer<UpdateWorkspaceResponse> {
+    async fn update_workspace(
+        &self,
+        request: Request<UpdateWorkspaceRequest>,
+    ) -> Answer<UpdateWorkspaceResponse> {
         let updated = self.update(request.into_inner()).await;
         answer(updated.map(|record| UpdateWorkspaceResponse { workspace: Some(convert::workspace(&record)) }))
     }
@@ -184,29 +208,50 @@ impl WorkspaceService for WorkspaceApi {
             let on = conditions(&request.request_id, &request.etag, "stop", &request)?;
             self.workspaces.stop(convert::workspace_id(&request.workspace_id)?, on).await
         };
-        answer(stopped.await.map(|record| StopWorkspaceResponse { workspace: Some(convert::workspace(&record)) }))
+        answer(
+            stopped
+                .await
+                .map(|record| StopWorkspaceResponse { workspace: Some(convert::workspace(&record)) }),
+        )
     }
 
-    async fn start_workspace(&self, request: Request<StartWorkspaceRequest>) -> Answer<StartWorkspaceResponse> {
+    async fn start_workspace(
+        &self,
+        request: Request<StartWorkspaceRequest>,
+    ) -> Answer<StartWorkspaceResponse> {
         let request = request.into_inner();
         let started = async {
             let on = conditions(&request.request_id, &request.etag, "start", &request)?;
             self.workspaces.start(convert::workspace_id(&request.workspace_id)?, on).await
         };
-        answer(started.await.map(|record| StartWorkspaceResponse { workspace: Some(convert::workspace(&record)) }))
+        answer(
+            started
+                .await
+                .map(|record| StartWorkspaceResponse { workspace: Some(convert::workspace(&record)) }),
+        )
     }
 
-    async fn restart_workspace(&self, request: Request<RestartWorkspaceRequest>) -> Answer<RestartWorkspaceResponse> {
+    async fn restart_workspace(
+        &self,
+        request: Request<RestartWorkspaceRequest>,
+    ) -> Answer<RestartWorkspaceResponse> {
         let request = request.into_inner();
         let restarted = async {
             let on = conditions(&request.request_id, &request.etag, "restart", &request)?;
             let workspace = convert::workspace_id(&request.workspace_id)?;
             self.workspaces.restart(workspace, on, request.reset_session).await
         };
-        answer(restarted.await.map(|record| RestartWorkspaceResponse { workspace: Some(convert::workspace(&record)) }))
+        answer(
+            restarted
+                .await
+                .map(|record| RestartWorkspaceResponse { workspace: Some(convert::workspace(&record)) }),
+        )
     }
 
-    async fn delete_workspace(&self, request: Request<DeleteWorkspaceRequest>) -> Answer<DeleteWorkspaceResponse> {
+    async fn delete_workspace(
+        &self,
+        request: Request<DeleteWorkspaceRequest>,
+    ) -> Answer<DeleteWorkspaceResponse> {
         let request = request.into_inner();
         let deleted = async {
             let on = conditions(&request.request_id, &request.etag, "delete", &request)?;
@@ -217,7 +262,8 @@ impl WorkspaceService for WorkspaceApi {
                 answer(Ok(DeleteWorkspaceResponse { workspace: None }))
             }
             deleted => answer(
-                deleted.map(|record| DeleteWorkspaceResponse { workspace: Some(convert::workspace(&record)) }),
+                deleted
+                    .map(|record| DeleteWorkspaceResponse { workspace: Some(convert::workspace(&record)) }),
             ),
         }
     }
@@ -251,7 +297,8 @@ impl WorkspaceService for WorkspaceApi {
         answer(self.list_events(request.into_inner()).await)
     }
 
-    type StreamWorkspaceLogsStream = BoxStream<'static, std::result::Result<StreamWorkspaceLogsResponse, Status>>;
+    type StreamWorkspaceLogsStream =
+        BoxStream<'static, std::result::Result<StreamWorkspaceLogsResponse, Status>>;
 
     async fn stream_workspace_logs(
         &self,
@@ -264,7 +311,10 @@ impl WorkspaceService for WorkspaceApi {
         answer(Self::list_runtimes(self, &request.into_inner()))
     }
 
-    async fn get_server_info(&self, _request: Request<GetServerInfoRequest>) -> Answer<GetServerInfoResponse> {
+    async fn get_server_info(
+        &self,
+        _request: Request<GetServerInfoRequest>,
+    ) -> Answer<GetServerInfoResponse> {
         answer(Ok(GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mode: Mode::SelfHosted.into(),

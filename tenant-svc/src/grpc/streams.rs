@@ -8,9 +8,9 @@ use futures::{Stream, StreamExt};
 use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::filter::Filter;
 use molecule_domain::id::{OrganizationId, Revision};
-use molecule_provisioner::backend::{CallError, LogChunk};
 use molecule_proto::tenant::v1::watch_workspaces_response::Event;
 use molecule_proto::tenant::v1::{Bookmark, LogStream, StreamWorkspaceLogsResponse, WatchWorkspacesResponse};
+use molecule_provisioner::backend::{CallError, LogChunk};
 use molecule_service_kit::status::to_status;
 use molecule_store_sqlite::tenant::TenantStore;
 use molecule_store_sqlite::tenant::model::WorkspaceRecord;
@@ -30,9 +30,8 @@ const BATCH: u32 = 200;
 type Sender<T> = mpsc::Sender<Result<T, Status>>;
 
 fn draining() -> Error {
-    Error::new(ErrorReason::Draining, "this server is going away; connect again and resume").with_retry_after(
-        Duration::from_secs(1),
-    )
+    Error::new(ErrorReason::Draining, "this server is going away; connect again and resume")
+        .with_retry_after(Duration::from_secs(1))
 }
 
 /// Snapshots, a bookmark, then changes in order of revision, without gap or duplicate.

@@ -54,8 +54,11 @@ pub struct WorkspaceRecord {
 
 impl WorkspaceRecord {
     /// What a client sees.
-    pub const fn state(&self) -> WorkspaceState {
-        derive_state(self.desired, self.phase, self.agent.health, self.readiness)
+    pub fn state(&self) -> WorkspaceState {
+        // Until the wanted generation has taken the old one's place, the old one's phase is on its way out.
+        let replaced = self.generation > self.instance_generation && self.phase != Phase::Gone;
+        let phase = if replaced { Phase::Stopping } else { self.phase };
+        derive_state(self.desired, phase, self.agent.health, self.readiness)
     }
 
     /// Whether deletion was asked for.

@@ -1,0 +1,309 @@
+//! What each command does.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::rt::TokioExecutor;
+use molecule_proto::tenant::v1::watch_workspaces_response::Event;
+use molecule_proto::tenant::v1::{
+    CreateWorkspaceRequest, DeleteWorkspaceRequest, GetServerInfoRequest, GetWorkspaceRequest,
+    ListRuntimesRequest, ListWorkspaceEventsRequest, ListWorkspacesRequest, LogStream,
+    RestartWorkspaceRequest, StartWorkspaceRequest, StopWorkspaceRequest, StreamWorkspaceLogsRequest,
+    WatchWorkspacesRequest,
+};
+use molecule_proto::workspace::v1::{
+    MountAccess, Readiness, Tier, Workspace, WorkspaceMount, WorkspaceSpec, WorkspaceState,
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::client::{Client, connect};
+use crate::failure::Failure;
+use crate::{Cli, Command, Create, Format, OnOne, output};
+
+type Result<T> = std::result::Result<T, Failure>;
+
+pub(crate) async fn run(cli: Cli) -> Result<()> {
+    let mut client = connect(&cli).await?;
+    let format = cli.output;
+    match cli.command {
+        Command::Create(create) => self::create(&mut client, *create, format).await,
+        Command::Get { id } => {
+            output::workspace(&get(&mut client, &id).await?, format);
+            Ok(())
+        }
+        Command::List { filter, deleted } => list(&mut client, filter, deleted, format).await,
+        Command::Watch { filter, after } => watch(&mut client, filter, after, format).await,
+        Command::Events { id } => events(&mut client, id, format).await,
+        Command::Logs { id, follow, tail } => logs(&mut client, id, follow, tail).await,
+        Command::Stop(on) => {
+            let request = StopWorkspaceRequest { workspace_id: on.id.clone(), ..Default::default() };
+            let stopped = client.stop_workspace(request).await?.into_inner().workspace;
+            done(&mut client, stopped, &on, WorkspaceState::Stopped, format).await
+        }
+        Command::Start(on) => {
+            let request = StartWorkspaceRequest { workspace_id: on.id.clone(), ..Default::default() };
+            let started = client.start_workspace(request).await?.into_inner().workspace;
+            done(&mut client, started, &on, WorkspaceState::Running, format).await
+        }
+        Command::Restart { on, reset_session } => {
+            let request =
+                RestartWorkspaceRequest { workspace_id: on.id.clone(), reset_session, ..Default::default() };
+            let restarted = client.restart_workspace(request).await?.into_inner().workspace;
+            done(&mut client, restarted, &on, WorkspaceState::Running, format).await
+        }
+        Command::Delete(on) => {
+            let request = DeleteWorkspaceRequest { workspace_id: on.id.clone(), ..Default::default() };
+            let deleted = client.delete_workspace(request).await?.into_inner().workspace;
+            done(&mut client, deleted, &on, WorkspaceState::Deleted, format).await
+        }
+        Command::Runtimes => runtimes(&mut client, format).await,
+        Command::Info => {
+            output::server(&client.get_server_info(GetServerInfoRequest {}).await?.into_inner(), format);
+            Ok(())
+        }
+        Command::Send { id, text } => send(&mut client, &id, &text).await,
+    }
+}
+
+async fn get(client: &mut Client, id: &str) -> Result<Workspace> {
+    let found = client.get_workspace(GetWorkspaceRequest { workspace_id: id.to_owned() }).await?;
+    found
+        .into_inner()
+        .workspace
+        .ok_or_else(|| Failure::Other("the server answered without a workspace".to_owned()))
+}
+
+async fn create(client: &mut Client, create: Create, format: Format) -> Result<()> {
+    let request = CreateWorkspaceRequest {
+        // made up once, so that a retry below the API makes no second workspace
+        request_id: create.request_id.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        workspace_id: create.id.clone(),
+        spec: Some(spec(&create)?),
+        validate_only: false,
+    };
+    let created = client.create_workspace(request).await?.into_inner().workspace;
+    let id = created.as_ref().map(|workspace| workspace.workspace_id.clone()).unwrap_or_default();
+    done(client, created, &OnOne { id, wait: create.wait }, WorkspaceState::Running, format).await
+}
+
+fn spec(create: &Create) -> Result<WorkspaceSpec> {
+    let tier = Tier::from_str_name(&format!("TIER_{}", create.tier.to_uppercase()))
+        .ok_or_else(|| Failure::Usage(format!("--tier {}: use T1, T2, T3 or T4", create.tier)))?;
+    let mut secrets = HashMap::new();
+    for name in &create.secrets {
+        let value = std::env::var(name).map_err(|_| {
+            Failure::Usage(format!("--secret {name}: set {name} in the environment of this command"))
+        })?;
+        secrets.insert(name.clone(), value);
+    }
+    let mut config_files = HashMap::new();
+    for file in &create.config_files {
+        let (name, path) =
+            file.split_once('=').unwrap_or_else(|| (file.rsplit('/').next().unwrap_or(file), file));
+        let content =
+            std::fs::read(path).map_err(|error| Failure::Usage(format!("--config-file {path}: {error}")))?;
+        config_files.insert(name.to_owned(), content);
+    }
+    let mount = create.mount.as_ref().map(|mount| match mount.strip_suffix(":ro") {
+        Some(path) => WorkspaceMount { access: MountAccess::ReadOnly.into(), host_path: path.to_owned() },
+        None => WorkspaceMount { access: MountAccess::ReadWrite.into(), host_path: mount.clone() },
+    });
+    Ok(WorkspaceSpec {
+        name: create.name.clone(),
+        runtime: create.runtime.clone(),
+        tier: tier.into(),
+        labels: pairs("--label", &create.labels)?,
+        parent_workspace_id: create.parent.clone(),
+        role: create.role.clone(),
+        config_files,
+        env: pairs("--env", &create.env)?,
+        secrets,
+        mount,
+        readiness: if create.process { Readiness::Process } else { Readiness::Unspecified }.into(),
+    })
+}
+
+fn pairs(flag: &str, given: &[String]) -> Result<HashMap<String, String>> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err(Failure::Usage(format!("{flag} {text}: use KEY=VALUE"))),
+    };
+    given.iter().map(pair).collect()
+}
+
+/// Prints what became of a change, at once or when it is done.
+async fn done(
+    client: &mut Client,
+    workspace: Option<Workspace>,
+    on: &OnOne,
+    until: WorkspaceState,
+    format: Format,
+) -> Result<()> {
+    let now =
+        workspace.ok_or_else(|| Failure::Other("the server answered without a workspace".to_owned()))?;
+    let Some(limit) = on.wait.limit() else {
+        output::workspace(&now, format);
+        return Ok(());
+    };
+    let waited = tokio::time::timeout(limit, wait(client, now, until)).await;
+    let end = waited.map_err(|_| {
+        Failure::TooLong(format!("workspace {} is not {} after {limit:?}", on.id, until.as_str_name()))
+    })??;
+    output::workspace(&end, format);
+    Ok(())
+}
+
+/// Follows a workspace until it is as wanted; shows each of its phases on standard error.
+async fn wait(client: &mut Client, now: Workspace, until: WorkspaceState) -> Result<Workspace> {
+    let began = Instant::now();
+    let id = now.workspace_id.clone();
+    let mut progress = Progress::default();
+    progress.show(&now, began);
+    let mut after = now.revision;
+    if now.state() == until {
+        return Ok(now);
+    }
+    loop {
+        let filter = format!("workspace_id = \"{id}\"");
+        let opened = client.watch_workspaces(WatchWorkspacesRequest { after_revision: after, filter }).await;
+        let mut stream = match opened {
+            Ok(stream) => stream.into_inner(),
+            Err(status) if status.code() == Code::Unavailable => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+            Err(status) => return Err(status.into()),
+        };
+        while let Some(Ok(message)) = stream.next().await {
+            match message.event {
+                Some(Event::Snapshot(workspace) | Event::Change(workspace)) => {
+                    after = workspace.revision;
+                    progress.show(&workspace, began);
+                    if workspace.state() == until {
+                        return Ok(workspace);
+                    }
+                    if workspace.state() == WorkspaceState::Failed && until != WorkspaceState::Deleted {
+                        return Err(Failure::Failed(format!(
+                            "workspace {id} has FAILED ({}): {}",
+                            workspace.reason().as_str_name().trim_start_matches("REASON_"),
+                            workspace.message
+                        )));
+                    }
+                }
+                Some(Event::Bookmark(bookmark)) => after = after.max(bookmark.revision),
+                None => {}
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Progress(String);
+
+impl Progress {
+    fn show(&mut self, workspace: &Workspace, began: Instant) {
+        let line = format!("{}: {}", output::state(workspace), workspace.message);
+        if line != self.0 {
+            eprintln!("{:>7.2} s  {line}", began.elapsed().as_secs_f64());
+            self.0 = line;
+        }
+    }
+}
+
+async fn list(client: &mut Client, filter: String, show_deleted: bool, format: Format) -> Result<()> {
+    let mut all = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request =
+            ListWorkspacesRequest { page_size: 500, page_token, filter: filter.clone(), show_deleted };
+        let page = client.list_workspaces(request).await?.into_inner();
+        all.extend(page.workspaces);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            output::workspaces(&all, format);
+            return Ok(());
+        }
+    }
+}
+
+async fn watch(client: &mut Client, filter: String, after_revision: u64, format: Format) -> Result<()> {
+    let mut stream =
+        client.watch_workspaces(WatchWorkspacesRequest { after_revision, filter }).await?.into_inner();
+    while let Some(message) = stream.message().await? {
+        if let Some(Event::Snapshot(workspace) | Event::Change(workspace)) = message.event {
+            output::change(&workspace, format);
+        }
+    }
+    Ok(())
+}
+
+async fn events(client: &mut Client, workspace_id: String, format: Format) -> Result<()> {
+    let request = ListWorkspaceEventsRequest { workspace_id, page_size: 200, page_token: String::new() };
+    output::events(&client.list_workspace_events(request).await?.into_inner().events, format);
+    Ok(())
+}
+
+async fn logs(client: &mut Client, workspace_id: String, follow: bool, tail_lines: i32) -> Result<()> {
+    let request = StreamWorkspaceLogsRequest { workspace_id, follow, tail_lines };
+    let mut stream = client.stream_workspace_logs(request).await?.into_inner();
+    let written = |result: std::io::Result<()>| result.map_err(|error| Failure::Other(error.to_string()));
+    while let Some(chunk) = stream.message().await? {
+        if chunk.stream() == LogStream::Stderr {
+            written(std::io::stderr().write_all(&chunk.data))?;
+        } else {
+            let mut out = std::io::stdout();
+            written(out.write_all(&chunk.data).and_then(|()| out.flush()))?;
+        }
+    }
+    Ok(())
+}
+
+async fn runtimes(client: &mut Client, format: Format) -> Result<()> {
+    let request = ListRuntimesRequest { page_size: 1000, page_token: String::new() };
+    output::runtimes(&client.list_runtimes(request).await?.into_inner().runtimes, format);
+    Ok(())
+}
+
+/// Sends an A2A `message/send` to the agent at its published address.
+async fn send(client: &mut Client, id: &str, text: &str) -> Result<()> {
+    let workspace = get(client, id).await?;
+    let url = workspace.agent.clone().map(|agent| agent.url).unwrap_or_default();
+    if url.is_empty() {
+        let state = output::state(&workspace);
+        return Err(Failure::Other(format!("workspace {id} is {state}: its agent has no address yet")));
+    }
+    let message = json!({
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "message/send",
+        "params": { "message": {
+            "kind": "message",
+            "role": "user",
+            "messageId": uuid::Uuid::new_v4().to_string(),
+            "parts": [{ "kind": "text", "text": text }],
+        } },
+    });
+    let other = |error: String| Failure::Other(format!("the agent at {url} does not answer: {error}"));
+    let request = hyper::Request::post(format!("{url}/"))
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(message.to_string())))
+        .map_err(|error| other(error.to_string()))?;
+    let http = HttpClient::builder(TokioExecutor::new()).build_http();
+    let response = http.request(request).await.map_err(|error| other(error.to_string()))?;
+    let body = response.into_body().collect().await.map_err(|error| other(error.to_string()))?.to_bytes();
+    let answer: Value = serde_json::from_slice(&body).map_err(|error| other(error.to_string()))?;
+    let parts = answer["result"]["parts"].as_array().cloned().unwrap_or_default();
+    let said: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
+    if said.is_empty() {
+        println!("{answer}")
+    } else {
+        println!("{}", said.join("\n"))
+    }
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! Tables for people, JSON for programs.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use molecule_proto::tenant::v1::{GetServerInfoResponse, Mode, Runtime};
+use molecule_proto::workspace::v1::{Event, ProvisioningPhase, Reason, Tier, Workspace, WorkspaceState};
+use prost_types::Timestamp;
+use serde_json::{Value, json};
+
+use crate::Format;
+
+/// A name on the wire without the prefix of its enum.
+fn short(name: &'static str, prefix: &str) -> &'static str {
+    name.strip_prefix(prefix).unwrap_or(name)
+}
+
+pub(crate) fn state(workspace: &Workspace) -> String {
+    let state = short(workspace.state().as_str_name(), "WORKSPACE_STATE_");
+    match workspace.phase() {
+        ProvisioningPhase::Unspecified => state.to_owned(),
+        phase => format!("{state} ({})", short(phase.as_str_name(), "PROVISIONING_PHASE_")),
+    }
+}
+
+fn reason(reason: Reason) -> Option<&'static str> {
+    (reason != Reason::Unspecified).then(|| short(reason.as_str_name(), "REASON_"))
+}
+
+pub(crate) fn time(at: Option<&Timestamp>) -> String {
+    let Some(at) = at else { return String::new() };
+    let moment = time::OffsetDateTime::from_unix_timestamp(at.seconds).ok();
+    moment
+        .and_then(|moment| moment.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+pub(crate) fn workspace_json(workspace: &Workspace) -> Value {
+    let spec = workspace.spec.clone().unwrap_or_default();
+    let agent = workspace.agent.clone().unwrap_or_default();
+    json!({
+        "workspace_id": workspace.workspace_id,
+        "name": spec.name,
+        "runtime": spec.runtime,
+        "tier": short(Tier::try_from(spec.tier).unwrap_or_default().as_str_name(), "TIER_"),
+        "labels": spec.labels,
+        "parent_workspace_id": spec.parent_workspace_id,
+        "state": short(WorkspaceState::try_from(workspace.state).unwrap_or_default().as_str_name(), "WORKSPACE_STATE_"),
+        "phase": match workspace.phase() {
+            ProvisioningPhase::Unspecified => None,
+            phase => Some(short(phase.as_str_name(), "PROVISIONING_PHASE_")),
+        },
+        "reason": reason(workspace.reason()),
+        "message": workspace.message,
+        "generation": workspace.generation,
+        "revision": workspace.revision,
+        "etag": workspace.etag,
+        "create_time": time(workspace.create_time.as_ref()),
+        "update_time": time(workspace.update_time.as_ref()),
+        "delete_time": workspace.delete_time.as_ref().map(|at| time(Some(at))),
+        "agent_url": agent.url,
+        "agent_last_seen_time": agent.last_seen_time.as_ref().map(|at| time(Some(at))),
+    })
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    table
+}
+
+fn print_json(value: &Value) {
+    println!("{value:#}");
+}
+
+pub(crate) fn workspace(workspace: &Workspace, format: Format) {
+    if format == Format::Json {
+        return print_json(&workspace_json(workspace));
+    }
+    let value = workspace_json(workspace);
+    let mut rows = table(&["FIELD", "VALUE"]);
+    if let Value::Object(fields) = value {
+        for (name, value) in fields {
+            match value {
+                Value::Null => {}
+                Value::String(text) if text.is_empty() => {}
+                Value::String(text) => {
+                    rows.add_row([name, text]);
+                }
+                other => {
+                    rows.add_row([name, other.to_string()]);
+                }
+            }
+        }
+    }
+    println!("{rows}");
+}
+
+pub(crate) fn workspaces(all: &[Workspace], format: Format) {
+    if format == Format::Json {
+        return print_json(&all.iter().map(workspace_json).collect());
+    }
+    let mut rows = table(&["WORKSPACE", "NAME", "RUNTIME", "STATE", "GENERATION", "MESSAGE"]);
+    for one in all {
+        let spec = one.spec.clone().unwrap_or_default();
+        rows.add_row([
+            one.workspace_id.clone(),
+            spec.name,
+            spec.runtime,
+            state(one),
+            one.generation.to_string(),
+            one.message.clone(),
+        ]);
+    }
+    println!("{rows}");
+}
+
+/// One line for a watcher.
+pub(crate) fn change(workspace: &Workspace, format: Format) {
+    if format == Format::Json {
+        println!("{}", workspace_json(workspace));
+        return;
+    }
+    let name = workspace.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
+    println!(
+        "{}  {:>6}  {}  {name}  {}  {}",
+        time(workspace.update_time.as_ref()),
+        workspace.revision,
+        workspace.workspace_id,
+        state(workspace),
+        workspace.message
+    );
+}
+
+pub(crate) fn events(all: &[Event], format: Format) {
+    if format == Format::Json {
+        let all = all.iter().map(|event| {
+            json!({
+                "event_id": event.event_id,
+                "time": time(event.time.as_ref()),
+                "kind": event.kind,
+                "actor": event.actor,
+                "generation": event.generation,
+                "reason": reason(event.reason()),
+                "message": event.message,
+                "exit_code": event.exit_code,
+                "log_tail": event.log_tail,
+            })
+        });
+        return print_json(&all.collect());
+    }
+    let mut rows = table(&["TIME", "EVENT", "BY", "GENERATION", "MESSAGE"]);
+    for event in all {
+        let mut message = event.message.clone();
+        if !event.log_tail.is_empty() {
+            message = format!("{message}\n{}", event.log_tail.trim_end());
+        }
+        let (at, generation) = (time(event.time.as_ref()), event.generation.to_string());
+        rows.add_row([at, event.kind.clone(), event.actor.clone(), generation, message]);
+    }
+    println!("{rows}");
+}
+
+pub(crate) fn runtimes(all: &[Runtime], format: Format) {
+    if format == Format::Json {
+        let all = all.iter().map(|runtime| {
+            json!({
+                "name": runtime.name,
+                "image": runtime.image,
+                "agent_port": runtime.agent_port,
+                "required_secrets": runtime.required_secrets,
+                "has_default_config": runtime.has_default_config,
+            })
+        });
+        return print_json(&all.collect());
+    }
+    let mut rows = table(&["RUNTIME", "IMAGE", "PORT", "REQUIRED SECRETS"]);
+    for runtime in all {
+        let (port, secrets) = (runtime.agent_port.to_string(), runtime.required_secrets.join(", "));
+        rows.add_row([runtime.name.clone(), runtime.image.clone(), port, secrets]);
+    }
+    println!("{rows}");
+}
+
+pub(crate) fn server(info: &GetServerInfoResponse, format: Format) {
+    let mode = short(Mode::try_from(info.mode).unwrap_or_default().as_str_name(), "MODE_");
+    if format == Format::Json {
+        return print_json(&json!({
+            "version": info.version, "mode": mode, "backend": info.backend, "capabilities": info.capabilities,
+        }));
+    }
+    println!(
+        "tenant-svc {} · {mode} over {} · can: {}",
+        info.version,
+        info.backend,
+        info.capabilities.join(", ")
+    );
+}

@@ -1,0 +1,70 @@
+//! The checks: lint and test, and what they stand on.
+
+use std::process::Command;
+
+use crate::docker::Docker;
+use crate::shell::{cargo, command, run, say};
+use crate::tools::{build_static, cargo_tool, import_images, python_tools, static_binary};
+
+/// Everything that can be said without running the services.
+pub(crate) fn lint() -> anyhow::Result<()> {
+    say("rustfmt");
+    run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    say("clippy");
+    run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let deny = cargo_tool("cargo-deny", &["cargo-deny"])?;
+    say("cargo deny");
+    run(&mut command(deny, &["--all-features", "check", "licenses", "bans", "sources"]))?;
+    let buf = python_tools()?.join("buf");
+    say("buf");
+    run(command(&buf, &["lint"]).current_dir("proto"))?;
+    run(command(&buf, &["breaking", "--against", "v1.binpb"]).current_dir("proto"))
+}
+
+/// Gets what the tests need and runs all of them.
+pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
+    let _docker = Docker::ensure()?;
+    prepare(true)?;
+    say("building");
+    run(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
+    build_static()?;
+    import_images()?;
+    let python = python_tools()?;
+    say("testing");
+    let mut test = cargo(&["test", "--locked", "--workspace"]);
+    test.args(arguments).env("MOLECULE_PYTHON_TOOLS", python);
+    run(with_static_binaries(&mut test)?)
+}
+
+/// The searching tests, for longer.
+pub(crate) fn soak(cases: u32) -> anyhow::Result<()> {
+    say(&format!("{cases} random lives per property"));
+    let mut test =
+        cargo(&["test", "--locked", "--release", "-p", "molecule-provisioner", "--test", "engine"]);
+    run(test.env("SOAK_CASES", cases.to_string()))
+}
+
+/// Checks the queries' offline data against the migrations, or writes it anew.
+pub(crate) fn prepare(check: bool) -> anyhow::Result<()> {
+    let features = ["--no-default-features", "--features", "sqlite,rustls,sqlx-toml", "sqlx-cli"];
+    let sqlx = cargo_tool("cargo-sqlx", &features)?;
+    say("sqlx's offline data");
+    let folder = std::env::current_dir()?.join("target/sqlx");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder)?;
+    let database = format!("sqlite://{}", folder.join("store-sqlite.db").display());
+    let sqlx = |arguments: &[&str]| {
+        let mut command = command(&sqlx, &["sqlx"]);
+        command.args(arguments).env("DATABASE_URL", &database).env("SQLX_OFFLINE", "false");
+        run(command.current_dir("crates/store-sqlite"))
+    };
+    sqlx(&["database", "create"])?;
+    sqlx(&["migrate", "run"])?;
+    if check { sqlx(&["prepare", "--check"]) } else { sqlx(&["prepare"]) }
+}
+
+/// Tells tests where the static binaries are.
+pub(crate) fn with_static_binaries(command: &mut Command) -> anyhow::Result<&mut Command> {
+    let folder = static_binary("").canonicalize()?;
+    Ok(command.env("MOLECULE_STATIC_BINARIES", folder))
+}

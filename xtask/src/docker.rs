@@ -1,0 +1,102 @@
+//! A Docker daemon: the one that is there, or one of our own for as long as this runs.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::shell::{command, install, is_root, is_there, say};
+
+const SOCKET: &str = "/var/run/docker.sock";
+const PID_FILE: &str = "/var/run/docker.pid";
+
+/// A daemon that answers. Dropping it stops the daemon where this started it.
+pub(crate) struct Docker(Option<Child>);
+
+impl Docker {
+    /// Finds a daemon, or installs and starts one.
+    pub(crate) fn ensure() -> anyhow::Result<Self> {
+        if std::env::var_os("DOCKER_HOST").is_some_and(|host| !host.to_string_lossy().ends_with(SOCKET)) {
+            return Ok(Self(None)); // the operator's own; whoever uses it will say what is wrong with it
+        }
+        if answers() {
+            return Ok(Self(None));
+        }
+        if !is_there("dockerd") {
+            install(&["docker.io", "iptables"], "the Docker Engine")?;
+            // installing may have started it
+            if wait_until_it_answers(Duration::from_secs(3)) {
+                return Ok(Self(None));
+            }
+        }
+        if !is_root() {
+            bail!(
+                "no Docker daemon answers at {SOCKET}. Start it, then run this again:\n    sudo systemctl start docker"
+            );
+        }
+        say("starting the Docker daemon");
+        clear_what_a_killed_daemon_left();
+        fs::create_dir_all("target")?;
+        let log = File::create("target/dockerd.log")?;
+        let mut dockerd = Command::new("dockerd");
+        // a group of its own: Ctrl-C is for us, and it ends after what runs on it
+        dockerd.stdout(log.try_clone()?).stderr(log).process_group(0);
+        let docker = Self(Some(dockerd.spawn().context("dockerd can't be run")?));
+        if !wait_until_it_answers(Duration::from_secs(60)) {
+            bail!("the Docker daemon does not answer; see target/dockerd.log");
+        }
+        Ok(docker)
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.0 else { return };
+        let _ = command("kill", &["-TERM", &child.id().to_string()]).status();
+        let _ = child.wait();
+    }
+}
+
+fn wait_until_it_answers(limit: Duration) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < limit {
+        if answers() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    false
+}
+
+fn answers() -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(SOCKET)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains(" 200 "))
+}
+
+/// A daemon that was killed leaves its pid file, and maybe its containerd, behind; the next won't start then.
+fn clear_what_a_killed_daemon_left() {
+    let Ok(pid) = fs::read_to_string(PID_FILE) else { return };
+    let name = fs::read_to_string(Path::new("/proc").join(pid.trim()).join("comm")).unwrap_or_default();
+    if name.trim() != "dockerd" {
+        let _ = fs::remove_file(PID_FILE);
+        for left in ["/var/run/docker/containerd/containerd.pid"] {
+            if let Ok(pid) = fs::read_to_string(left) {
+                let _ = command("kill", &["-TERM", pid.trim()]).status();
+                std::thread::sleep(Duration::from_millis(500));
+                let _ = fs::remove_file(left);
+            }
+        }
+    }
+}
