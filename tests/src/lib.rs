@@ -3,3 +3,4 @@
 pub mod broken;
 pub mod images;
 pub mod leftovers;
+pub mod tenant;

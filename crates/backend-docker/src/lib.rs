@@ -103,7 +103,6 @@ impl DockerBackend {
                     id,
                     ours: names::is_ours(&labels, self.settings.installation),
                     token: labels.get(names::TOKEN).cloned().unwrap_or_default(),
-                    seq: names::seq(&labels),
                     status: state.and_then(|s| s.status).map(|s| s.to_string()).unwrap_or_default(),
                     exit_code: state.and_then(|s| s.exit_code).and_then(|code| i32::try_from(code).ok()),
                     oom_killed: state.and_then(|s| s.oom_killed).unwrap_or_default(),
@@ -124,7 +123,6 @@ struct Found {
     id: String,
     ours: bool,
     token: String,
-    seq: Option<LaunchSeq>,
     status: String,
     exit_code: Option<i32>,
     oom_killed: bool,
@@ -176,16 +174,21 @@ impl Backend for DockerBackend {
 
     async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
         let docker = self.client.get().await?;
-        let found = self.find_ours(instance).await?;
-        let Some(found) = found.filter(|found| found.seq == Some(seq)) else { return Ok(()) };
-        // By id: whatever takes the name in between is another's.
-        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-        match docker.remove_container(&found.id, Some(options)).await.map_err(Problem::from) {
-            Ok(()) | Err(Problem::NotFound(_)) => Ok(()),
-            // "removal … is already in progress": the next look tells
-            Err(Problem::Conflict(message)) if message.contains("in progress") => Ok(()),
-            Err(problem) => Err(problem.into_call_error("remove the container")),
+        // By labels and then by id: an orphan may have any name, and whatever takes its name is another's.
+        let filter = names::launch_filter(self.settings.installation, instance, seq);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
+        let listed = docker.list_containers(Some(options)).await;
+        let listed = listed.map_err(|error| Problem::from(error).into_call_error("list the containers"))?;
+        for id in listed.into_iter().filter_map(|container| container.id) {
+            let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+            match docker.remove_container(&id, Some(options)).await.map_err(Problem::from) {
+                Ok(()) | Err(Problem::NotFound(_)) => {}
+                // "removal … is already in progress": the next look tells
+                Err(Problem::Conflict(message)) if message.contains("in progress") => {}
+                Err(problem) => return Err(problem.into_call_error("remove the container")),
+            }
         }
+        Ok(())
     }
 
     async fn purge(&self, _organization: OrganizationId, workspace: WorkspaceId) -> Result<(), CallError> {
@@ -246,7 +249,7 @@ impl Backend for DockerBackend {
         let docker = self.client.get().await?.clone();
         let mut filters = names::ours_filter(self.settings.installation);
         filters.insert("type".to_owned(), vec!["container".to_owned()]);
-        filters.insert("event".to_owned(), ["die", "start", "destroy"].map(str::to_owned).to_vec());
+        filters.insert("event".to_owned(), ["die", "destroy"].map(str::to_owned).to_vec());
         let options = EventsOptionsBuilder::default().filters(&filters).build();
         let events = docker.events(Some(options)).take_while(|event| {
             if let Err(error) = event {

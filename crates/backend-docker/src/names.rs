@@ -66,3 +66,18 @@ pub(crate) fn generation(labels: &Labels) -> Option<Generation> {
 pub(crate) fn ours_filter(installation: InstallationId) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{INSTALLATION}={installation}")])])
 }
+
+/// The list filter for the containers of one launch.
+pub(crate) fn launch_filter(
+    installation: InstallationId,
+    instance: &InstanceRef,
+    seq: LaunchSeq,
+) -> HashMap<String, Vec<String>> {
+    let labels = [
+        format!("{INSTALLATION}={installation}"),
+        format!("{WORKSPACE}={}", instance.workspace),
+        format!("{GENERATION}={}", instance.generation),
+        format!("{LAUNCH}={seq}"),
+    ];
+    HashMap::from([("label".to_owned(), labels.to_vec())])
+}

@@ -6,7 +6,7 @@ use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_domain::limits::Amounts;
 
 use crate::admission::counted;
-use crate::model::{Attempt, AttemptState, Endpoint, EventDetail, InstanceRecord};
+use crate::model::{Attempt, AttemptState, Endpoint, EventDetail, InstanceRecord, Lease};
 
 /// What a step found or brought about.
 #[derive(Clone, Debug, Default)]
@@ -75,10 +75,12 @@ pub struct IllegalTransition {
     pub to: Phase,
 }
 
-/// Applies an outcome to the record as it is now.
+/// Applies an outcome to the record as it is now, under a lease that is given back or kept.
 pub fn apply(
     record: &mut InstanceRecord,
     outcome: &Outcome,
+    lease: &Lease,
+    release: bool,
     now: Timestamp,
 ) -> Result<Effects, IllegalTransition> {
     let before = record.clone();
@@ -135,11 +137,15 @@ pub fn apply(
             }
             record.endpoint = if phase == Phase::Up { outcome.endpoint.clone() } else { None };
         }
-        record.due_at = outcome.due_at;
-    } else {
-        // The plan is stale: what was learnt is kept, what was decided is not.
-        record.due_at = Some(now);
     }
+    record.due_at = if !release {
+        before.due_at
+    } else if outcome.planned_for != before.intent || before.due_at.is_some_and(|due| due < lease.until) {
+        // Another intent, or a wake-up, came in between: what was learnt is kept, and it is planned anew.
+        Some(now)
+    } else {
+        outcome.due_at
+    };
 
     let down = matches!(outcome.fact, Some(Fact::Down(_))) && record.desired != Desired::Running;
     if down || record.phase == Phase::Gone {

@@ -1,6 +1,7 @@
 //! A small agent for demonstrations and tests. It does what agents do: registers, sends heartbeats, answers
-//! A2A messages. `demo-agent drop UID COMMAND…` is an entrypoint that chowns `/configs` and drops to a user,
-//! as real images' do; `demo-agent exit CODE` ends at once.
+//! A2A messages. `demo-agent drop UID COMMAND…` is an entrypoint that chowns its volumes and drops to a user,
+//! as real images' do; `demo-agent exit CODE` ends at once;
+//! `demo-agent probe HOST:PORT` ends well if HTTP is spoken there.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -24,6 +25,7 @@ fn main() -> anyhow::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => serve(),
         ["drop", uid, command @ ..] => drop_to(uid.parse()?, command),
+        ["probe", address] => probe(address),
         ["exit", code] => {
             eprintln!("the demo agent ends with {code}, as it was told");
             std::process::exit(code.parse()?)
@@ -32,9 +34,23 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Gives `/configs` to a user and becomes a command of theirs.
+/// Asks something at an address for an HTTP answer; fails unless one comes.
+fn probe(address: &str) -> anyhow::Result<()> {
+    let address = address.parse().context("HOST:PORT")?;
+    let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = [0; 4];
+    std::io::Read::read_exact(&mut stream, &mut answer)?;
+    anyhow::ensure!(&answer == b"HTTP", "an answer, but not HTTP");
+    Ok(())
+}
+
+/// Gives `/configs` and `/workspace` to a user and becomes a command of theirs.
 fn drop_to(uid: u32, command: &[&str]) -> anyhow::Result<()> {
-    give("/configs".as_ref(), uid).context("chown /configs")?;
+    for folder in ["/configs", "/workspace"] {
+        give(folder.as_ref(), uid).with_context(|| format!("chown {folder}"))?;
+    }
     let (program, arguments) = command.split_first().context("nothing to become")?;
     Err(Command::new(program).args(arguments).gid(uid).uid(uid).exec().into())
 }
@@ -123,6 +139,9 @@ async fn message(State(agent): State<Arc<Agent>>, Json(request): Json<Value>) ->
 
 /// Registers once, then sends heartbeats.
 async fn speak(agent: Arc<Agent>) {
+    if std::env::var_os("DEMO_SILENT").is_some() {
+        return;
+    }
     let every = std::env::var("DEMO_HEARTBEAT_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(30);
     let register = json!({ "id": agent.id, "url": "http://127.0.0.1:8000", "agent_card": card() });
     if let Err(error) = tell(&agent, "/registry/register", &register).await {

@@ -34,6 +34,7 @@ where
     one_holder_at_a_time(make().await).await;
     a_lost_lease_writes_nothing(make().await).await;
     a_stale_plan_writes_only_facts(make().await).await;
+    a_wake_during_a_lease_is_not_lost(make().await).await;
     an_illegal_transition_writes_nothing(make().await).await;
     launch_numbers_rise_and_attempts_are_reused(make().await).await;
     segments_open_and_close_with_facts(make().await).await;
@@ -249,7 +250,7 @@ async fn a_lost_lease_writes_nothing(store: Arc<dyn Store>) {
     }
     let late = store.commit(&next.lease, at(160), &write, true).await;
     assert!(matches!(late, Err(StoreError::LeaseLost(_))), "a lease that has run out still wrote");
-    assert_eq!(store.get(ORG, record.workspace).await.unwrap(), Some(record));
+    assert_eq!(store.get(ORG, record.workspace).await.unwrap(), Some(next.record));
 }
 
 async fn a_stale_plan_writes_only_facts(store: Arc<dyn Store>) {
@@ -274,13 +275,25 @@ async fn a_stale_plan_writes_only_facts(store: Arc<dyn Store>) {
     assert_eq!(after.due_at, Some(at(3)), "it is planned again at once");
 }
 
+async fn a_wake_during_a_lease_is_not_lost(store: Arc<dyn Store>) {
+    let record = created(&*store).await;
+    let claimed = claim_one(&*store, at(1)).await;
+    store.wake(&[record.workspace], at(2)).await.unwrap();
+    assert!(claim(&*store, at(2)).await.is_empty(), "it is held");
+    let after = commit(&*store, &claimed, at(3), outcome(&record)).await;
+    assert_eq!(after.due_at, Some(at(3)));
+    let claimed = claim_one(&*store, at(4)).await;
+    let after = commit(&*store, &claimed, at(5), outcome(&record)).await;
+    assert_eq!(after.due_at, None);
+}
+
 async fn an_illegal_transition_writes_nothing(store: Arc<dyn Store>) {
     let record = created(&*store).await;
     let claimed = claim_one(&*store, at(1)).await;
     let illegal = Outcome { phase: Some(Phase::Up), fact: Some(Fact::Up(at(1))), ..outcome(&record) };
     let result = store.commit(&claimed.lease, at(1), &illegal, true).await;
     assert!(matches!(result, Err(StoreError::Illegal(_))), "{result:?}");
-    assert_eq!(store.get(ORG, record.workspace).await.unwrap(), Some(record.clone()));
+    assert_eq!(store.get(ORG, record.workspace).await.unwrap(), Some(claimed.record));
     assert!(store.segments(record.workspace).await.unwrap().is_empty());
 }
 

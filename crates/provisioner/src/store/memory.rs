@@ -178,10 +178,12 @@ impl Store for MemoryStore {
         due.sort_by_key(|record| record.due_at);
         due.truncate(limit as usize);
         let mut claimed = Vec::with_capacity(due.len());
-        for record in due {
+        for mut record in due {
             state.epochs += 1;
             let lease = Lease { workspace: record.workspace, owner, epoch: state.epochs, until: now + lease };
             state.leases.insert(record.workspace, lease);
+            record.due_at = Some(lease.until);
+            state.instances.insert(record.workspace, record.clone());
             claimed.push(Claimed { lease, record });
         }
         Ok(claimed)
@@ -228,7 +230,7 @@ impl Store for MemoryStore {
     ) -> Result<InstanceRecord, StoreError> {
         let mut state = self.lock();
         let mut record = state.held(lease, now)?;
-        let effects = outcome::apply(&mut record, outcome, now)?;
+        let effects = outcome::apply(&mut record, outcome, lease, release, now)?;
         let segments = state.segments.entry(record.workspace).or_default();
         if let (Some(until), Some(open)) = (effects.close_segment, segments.last_mut()) {
             open.until = Some(until);

@@ -52,7 +52,8 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Event>, StoreError>;
 
-    /// Takes due records, the longest due first, for `lease`. No two owners hold one at once.
+    /// Takes due records, the longest due first, for `lease`. No two owners hold one at once. They fall due
+    /// again when the lease ends; one that is due before then was woken meanwhile.
     async fn claim(
         &self,
         owner: LeaseOwner,

@@ -197,14 +197,15 @@ impl Store for EngineStore {
         let mut tx = self.0.begin().await?;
         let until = now + lease;
         let (owner_text, now_micros, until_micros) = (owner.to_string(), now.micros(), until.micros());
-        let mut rows = sqlx::query_as!(
+        let rows = sqlx::query_as!(
             InstanceRow,
-            "UPDATE instances SET lease_owner = ?, lease_epoch = lease_epoch + 1, lease_until = ?
+            "UPDATE instances SET lease_owner = ?, lease_epoch = lease_epoch + 1, lease_until = ?, due_at = ?
              WHERE workspace_id IN (
                  SELECT workspace_id FROM instances WHERE due_at <= ? AND lease_until <= ? ORDER BY due_at LIMIT ?
              )
              RETURNING *",
             owner_text,
+            until_micros,
             until_micros,
             now_micros,
             now_micros,
@@ -215,7 +216,6 @@ impl Store for EngineStore {
         .map_err(unavailable)?;
         // Claiming changes nothing that somebody waits for.
         tx.commit().await.map_err(unavailable)?;
-        rows.sort_by_key(|row| row.due_at);
         rows.into_iter()
             .map(|row| {
                 let epoch = row.lease_epoch;
@@ -277,7 +277,7 @@ impl Store for EngineStore {
         let mut tx = self.0.begin().await?;
         let mut record = held(&mut tx, lease, now).await?;
         let generation = record.generation;
-        let effects = outcome::apply(&mut record, outcome, now)?;
+        let effects = outcome::apply(&mut record, outcome, lease, release, now)?;
         let workspace = record.workspace.to_string();
         if let Some(until) = effects.close_segment.map(Timestamp::micros) {
             sqlx::query!(

@@ -1,0 +1,265 @@
+//! A tenant-svc as a real process, with a client.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use futures::StreamExt;
+use molecule_proto::tenant::v1::watch_workspaces_response::Event as WatchEvent;
+use molecule_proto::tenant::v1::workspace_service_client::WorkspaceServiceClient;
+use molecule_proto::tenant::v1::{
+    CreateWorkspaceRequest, DeleteWorkspaceRequest, GetWorkspaceRequest, ListWorkspaceEventsRequest,
+    WatchWorkspacesRequest,
+};
+use molecule_proto::workspace::v1::{Event, Workspace, WorkspaceSpec, WorkspaceState};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use crate::images::{docker, static_binary};
+use crate::leftovers;
+
+/// A client with its token.
+pub type Client = WorkspaceServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// Adds a token to every call.
+#[derive(Clone, Debug)]
+pub struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// How a tenant-svc is started.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    program: PathBuf,
+    /// Its own range of networks: `10.214.N.0/24`.
+    subnet: u8,
+    env: Vec<(String, String)>,
+    data: PathBuf,
+    port: u16,
+}
+
+/// A running tenant-svc. Dropping it kills it.
+#[derive(Debug)]
+pub struct Tenant {
+    child: Child,
+    /// How it was started.
+    pub setup: Setup,
+    /// A client of it.
+    pub client: Client,
+}
+
+impl Setup {
+    /// A tenant in a network of its own, on the daemon that the environment names; what an earlier run left
+    /// there is removed. `program` is the `tenant-under-test` binary.
+    pub async fn new(program: &str, folder: &Path, subnet: u8) -> anyhow::Result<Self> {
+        leftovers::remove(&docker().await?, &format!("10.214.{subnet}.")).await?;
+        Self::on_any_daemon(program, folder, subnet)
+    }
+
+    /// The same, on a daemon that the caller knows to be clean.
+    pub fn on_any_daemon(program: &str, folder: &Path, subnet: u8) -> anyhow::Result<Self> {
+        let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let setup =
+            Self { program: program.into(), subnet, env: Vec::new(), data: folder.join("data"), port: free };
+        Ok(setup)
+    }
+
+    /// The same with another variable in its environment.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Where its data are.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Its API's address.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The gateway of its workspaces' network.
+    pub fn gateway(&self) -> String {
+        format!("10.214.{}.1", self.subnet)
+    }
+
+    /// Its clients' token.
+    pub fn token(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(self.data.join("token"))?.trim().to_owned())
+    }
+
+    fn spawn(&self) -> anyhow::Result<Child> {
+        let runtimes = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/runtimes.toml");
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.data.with_extension("log"))?;
+        let mut command = Command::new(&self.program);
+        command
+            .env("TENANT_DATA_DIR", &self.data)
+            .env("TENANT_LISTEN", self.address())
+            .env("TENANT_NETWORK_POOL", format!("10.214.{}.0/24", self.subnet))
+            .env("TENANT_WORKSPACE_INIT", static_binary("workspace-init")?)
+            .env("RUNTIMES_FILE", runtimes)
+            .env("TENANT_LOG", "debug,h2=info,hyper=info,hyper_util=info,tower=info,sqlx=info,bollard=info")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdout(Stdio::null())
+            .stderr(log);
+        command.spawn().with_context(|| format!("{} can't be run", self.program.display()))
+    }
+
+    /// Starts it and waits until it answers.
+    pub async fn start(&self) -> anyhow::Result<Tenant> {
+        let mut child = self.spawn()?;
+        let began = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                bail!("tenant-svc has ended with {status}: {}", self.log());
+            }
+            if let (Ok(token), Ok(channel)) = (self.token(), self.channel().await) {
+                let client = client(channel, &token)?;
+                return Ok(Tenant { child, setup: self.clone(), client });
+            }
+            if began.elapsed() > Duration::from_secs(20) {
+                let _ = child.kill();
+                bail!("tenant-svc does not answer: {}", self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A connection to it.
+    pub async fn channel(&self) -> anyhow::Result<Channel> {
+        Ok(Channel::from_shared(format!("http://{}", self.address()))?.connect().await?)
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        let text = std::fs::read_to_string(self.data.with_extension("log")).unwrap_or_default();
+        text.chars().skip(text.chars().count().saturating_sub(4000)).collect()
+    }
+
+    /// Its whole log.
+    pub fn whole_log(&self) -> String {
+        std::fs::read_to_string(self.data.with_extension("log")).unwrap_or_default()
+    }
+}
+
+/// A client with this token.
+pub fn client(channel: Channel, token: &str) -> anyhow::Result<Client> {
+    let bearer = Bearer(format!("Bearer {token}").parse()?);
+    Ok(WorkspaceServiceClient::with_interceptor(channel, bearer))
+}
+
+/// A plain spec.
+pub fn spec(name: &str, runtime: &str) -> WorkspaceSpec {
+    WorkspaceSpec { name: name.to_owned(), runtime: runtime.to_owned(), ..WorkspaceSpec::default() }
+}
+
+impl Tenant {
+    /// Creates a workspace.
+    pub async fn create(&mut self, spec: WorkspaceSpec) -> Result<Workspace, Status> {
+        let request = CreateWorkspaceRequest { spec: Some(spec), ..CreateWorkspaceRequest::default() };
+        let created = self.client.create_workspace(request).await?.into_inner().workspace;
+        created.ok_or_else(|| Status::internal("no workspace"))
+    }
+
+    /// A workspace as it is.
+    pub async fn get(&mut self, id: &str) -> Result<Workspace, Status> {
+        let found = self.client.get_workspace(GetWorkspaceRequest { workspace_id: id.to_owned() }).await?;
+        found.into_inner().workspace.ok_or_else(|| Status::internal("no workspace"))
+    }
+
+    /// Deletes a workspace and waits until it is gone.
+    pub async fn delete(&mut self, id: &str) -> anyhow::Result<()> {
+        let request =
+            DeleteWorkspaceRequest { workspace_id: id.to_owned(), ..DeleteWorkspaceRequest::default() };
+        self.client.delete_workspace(request).await?;
+        self.reaches(id, WorkspaceState::Deleted).await.map(drop)
+    }
+
+    /// Waits until a workspace is in a state, by a watch.
+    pub async fn reaches(&mut self, id: &str, state: WorkspaceState) -> anyhow::Result<Workspace> {
+        self.until(id, &format!("{state:?}"), |workspace| workspace.state() == state).await
+    }
+
+    /// Waits until a workspace is as wanted, by a watch.
+    pub async fn until(
+        &mut self,
+        id: &str,
+        what: &str,
+        wanted: impl Fn(&Workspace) -> bool,
+    ) -> anyhow::Result<Workspace> {
+        let mut last = None;
+        let wait = async {
+            let now = self.get(id).await?;
+            let after = now.revision;
+            if wanted(&now) {
+                return Ok(now);
+            }
+            last = Some(now);
+            let filter = format!("workspace_id = {id}");
+            let request = WatchWorkspacesRequest { after_revision: after, filter };
+            let mut stream = self.client.watch_workspaces(request).await?.into_inner();
+            while let Some(message) = stream.next().await {
+                if let Some(WatchEvent::Change(workspace) | WatchEvent::Snapshot(workspace)) = message?.event
+                {
+                    if wanted(&workspace) {
+                        return Ok(workspace);
+                    }
+                    last = Some(workspace);
+                }
+            }
+            bail!("the watch ended")
+        };
+        match tokio::time::timeout(Duration::from_secs(90), wait).await {
+            Ok(result) => result,
+            Err(_) => bail!("{id} did not become {what}; it is {last:#?}\n{}", self.setup.log()),
+        }
+    }
+
+    /// The events of a workspace, newest first.
+    pub async fn events(&mut self, id: &str) -> Result<Vec<Event>, Status> {
+        let request = ListWorkspaceEventsRequest {
+            workspace_id: id.to_owned(),
+            ..ListWorkspaceEventsRequest::default()
+        };
+        Ok(self.client.list_workspace_events(request).await?.into_inner().events)
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ends(&mut self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if began.elapsed() > Duration::from_secs(60) {
+                bail!("it lives on: {}", self.setup.log());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Tells it to end, and waits.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        self.ends().await
+    }
+}
+
+impl Drop for Tenant {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
