@@ -301,9 +301,9 @@ async fn send(client: &mut Client, id: &str, text: &str) -> Result<()> {
     let parts = answer["result"]["parts"].as_array().cloned().unwrap_or_default();
     let said: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
     if said.is_empty() {
-        println!("{answer}")
+        println!("{answer}");
     } else {
-        println!("{}", said.join("\n"))
+        println!("{}", said.join("\n"));
     }
     Ok(())
 }

@@ -124,8 +124,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     };
 
     let mut server =
-        GrpcServer::new(Guard::new(config.max_calls, Duration::from_secs(60)), molecule_proto::DESCRIPTORS)
-            .await?;
+        GrpcServer::new(Guard::new(config.max_calls, Duration::from_secs(60)), molecule_proto::DESCRIPTORS)?;
     server.add(grpc::service(workspaces.clone(), token, cancel.clone())).await;
     info!(mode = "self-hosted", %installation, grpc = %grpc_at, agents = %agents_at, "tenant-svc serves");
 

@@ -1,5 +1,5 @@
 //! The seam between what a customer wants and who provides it: an engine in this process now, a control plane
-//! for SaaS tenants later. Intent is stored first; this carries it over, and brings back what became of it.
+//! for `SaaS` tenants later. Intent is stored first; this carries it over, and brings back what became of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,7 +157,7 @@ impl Forwarder {
             Intent::Delete => Change::Delete,
             Intent::Replace { run, reset_session } => Change::Replace {
                 generation: record.generation,
-                spec: launch_spec(*reset_session)?,
+                spec: Box::new(launch_spec(*reset_session)?),
                 sealed_token,
                 run: *run,
             },
@@ -175,7 +175,7 @@ impl Forwarder {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "changes wait to be taken over")
+                    warn!(error = &error as &dyn std::error::Error, "changes wait to be taken over");
                 }
             }
             tokio::select! {

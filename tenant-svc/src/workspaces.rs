@@ -250,26 +250,28 @@ fn is_another_instance(before: &WorkspaceSpec, after: &WorkspaceSpec) -> bool {
         || before.mount != after.mount
 }
 
+/// The fields of a spec that an update can name.
+const SPEC_FIELDS: [&str; 11] = [
+    "name",
+    "runtime",
+    "tier",
+    "labels",
+    "parent_workspace_id",
+    "role",
+    "config_files",
+    "env",
+    "secrets",
+    "mount",
+    "readiness",
+];
+
 fn merge(spec: &mut WorkspaceSpec, private: &mut PrivateParts, update: SpecUpdate) -> Result<()> {
     let SpecUpdate { spec: new, private: new_private, fields } = update;
     let all = fields.iter().any(|field| field == "*");
     let has = |name: &str| all || fields.iter().any(|field| field == name);
     let mut violations = Violations::default();
-    const KNOWN: [&str; 11] = [
-        "name",
-        "runtime",
-        "tier",
-        "labels",
-        "parent_workspace_id",
-        "role",
-        "config_files",
-        "env",
-        "secrets",
-        "mount",
-        "readiness",
-    ];
-    for field in fields.iter().filter(|field| *field != "*" && !KNOWN.contains(&field.as_str())) {
-        violations.add("update_mask", format!("there is no field {field:?}; use {}", KNOWN.join(", ")));
+    for field in fields.iter().filter(|field| *field != "*" && !SPEC_FIELDS.contains(&field.as_str())) {
+        violations.add("update_mask", format!("there is no field {field:?}; use {}", SPEC_FIELDS.join(", ")));
     }
     violations.require(!fields.is_empty(), "update_mask", "names at least one field of spec, or is *");
     violations.into_result()?;

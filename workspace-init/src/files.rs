@@ -35,13 +35,13 @@ impl<'a> Configs<'a> {
             return Ok(nonce);
         }
         let nonce = uuid::Uuid::new_v4().simple().to_string();
-        self.replace(&self.0.join(".bootstrap_nonce"), nonce.as_bytes(), 0o600)?;
+        Self::replace(&self.0.join(".bootstrap_nonce"), nonce.as_bytes(), 0o600)?;
         Ok(nonce)
     }
 
     /// Stores the credential; then token and nonce have done their work.
     pub(crate) fn keep_credential(&self, credential: &str) -> Result<(), Error> {
-        self.replace(&self.0.join(".auth_token"), credential.as_bytes(), 0o600)?;
+        Self::replace(&self.0.join(".auth_token"), credential.as_bytes(), 0o600)?;
         for name in [".bootstrap", ".bootstrap_nonce"] {
             let path = self.0.join(name);
             match fs::remove_file(&path) {
@@ -67,7 +67,7 @@ impl<'a> Configs<'a> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|cause| Error::Write { path: folder.to_owned(), cause })?;
         }
-        self.replace(&path, &content, 0o644)
+        Self::replace(&path, &content, 0o644)
     }
 
     fn read(&self, name: &str) -> Result<Option<String>, Error> {
@@ -80,7 +80,7 @@ impl<'a> Configs<'a> {
     }
 
     /// Writes beside and renames over, so that a file is old or new and never half.
-    fn replace(&self, path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
+    fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");
         let beside = PathBuf::from(beside);

@@ -98,17 +98,14 @@ fn prepare(configs: &Path) -> Result<std::collections::BTreeMap<String, String>,
     let ca = std::env::var_os("MOLECULE_CA_FILE").map(PathBuf::from);
     let agent = fetch::agent(ca.as_deref())?;
     let folder = files::Configs::new(configs);
-    let bundle = match folder.bootstrap_token()? {
-        Some(token) => {
-            let nonce = folder.nonce()?;
-            let bundle = fetch::bundle(&agent, &url, &token, Some(nonce))?;
-            folder.keep_credential(&bundle.auth_token)?;
-            bundle
-        }
-        None => {
-            let credential = folder.credential()?.ok_or_else(|| Error::NoCredential(configs.to_owned()))?;
-            fetch::bundle(&agent, &url, &credential, None)?
-        }
+    let bundle = if let Some(token) = folder.bootstrap_token()? {
+        let nonce = folder.nonce()?;
+        let bundle = fetch::bundle(&agent, &url, &token, Some(nonce))?;
+        folder.keep_credential(&bundle.auth_token)?;
+        bundle
+    } else {
+        let credential = folder.credential()?.ok_or_else(|| Error::NoCredential(configs.to_owned()))?;
+        fetch::bundle(&agent, &url, &credential, None)?
     };
     let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
     for file in &bundle.files {

@@ -48,7 +48,7 @@ enum Task {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    /// From CreateWorkspace to the entrypoint's first instruction.
+    /// From `CreateWorkspace` to the entrypoint's first instruction.
     Create {
         /// Sequential creates on each side.
         #[arg(long, default_value_t = 20)]

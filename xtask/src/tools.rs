@@ -47,7 +47,7 @@ pub(crate) fn cargo_tool(program: &str, arguments: &[&str]) -> anyhow::Result<Pa
     Ok(path)
 }
 
-/// The folder of Python tools from PyPI (buf, and grpcio for a client that isn't ours).
+/// The folder of Python tools from `PyPI` (buf, and grpcio for a client that isn't ours).
 pub(crate) fn python_tools() -> anyhow::Result<PathBuf> {
     let folder = std::env::current_dir()?.join("target/tools/python");
     let complete = folder.join("complete");

@@ -43,27 +43,24 @@ pub(crate) fn run(exit: bool) -> anyhow::Result<()> {
     wait_for_server(&mut tenant, &stop)?;
     shell::run(&mut molecule(&["info"]))?;
 
-    let id = match existing()? {
-        Some(id) => {
-            say("the demo workspace is there; making sure that it runs");
-            if !succeeds(&mut molecule(&["start", &id, "--wait", "--timeout", "120"])) {
-                shell::run(&mut molecule(&["restart", &id, "--wait", "--timeout", "120"]))?;
-            }
-            id
+    let id = if let Some(id) = existing()? {
+        say("the demo workspace is there; making sure that it runs");
+        if !succeeds(&mut molecule(&["start", &id, "--wait", "--timeout", "120"])) {
+            shell::run(&mut molecule(&["restart", &id, "--wait", "--timeout", "120"]))?;
         }
-        None => {
-            say("creating a demo workspace");
-            let create =
-                ["create", DEMO, "--runtime", "demo", "--label", "made-by=up", "--wait", "--timeout", "120"];
-            shell::run(&mut molecule(&create))?;
-            existing()?.context("the demo workspace is not listed")?
-        }
+        id
+    } else {
+        say("creating a demo workspace");
+        let create =
+            ["create", DEMO, "--runtime", "demo", "--label", "made-by=up", "--wait", "--timeout", "120"];
+        shell::run(&mut molecule(&create))?;
+        existing()?.context("the demo workspace is not listed")?
     };
     say("its first message");
     let sent = molecule(&["send", &id, "hello, agent"]).output()?;
     let answer = String::from_utf8_lossy(&sent.stdout);
     println!("you:   hello, agent\nagent: {}", answer.trim());
-    ensure!(sent.status.success() && answer.contains("hello, agent"), "the agent did not answer: {:?}", sent);
+    ensure!(sent.status.success() && answer.contains("hello, agent"), "the agent did not answer: {sent:?}");
 
     say("how to go on");
     println!(

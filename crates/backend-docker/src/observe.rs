@@ -14,7 +14,7 @@ use crate::names;
 /// How many lines of output a post-mortem keeps.
 pub(crate) const LOG_TAIL_LINES: u32 = 50;
 const LOG_TAIL_BYTES: usize = 8 << 10;
-/// What workspace-init ends with when it could not start the runtime (EX_CONFIG of sysexits.h).
+/// What workspace-init ends with when it could not start the runtime (`EX_CONFIG` of sysexits.h).
 const INIT_FAILED: i32 = 78;
 const INIT_PREFIX: &str = "workspace-init: ";
 

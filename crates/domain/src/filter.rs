@@ -44,9 +44,8 @@ impl Filter {
                 Some(Token::NotEqual) => false,
                 _ => return Err(format!("after {field:?} comes = or !=")),
             };
-            let value = match tokens.next() {
-                Some(Token::Word(value) | Token::Quoted(value)) => value,
-                _ => return Err(format!("the condition on {field:?} has no value")),
+            let Some(Token::Word(value) | Token::Quoted(value)) = tokens.next() else {
+                return Err(format!("the condition on {field:?} has no value"));
             };
             conditions.push(Condition { field, equal, value });
         }

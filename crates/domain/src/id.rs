@@ -14,7 +14,7 @@ macro_rules! uuid_id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new id, ascending in time (UUIDv7).
+            /// A new id, ascending in time (`UUIDv7`).
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
             }

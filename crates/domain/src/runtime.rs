@@ -85,13 +85,12 @@ pub fn fill_template(template: &str, value: impl Fn(&str) -> Option<String>) -> 
             rest = &rest[before.len()..];
             break;
         };
-        match value(name.trim()) {
-            Some(value) => out.push_str(&value),
-            None => {
-                out.push_str("{{");
-                out.push_str(name);
-                out.push_str("}}");
-            }
+        if let Some(value) = value(name.trim()) {
+            out.push_str(&value);
+        } else {
+            out.push_str("{{");
+            out.push_str(name);
+            out.push_str("}}");
         }
         rest = tail;
     }

@@ -47,7 +47,7 @@ pub enum Change {
         /// The new generation: one above the wanted one.
         generation: Generation,
         /// What to launch.
-        spec: LaunchSpec,
+        spec: Box<LaunchSpec>,
         /// The new generation's bootstrap token, sealed.
         sealed_token: Vec<u8>,
         /// Whether it is also to run. A changed spec of a stopped workspace is not.
@@ -196,7 +196,7 @@ pub fn change(
                 ));
             }
             record.wanted_generation = *generation;
-            record.spec = spec.clone();
+            record.spec = LaunchSpec::clone(spec);
             record.sealed_token = Some(sealed_token.clone());
             record.desired = if *run { Desired::Running } else { Desired::Stopped };
             record.reason = None;

@@ -113,7 +113,7 @@ pub struct Attempt {
 
 impl Attempt {
     /// The provider's idempotency token of a launch: the same for each retry, at most 64 characters (EC2's
-    /// limit for a ClientToken).
+    /// limit for a `ClientToken`).
     pub fn token_of(workspace: WorkspaceId, generation: Generation, number: AttemptNumber) -> String {
         format!("{}-{generation}-{number}", workspace.as_uuid().simple())
     }

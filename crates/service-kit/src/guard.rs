@@ -2,7 +2,7 @@
 //!
 //! One service does all of it, because their order matters: the span sees what the others answer, a call that
 //! is shed costs nothing else, and the deadline covers the handler only. tonic's own layers would answer
-//! other codes: its load shed RESOURCE_EXHAUSTED, its timeout CANCELLED.
+//! other codes: its load shed `RESOURCE_EXHAUSTED`, its timeout CANCELLED.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -119,7 +119,7 @@ fn finish(response: http::Response<Body>, began: Instant) -> http::Response<Body
 
 /// Strictly before tonic's own timer, which would answer CANCELLED.
 fn earlier(asked: Duration) -> Duration {
-    asked - (asked / 10).min(Duration::from_millis(10))
+    asked.checked_sub((asked / 10).min(Duration::from_millis(10))).unwrap()
 }
 
 /// The caller's `grpc-timeout`: up to eight digits and a unit

@@ -40,7 +40,7 @@ pub enum ServerError {
 
 impl GrpcServer {
     /// A server with health and reflection, whose calls pass `guard`.
-    pub async fn new(guard: Guard, descriptors: &'static [u8]) -> Result<Self, ServerError> {
+    pub fn new(guard: Guard, descriptors: &'static [u8]) -> Result<Self, ServerError> {
         let (health, health_service) = tonic_health::server::health_reporter();
         // Python's client speaks v1alpha only.
         let builder = || {

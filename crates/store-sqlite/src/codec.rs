@@ -4,7 +4,7 @@ use molecule_provisioner::store::StoreError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// SQLite gives no race an error of its own here, as writes are serial; so what it reports is always trouble.
+/// `SQLite` gives no race an error of its own here, as writes are serial; so what it reports is always trouble.
 pub(crate) fn unavailable(error: sqlx::Error) -> StoreError {
     StoreError::Unavailable(Box::new(error))
 }

@@ -1,4 +1,4 @@
-//! All of tenant-svc's tables, in one SQLite file: the engine's [store](engine::EngineStore) and the
+//! All of tenant-svc's tables, in one `SQLite` file: the engine's [store](engine::EngineStore) and the
 //! [tenant's own](tenant::TenantStore).
 //!
 //! One method is one transaction. Every write begins IMMEDIATE on the one writer connection, because a

@@ -1,4 +1,4 @@
-//! The agents' listener: bound to the gateway of the workspaces' network, with IP_FREEBIND, so that it starts
+//! The agents' listener: bound to the gateway of the workspaces' network, with `IP_FREEBIND`, so that it starts
 //! before that network exists and survives its re-creation. The gateway can be reached from other bridges and
 //! from the host, so a peer outside the workspaces' subnet is closed before a byte is read.
 

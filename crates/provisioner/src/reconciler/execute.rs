@@ -70,7 +70,7 @@ impl Executor {
             Ok(()) => {}
             // Another holder or the next claim goes on from what is stored.
             Err(StoreError::LeaseLost(_)) => {
-                info!("the lease was lost; leaving the record to its next holder")
+                info!("the lease was lost; leaving the record to its next holder");
             }
             Err(error) => {
                 warn!(

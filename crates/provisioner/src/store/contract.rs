@@ -378,8 +378,12 @@ async fn organizations_are_apart(store: Arc<dyn Store>) {
     assert_eq!(reason(store.change(&theirs, at(1)).await), ErrorReason::WorkspaceNotFound);
     let taken = ProvisionRequest { organization: other, ..provision(record.workspace) };
     assert_eq!(reason(store.provision(&taken, at(1)).await), ErrorReason::WorkspaceExists);
-    let replaced =
-        Change::Replace { generation: Generation(7), spec: spec(), sealed_token: vec![], run: true };
+    let replaced = Change::Replace {
+        generation: Generation(7),
+        spec: Box::new(spec()),
+        sealed_token: vec![],
+        run: true,
+    };
     assert_eq!(reason(store.change(&ask(&record, replaced), at(1)).await), ErrorReason::WrongState);
 }
 

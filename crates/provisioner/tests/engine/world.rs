@@ -41,8 +41,10 @@ impl Sealer for Plain {
 /// Injects one fault at the n-th step taken, and remembers all steps.
 #[derive(Default)]
 pub(crate) struct OneFault {
-    state: Mutex<(Vec<&'static str>, Option<(usize, Fault)>)>,
+    state: Mutex<Armed>,
 }
+
+type Armed = (Vec<&'static str>, Option<(usize, Fault)>);
 
 impl OneFault {
     /// Forgets the steps so far and injects this fault at the n-th from now.
@@ -162,7 +164,7 @@ impl World {
                 }
                 let run = op == Op::Restart || record.desired == Desired::Running;
                 let generation = record.wanted_generation.next();
-                Change::Replace { generation, spec, sealed_token: b"token".to_vec(), run }
+                Change::Replace { generation, spec: Box::new(spec), sealed_token: b"token".to_vec(), run }
             }
         };
         let intent = before.map_or(IntentNumber(1), |record| record.intent.next());
