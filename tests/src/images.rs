@@ -21,11 +21,13 @@ pub enum Kind {
     Drop,
     /// Ends at once with code 7.
     Crash,
+    /// Says when it began, for benchmarks.
+    Stamp,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Root, Self::User, Self::Drop, Self::Crash];
+    pub const ALL: [Self; 5] = [Self::Root, Self::User, Self::Drop, Self::Crash, Self::Stamp];
 
     /// The image's tag.
     pub const fn tag(self) -> &'static str {
@@ -34,6 +36,7 @@ impl Kind {
             Self::User => "user",
             Self::Drop => "drop",
             Self::Crash => "crash",
+            Self::Stamp => "stamp",
         }
     }
 
@@ -48,6 +51,7 @@ impl Kind {
             Self::User => vec![r#"ENTRYPOINT ["/demo-agent"]"#, "USER 1000"],
             Self::Drop => vec![r#"ENTRYPOINT ["/demo-agent", "drop", "1000"]"#, r#"CMD ["/demo-agent"]"#],
             Self::Crash => vec![r#"ENTRYPOINT ["/demo-agent", "exit", "7"]"#],
+            Self::Stamp => vec![r#"ENTRYPOINT ["/demo-agent", "stamp"]"#],
         }
     }
 }

@@ -99,19 +99,16 @@ async fn steps_of(setup: &Setup, op: Op) -> Vec<String> {
     let mut tenant = setup.clone().with("TEST_STEPS", file.display().to_string()).start().await.unwrap();
     ask(&mut tenant, op, &workspace).await.unwrap();
     tenant.reaches(&workspace, op.ends_in()).await.unwrap();
+    // the last step is noted right after its commit, which is what woke us
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let text = std::fs::read_to_string(&file).unwrap();
     if op != Op::Delete {
         tenant.delete(&workspace).await.unwrap();
-        // the deletion's own steps are swept as its own operation
     }
     tenant.stop().await.unwrap();
-    let text = std::fs::read_to_string(&file).unwrap();
     let mut steps: Vec<String> = Vec::new();
-    let own = if op == Op::Delete {
-        &[][..]
-    } else {
-        &["backend.purge", "docker.remove_volume", "commit.gone"][..]
-    };
-    for step in text.lines().filter(|step| !step.contains("list") && !own.contains(step)) {
+    // looking changes nothing, and the sweep looks whenever it likes
+    for step in text.lines().filter(|step| !step.contains("list")) {
         if !steps.iter().any(|known| known == step) {
             steps.push(step.to_owned());
         }
@@ -136,16 +133,10 @@ async fn sweep(op: Op, subnet: u8) {
         let mut doomed = setup.clone().with("TEST_KILL_AFTER", format!("{step}:1")).start().await.unwrap();
         // its answer may come or not: what was asked for is stored before anything happens
         let _ = ask(&mut doomed, op, &workspace).await;
-        let reached = tokio::select! {
-            ended = doomed.ends() => { ended.unwrap(); false }
-            () = tokio::time::sleep(std::time::Duration::from_secs(5)) => true,
-        };
+        // a step that a run may do without, such as waiting, is not always reached
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), doomed.ends()).await;
         drop(doomed);
-        // a step of the deletion that cleaned up after the undisturbed run is none of this operation's
         let mut heir = setup.start().await.unwrap();
-        if reached {
-            eprintln!("{op:?}: {step} is not on this operation's way");
-        }
         let end = heir
             .reaches(&workspace, op.ends_in())
             .await

@@ -32,7 +32,8 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
     let python = python_tools()?;
     say("testing");
     let mut test = cargo(&["test", "--locked", "--workspace"]);
-    test.args(arguments).env("MOLECULE_PYTHON_TOOLS", python);
+    // the tests on real Docker wait more than they work
+    test.args(arguments).env("MOLECULE_PYTHON_TOOLS", python).env("RUST_TEST_THREADS", "4");
     run(with_static_binaries(&mut test)?)
 }
 

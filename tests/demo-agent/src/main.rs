@@ -1,7 +1,7 @@
 //! A small agent for demonstrations and tests. It does what agents do: registers, sends heartbeats, answers
 //! A2A messages. `demo-agent drop UID COMMAND…` is an entrypoint that chowns its volumes and drops to a user,
 //! as real images' do; `demo-agent exit CODE` ends at once;
-//! `demo-agent probe HOST:PORT` ends well if HTTP is spoken there.
+//! `demo-agent probe HOST:PORT` ends well if HTTP is spoken there; `demo-agent stamp` says when it began.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -25,12 +25,23 @@ fn main() -> anyhow::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => serve(),
         ["drop", uid, command @ ..] => drop_to(uid.parse()?, command),
+        ["stamp"] => stamp(),
         ["probe", address] => probe(address),
         ["exit", code] => {
             eprintln!("the demo agent ends with {code}, as it was told");
             std::process::exit(code.parse()?)
         }
         other => bail!("unknown arguments: {other:?}"),
+    }
+}
+
+/// Says when it began, for benchmarks, and stays.
+#[allow(clippy::disallowed_methods)] // the moment itself is what is measured
+fn stamp() -> anyhow::Result<()> {
+    let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    println!("began {}", began.as_micros());
+    loop {
+        std::thread::park();
     }
 }
 
