@@ -8,7 +8,7 @@ use molecule_domain::error::Result;
 use molecule_domain::lifecycle::{AgentHealth, Phase, Readiness, Reason, WorkspaceState};
 use molecule_store_sqlite::tenant::model::WorkspaceRecord;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::workspaces::Workspaces;
 
@@ -77,7 +77,12 @@ async fn pass(workspaces: &Workspaces, patience: Patience) -> Result<()> {
                      restart it",
                     patience.connect
                 );
-                workspaces.fail(record.workspace, record.intent, Reason::AgentNotConnected, message).await?;
+                let failed =
+                    workspaces.fail(record.workspace, record.intent, Reason::AgentNotConnected, message);
+                if let Err(error) = failed.await {
+                    // somebody asked for something else meanwhile, or the next look tries again
+                    debug!(workspace = %record.workspace, %error, "it was not stopped for that");
+                }
             }
             Verdict::Silent => {
                 info!(workspace = %record.workspace, "its agent is silent");

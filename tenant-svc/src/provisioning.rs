@@ -117,7 +117,8 @@ impl Forwarder {
                 if is_definite(&error) && pending.intent == Intent::Provision {
                     self.store.discard(record.workspace).await?;
                 } else if is_definite(&error) {
-                    self.store.forwarded(record.workspace, record.intent).await?;
+                    let now = self.clock.now();
+                    self.store.withdraw(record.organization, record.workspace, record.intent, now).await?;
                 }
                 return Err(error);
             }

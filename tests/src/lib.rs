@@ -1,6 +1,7 @@
 //! What the tests of the services share: images made from scratch, daemons that fail, services as processes.
 
 pub mod broken;
+pub mod daemon;
 pub mod images;
 pub mod leftovers;
 pub mod tenant;

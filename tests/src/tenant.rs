@@ -250,6 +250,13 @@ impl Tenant {
         Ok(())
     }
 
+    /// Ends it and removes all that it has on the machine's daemon, its network included.
+    pub async fn finish(self) -> anyhow::Result<()> {
+        let subnets = format!("10.214.{}.", self.setup.subnet);
+        self.stop().await?;
+        leftovers::remove(&docker().await?, &subnets).await
+    }
+
     /// Tells it to end, and waits.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;

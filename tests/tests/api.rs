@@ -102,6 +102,7 @@ async fn requests_repeat_and_ids_are_the_clients() {
     let allowed = DeleteWorkspaceRequest { allow_missing: true, ..missing };
     assert!(tenant.client.delete_workspace(allowed).await.unwrap().into_inner().workspace.is_none());
     clear(&mut tenant).await;
+    tenant.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,6 +149,7 @@ async fn lists_have_pages_and_filters() {
     clear(&mut tenant).await;
     let deleted = ListWorkspacesRequest { show_deleted: true, ..Default::default() };
     assert_eq!(tenant.client.list_workspaces(deleted).await.unwrap().into_inner().workspaces.len(), 5);
+    tenant.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,6 +187,7 @@ async fn updates_follow_mask_and_etag() {
         .until(&id, "RUNNING in generation 2", |w| w.generation == 2 && w.state() == WorkspaceState::Running);
     assert_eq!(replaced.await.unwrap().spec.unwrap().env["NEW"], "1");
     clear(&mut tenant).await;
+    tenant.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,6 +239,7 @@ async fn a_watch_has_no_gap_and_no_duplicate_and_resumes() {
     let status = tenant.client.watch_workspaces(future).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "REVISION_TOO_OLD"));
     clear(&mut tenant).await;
+    tenant.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,6 +259,7 @@ async fn nothing_is_open_without_the_token() {
     let page = runtimes.await.unwrap().into_inner();
     assert_eq!(page.runtimes.len(), 3);
     assert!(!page.next_page_token.is_empty());
+    tenant.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,6 +277,7 @@ async fn output_is_streamed() {
     }
     assert!(text.contains(&id), "{text}");
     clear(&mut tenant).await;
+    tenant.finish().await.unwrap();
 }
 
 /// A server that drains tells its watchers to go elsewhere.
@@ -282,7 +288,7 @@ async fn a_drained_server_ends_its_streams() {
     let mut stream =
         tenant.client.watch_workspaces(WatchWorkspacesRequest::default()).await.unwrap().into_inner();
     assert!(stream.next().await.unwrap().is_ok());
-    let stopped = tokio::spawn(tenant.stop());
+    let stopped = tokio::spawn(tenant.finish());
     let status = loop {
         match stream.next().await.expect("it ends with a status") {
             Ok(_) => {}
@@ -340,4 +346,5 @@ async fn clients_that_are_not_ours_work() {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     assert!(String::from_utf8_lossy(&ran.stdout).contains("MODE_SELF_HOSTED"), "{ran:?}");
     clear(&mut tenant).await;
+    tenant.finish().await.unwrap();
 }

@@ -129,7 +129,7 @@ async fn every_kind_of_image_lives_and_leaves_nothing() {
         let found = bytes.windows(7).any(|window| window == b"hunter2");
         assert!(!found, "a secret is in clear text in the {place}");
     }
-    tenant.stop().await.unwrap();
+    tenant.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,6 +171,7 @@ async fn stop_start_restart_keep_what_they_say() {
     third.await.unwrap();
     assert_ne!(volumes().await, session, "a reset discards the session");
     tenant.delete(&id).await.unwrap();
+    tenant.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,6 +220,7 @@ async fn what_fails_says_why() {
     for id in [crash.workspace_id, missing.workspace_id, silent.workspace_id] {
         tenant.delete(&id).await.unwrap();
     }
+    tenant.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,6 +248,7 @@ async fn a_runtime_that_ends_is_started_again() {
     let back = tenant.reaches(&id, WorkspaceState::Running).await.unwrap();
     assert!(says(&back, "still there?").await.contains("still there?"));
     tenant.delete(&id).await.unwrap();
+    tenant.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,6 +274,7 @@ async fn only_workspaces_reach_the_agents_listener() {
     });
     assert!(answer.await.unwrap().unwrap_or_default().is_empty(), "the host was answered");
     tenant.delete(&up.workspace_id).await.unwrap();
+    tenant.finish().await.unwrap();
 }
 
 /// Runs a probe in a container on a network; its exit code.
@@ -343,4 +347,5 @@ async fn an_orphan_goes_and_a_strangers_container_stays() {
     docker.remove_container(&strangers, Some(options)).await.unwrap();
     assert_eq!(tenant.get(&up.workspace_id).await.unwrap().state(), WorkspaceState::Running);
     tenant.delete(&up.workspace_id).await.unwrap();
+    tenant.finish().await.unwrap();
 }

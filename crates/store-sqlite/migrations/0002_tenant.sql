@@ -15,7 +15,11 @@ CREATE TABLE workspaces (
     forwarded       INTEGER NOT NULL,
     -- what to tell the engine, and the bootstrap token that goes with it, sealed
     pending         TEXT,
-    pending_token   BLOB
+    pending_token   BLOB,
+    -- what to go back to, and the request key to forget, should the engine refuse it
+    record_before   TEXT,
+    private_before  BLOB,
+    pending_request TEXT
 ) STRICT;
 
 CREATE INDEX workspaces_by_age ON workspaces (organization_id, created_at, workspace_id);

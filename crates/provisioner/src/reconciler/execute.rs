@@ -7,7 +7,7 @@ use std::time::Duration;
 use molecule_domain::Clock;
 use molecule_domain::lifecycle::{Phase, Reason};
 use tokio::sync::Semaphore;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, warn};
 
 use super::plan::{Action, engine_event, give_up, plan, restarts_so_far};
 use crate::backend::{Backend, BootstrapToken, CallError, LaunchRequest, PostMortem, Prepared, Refusal};
@@ -139,6 +139,8 @@ impl Executor {
     }
 
     async fn launch(&self, lease: &Lease, record: &InstanceRecord) -> Result<(), StoreError> {
+        // Waiting here takes from the lease; `guarded` looks at what is left of it.
+        let _permit = self.launches.acquire().await;
         match self.prepare(&record.spec).await {
             Prepared::Ready => {}
             Prepared::InProgress(message) => {
@@ -156,8 +158,6 @@ impl Executor {
             }
             Prepared::Unknown(cause) => return self.retry_later(lease, record, &cause, true).await,
         }
-        // Waiting here takes from the lease; `guarded` looks at what is left of it.
-        let _permit = self.launches.acquire().await;
         let now = self.clock.now();
         let call_until = now + self.policy.launch_call;
         let begin = || self.store.begin_launch(lease, now, call_until);
@@ -431,7 +431,8 @@ impl Executor {
         F: Future<Output = Result<T, CallError>>,
     {
         let timed = || async { tokio::time::timeout(limit, call()).await };
-        match self.steps.run(step, timed).await {
+        let span = tracing::debug_span!("provider", call = step);
+        match self.steps.run(step, timed).instrument(span).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(CallError::Unknown(format!("the provider did not answer within {limit:?}"))),
             Err(injected) => Err(CallError::Unknown(injected.to_string())),

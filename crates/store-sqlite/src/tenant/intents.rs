@@ -156,9 +156,59 @@ impl TenantStore {
             check_parent(&mut tx, organization, workspace, spec).await?;
         }
         remember(&mut tx, organization, key, workspace, now).await?;
-        apply(&mut tx, &mut record, change, now).await?;
+        apply(&mut tx, &mut record, change, key, now).await?;
         commit(tx, &self.0.tenant_commits).await?;
         Ok(record)
+    }
+
+    /// Goes back to what was before an intent that the engine has refused, and forgets its request key: a
+    /// failure isn't bound.
+    pub async fn withdraw(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        intent: IntentNumber,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.0.begin().await?;
+        let mut record = load_existing(&mut tx, organization, workspace).await?;
+        if record.intent != intent {
+            return Ok(()); // something else was asked for since; that is told next
+        }
+        let (id, owner) = (workspace.to_string(), organization.to_string());
+        let row =
+            sqlx::query!("SELECT record_before, pending_request FROM workspaces WHERE workspace_id = ?", id)
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(unavailable)?;
+        if let Some(before) = row.record_before {
+            let before: WorkspaceRecord = from_json(&before, "a workspace")?;
+            (record.spec, record.readiness) = (before.spec, before.readiness);
+            (record.desired, record.generation) = (before.desired, before.generation);
+        }
+        for query in [
+            sqlx::query!(
+                "UPDATE workspaces SET private = COALESCE(private_before, private), forwarded = ?, pending = NULL,
+                     pending_token = NULL, record_before = NULL, private_before = NULL
+                 WHERE workspace_id = ?",
+                intent.0,
+                id,
+            ),
+            sqlx::query!(
+                "DELETE FROM credentials WHERE workspace_id = ? AND generation > ?",
+                id,
+                record.generation.0,
+            ),
+            sqlx::query!(
+                "DELETE FROM request_keys WHERE organization_id = ? AND request_id = ?",
+                owner,
+                row.pending_request,
+            ),
+        ] {
+            query.execute(&mut *tx).await.map_err(unavailable)?;
+        }
+        save(&mut tx, &mut record, now).await?;
+        commit(tx, &self.0.tenant_commits).await
     }
 
     /// The engine has been told of everything up to this intent.
@@ -168,8 +218,12 @@ impl TenantStore {
         sqlx::query!(
             "UPDATE workspaces SET forwarded = MAX(forwarded, ?),
                  pending = CASE WHEN intent = ? THEN NULL ELSE pending END,
-                 pending_token = CASE WHEN intent = ? THEN NULL ELSE pending_token END
+                 pending_token = CASE WHEN intent = ? THEN NULL ELSE pending_token END,
+                 record_before = CASE WHEN intent = ? THEN NULL ELSE record_before END,
+                 private_before = CASE WHEN intent = ? THEN NULL ELSE private_before END
              WHERE workspace_id = ?",
+            intent.0,
+            intent.0,
             intent.0,
             intent.0,
             intent.0,
@@ -227,8 +281,10 @@ async fn apply(
     db: &mut SqliteConnection,
     record: &mut WorkspaceRecord,
     change: ChangeIntent,
+    key: Option<&RequestKey>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let before = json(record)?;
     record.intent = record.intent.next();
     if let Some((spec, readiness)) = change.spec {
         record.spec = spec;
@@ -248,20 +304,26 @@ async fn apply(
     if let Some((_, token_hash)) = &change.token {
         add_token(&mut *db, record.workspace, record.generation, token_hash).await?;
     }
-    if let Some(private) = change.private {
-        sqlx::query!("UPDATE workspaces SET private = ? WHERE workspace_id = ?", private, id)
-            .execute(&mut *db)
-            .await
-            .map_err(unavailable)?;
-    }
+    sqlx::query!(
+        "UPDATE workspaces SET private_before = private, private = COALESCE(?, private) WHERE workspace_id = ?",
+        change.private,
+        id,
+    )
+    .execute(&mut *db)
+    .await
+    .map_err(unavailable)?;
     save(&mut *db, record, now).await?;
     match change.intent {
         Some(intent) => {
             let (pending, token) = (json(&intent)?, change.token.map(|(sealed, _)| sealed));
+            let request = key.map(|key| key.id.clone());
             sqlx::query!(
-                "UPDATE workspaces SET pending = ?, pending_token = ? WHERE workspace_id = ?",
+                "UPDATE workspaces SET pending = ?, pending_token = ?, record_before = ?, pending_request = ?
+                 WHERE workspace_id = ?",
                 pending,
                 token,
+                before,
+                request,
                 id,
             )
         }
@@ -362,11 +424,6 @@ async fn add_token(
     hash: &[u8],
 ) -> Result<(), StoreError> {
     let workspace = workspace.to_string();
-    // An older generation speaks no longer.
-    sqlx::query!("DELETE FROM credentials WHERE workspace_id = ?", workspace)
-        .execute(&mut *db)
-        .await
-        .map_err(unavailable)?;
     sqlx::query!(
         "INSERT INTO credentials (workspace_id, generation, token_hash) VALUES (?, ?, ?)",
         workspace,

@@ -110,5 +110,11 @@ async fn take_over(
     if instance.phase == Phase::Gone {
         record.deleted_at = record.deleted_at.or(Some(now));
     }
+    // An older generation speaks no longer, and one that is gone not at all.
+    let speaks_from = if instance.phase == Phase::Gone { i64::MAX } else { i64::from(instance.generation.0) };
+    sqlx::query!("DELETE FROM credentials WHERE workspace_id = ? AND generation < ?", workspace, speaks_from)
+        .execute(&mut *db)
+        .await
+        .map_err(unavailable)?;
     save(db, &mut record, now).await
 }
