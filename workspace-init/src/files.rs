@@ -35,13 +35,13 @@ impl<'a> Configs<'a> {
             return Ok(nonce);
         }
         let nonce = uuid::Uuid::new_v4().simple().to_string();
-        Self::replace(&self.0.join(".bootstrap_nonce"), nonce.as_bytes(), 0o600)?;
+        Self::replace(&self.0.join(".bootstrap_nonce"), nonce.as_bytes(), 0o600, true)?;
         Ok(nonce)
     }
 
     /// Stores the credential; then token and nonce have done their work.
     pub(crate) fn keep_credential(&self, credential: &str) -> Result<(), Error> {
-        Self::replace(&self.0.join(".auth_token"), credential.as_bytes(), 0o600)?;
+        Self::replace(&self.0.join(".auth_token"), credential.as_bytes(), 0o600, true)?;
         for name in [".bootstrap", ".bootstrap_nonce"] {
             let path = self.0.join(name);
             match fs::remove_file(&path) {
@@ -67,7 +67,7 @@ impl<'a> Configs<'a> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|cause| Error::Write { path: folder.to_owned(), cause })?;
         }
-        Self::replace(&path, &content, 0o644)
+        Self::replace(&path, &content, 0o644, false)
     }
 
     fn read(&self, name: &str) -> Result<Option<String>, Error> {
@@ -79,8 +79,9 @@ impl<'a> Configs<'a> {
         }
     }
 
-    /// Writes beside and renames over, so that a file is old or new and never half.
-    fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
+    /// Writes beside and renames over, so that a file is old or new and never half. What is fetched anew at
+    /// every boot need not outlive a power cut; that takes milliseconds a file.
+    fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), Error> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");
         let beside = PathBuf::from(beside);
@@ -88,7 +89,9 @@ impl<'a> Configs<'a> {
             let _ = fs::remove_file(&beside);
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
             file.write_all(content)?;
-            file.sync_all()?;
+            if durable {
+                file.sync_all()?;
+            }
             fs::rename(&beside, path)
         };
         write().map_err(|cause| Error::Write { path: path.to_owned(), cause })
