@@ -1,6 +1,6 @@
 //! What each command does.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -95,14 +95,14 @@ async fn create(client: &mut Client, create: Create, format: Format) -> Result<(
 fn spec(create: &Create) -> Result<WorkspaceSpec> {
     let tier = Tier::from_str_name(&format!("TIER_{}", create.tier.to_uppercase()))
         .ok_or_else(|| Failure::Usage(format!("--tier {}: use T1, T2, T3 or T4", create.tier)))?;
-    let mut secrets = HashMap::new();
+    let mut secrets = BTreeMap::new();
     for name in &create.secrets {
         let value = std::env::var(name).map_err(|_| {
             Failure::Usage(format!("--secret {name}: set {name} in the environment of this command"))
         })?;
         secrets.insert(name.clone(), value);
     }
-    let mut config_files = HashMap::new();
+    let mut config_files = BTreeMap::new();
     for file in &create.config_files {
         let (name, path) =
             file.split_once('=').unwrap_or_else(|| (file.rsplit('/').next().unwrap_or(file), file));
@@ -129,7 +129,7 @@ fn spec(create: &Create) -> Result<WorkspaceSpec> {
     })
 }
 
-fn pairs(flag: &str, given: &[String]) -> Result<HashMap<String, String>> {
+fn pairs(flag: &str, given: &[String]) -> Result<BTreeMap<String, String>> {
     let pair = |text: &String| match text.split_once('=') {
         Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
         None => Err(Failure::Usage(format!("{flag} {text}: use KEY=VALUE"))),

@@ -1,11 +1,12 @@
 //! The process is killed, as kill -9 does, right after each step of each operation; a new one goes on from
-//! what is stored. The steps are those that the executor and the backend take; should they become fewer, the
+//! what is stored. The backend's own steps also fail, lose their reply and come twice. The steps are those that the executor and the backend take; should they become fewer, the
 //! sweep has lost its sight.
 
 use molecule_proto::tenant::v1::{
     DeleteWorkspaceRequest, RestartWorkspaceRequest, StartWorkspaceRequest, StopWorkspaceRequest,
+    UpdateWorkspaceRequest,
 };
-use molecule_proto::workspace::v1::WorkspaceState;
+use molecule_proto::workspace::v1::{Workspace, WorkspaceState};
 use molecule_tests::images::{self, Kind, docker};
 use molecule_tests::leftovers;
 use molecule_tests::tenant::{Setup, Tenant, spec};
@@ -19,13 +20,14 @@ enum Op {
     Stop,
     Start,
     Restart,
+    ChangeSpec,
     Delete,
 }
 
 impl Op {
     const fn ends_in(self) -> WorkspaceState {
         match self {
-            Self::Create | Self::Start | Self::Restart => WorkspaceState::Running,
+            Self::Create | Self::Start | Self::Restart | Self::ChangeSpec => WorkspaceState::Running,
             Self::Stop => WorkspaceState::Stopped,
             Self::Delete => WorkspaceState::Deleted,
         }
@@ -37,7 +39,7 @@ impl Op {
             Self::Create => 10,
             Self::Stop => 4,
             Self::Start => 4,
-            Self::Restart => 12,
+            Self::Restart | Self::ChangeSpec => 12,
             Self::Delete => 5,
         }
     }
@@ -67,6 +69,17 @@ async fn ask(tenant: &mut Tenant, op: Op, workspace: &str) -> Result<(), Status>
             .restart_workspace(RestartWorkspaceRequest { workspace_id, ..Default::default() })
             .await
             .map(drop),
+        Op::ChangeSpec => {
+            let mut changed = spec("swept", "demo");
+            changed.env.insert("CHANGED".into(), "1".into());
+            let request = UpdateWorkspaceRequest {
+                workspace_id,
+                spec: Some(changed),
+                update_mask: Some(prost_types::FieldMask { paths: vec!["env".into()] }),
+                ..Default::default()
+            };
+            client.update_workspace(request).await.map(drop)
+        }
         Op::Delete => client
             .delete_workspace(DeleteWorkspaceRequest { workspace_id, ..Default::default() })
             .await
@@ -137,24 +150,41 @@ async fn sweep(op: Op, subnet: u8) {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(5), doomed.ends()).await;
         drop(doomed);
         let mut heir = setup.start().await.unwrap();
-        let end = heir
-            .reaches(&workspace, op.ends_in())
-            .await
-            .unwrap_or_else(|e| panic!("{op:?} after {step}: {e:#}"));
-        let generation = if op == Op::Restart { 2 } else { 1 };
-        assert_eq!(end.generation, generation, "{op:?} after {step}");
-        if op.ends_in() == WorkspaceState::Running {
-            let containers = containers_of(&workspace).await;
-            assert_eq!(containers.len(), 1, "{op:?} after {step}: {containers:?}");
-        }
-        if op != Op::Delete {
-            heir.delete(&workspace).await.unwrap();
-        }
-        assert_eq!(containers_of(&workspace).await, Vec::<String>::new(), "{op:?} after {step}");
-        assert_eq!(volumes_of(&workspace).await, Vec::<String>::new(), "{op:?} after {step}");
+        converges(&mut heir, op, &workspace, &format!("{op:?}, killed after {step}")).await;
         heir.stop().await.unwrap();
     }
+    for step in steps.iter().filter(|step| step.starts_with("docker.")) {
+        for fault in ["FailBefore", "LoseReply", "Repeat"] {
+            let mut tenant = setup.start().await.unwrap();
+            let workspace = ready_for(&mut tenant, op).await;
+            tenant.stop().await.unwrap();
+            let mut tenant =
+                setup.clone().with("TEST_FAULT", format!("{step}:1:{fault}")).start().await.unwrap();
+            ask(&mut tenant, op, &workspace).await.unwrap();
+            converges(&mut tenant, op, &workspace, &format!("{op:?}, {fault} at {step}")).await;
+            tenant.stop().await.unwrap();
+        }
+    }
     leftovers::remove(&docker, &format!("10.214.{subnet}.")).await.unwrap();
+}
+
+/// It ends as it was asked for, once, and when it is deleted nothing is left.
+async fn converges(tenant: &mut Tenant, op: Op, workspace: &str, what: &str) {
+    let generation = if matches!(op, Op::Restart | Op::ChangeSpec) { 2 } else { 1 };
+    let as_asked = |w: &Workspace| w.state() == op.ends_in() && w.generation == generation;
+    tenant
+        .until(workspace, "as it was asked for", as_asked)
+        .await
+        .unwrap_or_else(|e| panic!("{what}: {e:#}"));
+    if op.ends_in() == WorkspaceState::Running {
+        let containers = containers_of(workspace).await;
+        assert_eq!(containers.len(), 1, "{what}: {containers:?}");
+    }
+    if op != Op::Delete {
+        tenant.delete(workspace).await.unwrap();
+    }
+    assert_eq!(containers_of(workspace).await, Vec::<String>::new(), "{what}");
+    assert_eq!(volumes_of(workspace).await, Vec::<String>::new(), "{what}");
 }
 
 async fn containers_of(workspace: &str) -> Vec<String> {
@@ -190,6 +220,11 @@ async fn start_survives_a_kill_after_each_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn restart_survives_a_kill_after_each_step() {
     sweep(Op::Restart, 24).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_spec_survives_a_kill_after_each_step() {
+    sweep(Op::ChangeSpec, 26).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,8 +22,8 @@ pub fn fill(bytes: &mut [u8]) {
 }
 
 /// What is kept of a token. A token is random enough for a plain hash.
-pub fn hash(token: &str) -> Vec<u8> {
-    digest::digest(&digest::SHA256, token.as_bytes()).as_ref().to_vec()
+pub fn hash(token: impl AsRef<[u8]>) -> Vec<u8> {
+    digest::digest(&digest::SHA256, token.as_ref()).as_ref().to_vec()
 }
 
 /// A token that can be made again from a key and what it is for.

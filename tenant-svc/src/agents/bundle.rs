@@ -63,7 +63,7 @@ async fn redeem(
     let redemption = Redemption { token_hash: token::hash(bearer), nonce: nonce.to_owned() };
     let key = &state.workspaces.key;
     let redeemed = state.workspaces.store.redeem(&redemption, |workspace, generation| {
-        token::hash(&credential(key, workspace, generation, nonce))
+        token::hash(credential(key, workspace, generation, nonce))
     });
     match redeemed.await? {
         Redeemed::Granted(workspace, generation) => {

@@ -163,7 +163,7 @@ fn place_of(record: &WorkspaceRecord) -> Place {
     (record.created_at.micros(), record.workspace.to_string())
 }
 
-fn conditions(id: &str, etag: &str, method: &str, request: &impl std::fmt::Debug) -> Result<Conditions> {
+fn conditions(id: &str, etag: &str, method: &str, request: &impl prost::Message) -> Result<Conditions> {
     Ok(Conditions { key: convert::request_key(id, method, request)?, etag: convert::etag(etag) })
 }
 

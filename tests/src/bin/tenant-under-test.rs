@@ -1,5 +1,6 @@
 //! tenant-svc as it is, but impatient, and with a knife: `TEST_KILL_AFTER=STEP:N` kills the process, as kill -9
-//! does, right after it took a step for the N-th time. `TEST_STEPS` names a file that every step is noted in.
+//! does, right after it took a step for the N-th time; `TEST_FAULT=STEP:N:FAULT` fails, repeats, or loses the
+//! reply of that one. `TEST_STEPS` names a file that every step is noted in.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -14,13 +15,18 @@ use tokio_util::sync::CancellationToken;
 
 struct Knife {
     kill_after: Option<(String, usize)>,
+    fault: Option<(String, usize, Fault)>,
+    begun: Mutex<HashMap<&'static str, usize>>,
     steps: Option<Mutex<std::fs::File>>,
     taken: Mutex<HashMap<&'static str, usize>>,
 }
 
 impl Probe for Knife {
-    fn before(&self, _step: &'static str) -> Option<Fault> {
-        None
+    fn before(&self, step: &'static str) -> Option<Fault> {
+        let mut begun = self.begun.lock().unwrap();
+        let count = begun.entry(step).or_default();
+        *count += 1;
+        self.fault.as_ref().filter(|(at, n, _)| at == step && n == count).map(|(.., fault)| *fault)
     }
 
     fn after(&self, step: &'static str) {
@@ -65,10 +71,18 @@ async fn main() -> anyhow::Result<()> {
         let (step, n) = text.split_once(':').expect("STEP:N");
         (step.to_owned(), n.parse().expect("a number"))
     });
+    let fault = std::env::var("TEST_FAULT").ok().map(|text| {
+        let mut parts = text.split(':');
+        let mut part = || parts.next().expect("STEP:N:FAULT").to_owned();
+        let (step, n, fault) = (part(), part().parse().expect("a number"), part());
+        let known = [Fault::FailBefore, Fault::LoseReply, Fault::Repeat];
+        let fault = known.into_iter().find(|known| format!("{known:?}") == fault).expect("a known fault");
+        (step, n, fault)
+    });
     let steps = std::env::var("TEST_STEPS").ok().map(|path| {
         Mutex::new(std::fs::OpenOptions::new().create(true).append(true).open(path).expect("the steps file"))
     });
-    let knife = Knife { kill_after, steps, taken: Mutex::default() };
+    let knife = Knife { kill_after, fault, begun: Mutex::default(), steps, taken: Mutex::default() };
     let hooks = Hooks { steps: Steps::probed(Arc::new(knife)), policy: Some(impatient()) };
     run(*config, hooks, cancel).await
 }
