@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use bollard::{API_DEFAULT_VERSION, Docker};
 
+const BRIDGE: &str = "molecule-test0";
+
 /// A daemon below a folder. Dropping it ends it.
 #[derive(Debug)]
 pub struct Daemon {
@@ -34,6 +36,7 @@ impl Daemon {
 
     /// Starts it and waits until it answers.
     pub async fn start(&mut self) -> anyhow::Result<()> {
+        Self::bridge(true);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log"))?;
         let folder = |name: &str| self.folder.join(name).display().to_string();
         let mut dockerd = Command::new("dockerd");
@@ -46,7 +49,7 @@ impl Daemon {
                 "--pidfile",
                 &folder("pid"),
             ])
-            .args(["--host", &self.host(), "--bridge", "none", "--iptables=false", "--ip6tables=false"])
+            .args(["--host", &self.host(), "--bridge", BRIDGE, "--iptables=false", "--ip6tables=false"])
             .stdout(Stdio::null())
             .stderr(log);
         self.child =
@@ -61,6 +64,20 @@ impl Daemon {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         bail!("the daemon does not answer: {}", std::fs::read_to_string(self.folder.join("log"))?)
+    }
+
+    /// Makes or removes its default bridge: with none at all, a daemon takes away the machine's own.
+    fn bridge(there: bool) {
+        let ip = |arguments: &[&str]| {
+            let _ = Command::new("ip").args(arguments).stderr(Stdio::null()).status();
+        };
+        if there {
+            ip(&["link", "add", "name", BRIDGE, "type", "bridge"]);
+            ip(&["address", "add", "10.215.0.1/24", "dev", BRIDGE]);
+            ip(&["link", "set", BRIDGE, "up"]);
+        } else {
+            ip(&["link", "delete", BRIDGE]);
+        }
     }
 
     /// Sends it a signal by name.
@@ -86,5 +103,6 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.stop();
+        Self::bridge(false);
     }
 }

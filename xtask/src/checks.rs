@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::docker::Docker;
-use crate::shell::{cargo, command, run, say};
+use crate::shell::{cargo, command, install, is_there, run, say};
 use crate::tools::{build_static, cargo_tool, import_images, python_tools, static_binary};
 
 /// Everything that can be said without running the services.
@@ -24,6 +24,9 @@ pub(crate) fn lint() -> anyhow::Result<()> {
 /// Gets what the tests need and runs all of them.
 pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
     let _docker = Docker::ensure()?;
+    if !is_there("ip") {
+        install(&["iproute2"], "iproute2, for a daemon of the tests' own")?;
+    }
     prepare(true)?;
     say("building");
     run(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
