@@ -133,6 +133,7 @@ impl TenantStore {
         }
         let before = record.agent.clone();
         record.agent.last_seen = Some(now);
+        record.agent.generation = generation;
         update(&mut record.agent);
         if record.agent.health == before.health && record.agent.card == before.card {
             save_quietly(&mut tx, &record).await?;

@@ -84,8 +84,7 @@ async fn take_over(
     if instance.revision <= record.instance_revision {
         return Ok(());
     }
-    let agent_starts_anew = instance.phase != Phase::Up || instance.generation != record.instance_generation;
-    if agent_starts_anew && record.agent.health != AgentHealth::NotConnected {
+    if agent_is_over(&record, instance) {
         record.agent = AgentRecord { card: record.agent.card.take(), ..AgentRecord::default() };
     }
     record.instance_revision = instance.revision;
@@ -117,4 +116,13 @@ async fn take_over(
         .await
         .map_err(unavailable)?;
     save(db, &mut record, now).await
+}
+
+/// Whether what the agent last told is of an instance that is no more. An agent may register before this hears
+/// that its instance is up, so only what was told before the instance went down is over.
+fn agent_is_over(record: &WorkspaceRecord, instance: &InstanceRecord) -> bool {
+    let agent = &record.agent;
+    let down = !matches!(instance.phase, Phase::Booting | Phase::Up);
+    let before = agent.last_seen.is_none_or(|seen| seen < instance.phase_since);
+    agent.health != AgentHealth::NotConnected && (agent.generation < instance.generation || down && before)
 }

@@ -70,6 +70,8 @@ impl WorkspaceRecord {
 /// What the agent of the current generation told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AgentRecord {
+    /// The generation that it is of.
+    pub generation: Generation,
     /// How it is.
     pub health: AgentHealth,
     /// When it was last heard.
