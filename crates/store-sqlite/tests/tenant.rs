@@ -2,8 +2,10 @@
 
 use molecule_domain::Timestamp;
 use molecule_domain::id::{Generation, OrganizationId, Revision, WorkspaceId};
-use molecule_domain::lifecycle::{Desired, Readiness};
+use molecule_domain::lifecycle::{AgentHealth, Desired, Phase, Readiness};
 use molecule_domain::spec::WorkspaceSpec;
+use molecule_provisioner::admission::{self, Account};
+use molecule_provisioner::store::contract;
 use molecule_store_sqlite::Database;
 use molecule_store_sqlite::tenant::model::{Intent, RequestKey};
 use molecule_store_sqlite::tenant::{ChangeIntent, NewWorkspace, Redeemed, Redemption, TenantStore};
@@ -113,4 +115,27 @@ async fn history_is_kept_for_a_day_and_says_so() {
 
 fn new_with(number: i64) -> NewWorkspace {
     NewWorkspace { token_hash: vec![u8::try_from(number).unwrap()], ..new(WorkspaceId::generate()) }
+}
+
+#[tokio::test]
+async fn an_agent_that_registers_before_its_instance_is_known_up_stays_registered() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder).await;
+    let workspace = WorkspaceId::generate();
+    let (created, _) = store.create(&new(workspace), None, at(1)).await.unwrap();
+    store.forwarded(workspace, created.intent).await.unwrap();
+    let admitted = admission::provision(&Account::default(), &contract::provision(workspace), at(1)).unwrap();
+    let becomes = |revision, phase| {
+        let mut instance = admitted.record.clone();
+        (instance.revision, instance.phase, instance.phase_since) = (Revision(revision), phase, at(revision));
+        let store = store.clone();
+        async move { store.mirror_answer(&instance, at(revision)).await.unwrap().agent.health }
+    };
+    assert_eq!(becomes(2, Phase::Launching).await, AgentHealth::NotConnected);
+    let told =
+        store.agent_told(ORG, workspace, Generation(1), at(3), |agent| agent.health = AgentHealth::Healthy);
+    assert!(told.await.unwrap().is_some());
+    assert_eq!(becomes(4, Phase::Booting).await, AgentHealth::Healthy);
+    assert_eq!(becomes(5, Phase::Up).await, AgentHealth::Healthy);
+    assert_eq!(becomes(6, Phase::Launching).await, AgentHealth::NotConnected, "it ended and starts again");
 }
