@@ -88,8 +88,9 @@ fn answers() -> bool {
 /// A daemon that was killed leaves its pid file, and maybe its containerd, behind; the next won't start then.
 fn clear_what_a_killed_daemon_left() {
     let Ok(pid) = fs::read_to_string(PID_FILE) else { return };
-    let name = fs::read_to_string(Path::new("/proc").join(pid.trim()).join("comm")).unwrap_or_default();
-    if name.trim() != "dockerd" {
+    // empty for a process that has ended and that nobody has waited for
+    let running = fs::read_to_string(Path::new("/proc").join(pid.trim()).join("cmdline")).unwrap_or_default();
+    if !running.contains("dockerd") {
         let _ = fs::remove_file(PID_FILE);
         for left in ["/var/run/docker/containerd/containerd.pid"] {
             if let Ok(pid) = fs::read_to_string(left) {
