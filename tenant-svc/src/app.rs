@@ -106,6 +106,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
         tiers: config.tiers.clone(),
         disk_gib: DISK_GIB,
         agents_url: agents_url.clone(),
+        agents_ca: config.agent_ca.clone(),
     });
     let forwarder = Forwarder {
         store: store.clone(),

@@ -1,75 +1,82 @@
-//! Settings: from flags, the environment and a file, in this order of precedence; each known by one name.
+//! Settings of tenant-svc.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, Command};
 use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::TierTable;
+pub use molecule_service_kit::settings::ConfigError;
+use molecule_service_kit::settings::{Program, Values, setting};
 use molecule_service_kit::telemetry::LogFormat;
 
-/// A setting: its name in the environment; in the file it is the same in lower case, and as a flag in kebab
-/// case.
-struct Setting {
-    name: &'static str,
-    default: Option<&'static str>,
-    help: &'static str,
-}
-
-const fn setting(name: &'static str, default: Option<&'static str>, help: &'static str) -> Setting {
-    Setting { name, default, help }
-}
-
-const SETTINGS: [Setting; 25] = [
-    setting("TENANT_LISTEN", Some("127.0.0.1:7070"), "address of the gRPC API"),
-    setting(
-        "TENANT_AGENT_LISTEN",
-        None,
-        "address of the agents' listener; default: port 7071 of the workspaces' gateway",
-    ),
-    setting("TENANT_AGENT_URL", None, "where agents reach that listener; default: its address over http"),
-    setting(
-        "TENANT_AGENT_PUBLISH",
-        Some("127.0.0.1"),
-        "host address that agents' ports are published on; none publishes nothing",
-    ),
-    setting("TENANT_DATA_DIR", Some("molecule-data"), "folder of the database, the token and the keys"),
-    setting(
-        "TENANT_NETWORK_POOL",
-        Some("10.201.0.0/16"),
-        "range that workspaces' networks are taken from, a /24 each",
-    ),
-    setting("TENANT_WORKSPACE_INIT", None, "the static workspace-init binary; default: beside this program"),
-    setting(
-        "TENANT_CONNECT_DEADLINE",
-        Some("300"),
-        "seconds that an agent has to connect once its instance is up",
-    ),
-    setting("TENANT_AGENT_SILENCE", Some("180"), "seconds of silence after which an agent counts as silent"),
-    setting("TENANT_RESTART_BUDGET", Some("5"), "how often in a row a runtime may end by itself"),
-    setting("TENANT_MAX_CALLS", Some("512"), "calls in flight beyond which more are refused"),
-    setting(
-        "TENANT_LOG",
-        Some("info,molecule_provisioner=info"),
-        "what to log, as tracing's EnvFilter reads it",
-    ),
-    setting("TENANT_LOG_FORMAT", Some("human"), "human or json"),
-    setting("WORKSPACE_ROOTS", None, "folders below which workspaces may bind, separated by ':'"),
-    setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
-    setting("DOCKER_HOST", None, "unix://… or tcp://… of the Docker daemon; default: the local socket"),
-    setting("MOLECULE_ORG_ID", None, "organisation of a SaaS tenant; empty: self-hosted"),
-    setting("TIER1_MEMORY_MB", None, "memory of tier 1 in MiB, or unlimited"),
-    setting("TIER2_MEMORY_MB", None, "memory of tier 2"),
-    setting("TIER3_MEMORY_MB", None, "memory of tier 3"),
-    setting("TIER4_MEMORY_MB", None, "memory of tier 4"),
-    setting("TIER1_CPU_SHARES", None, "CPU of tier 1 in shares of 1024 per CPU, or unlimited"),
-    setting("TIER2_CPU_SHARES", None, "CPU of tier 2"),
-    setting("TIER3_CPU_SHARES", None, "CPU of tier 3"),
-    setting("TIER4_CPU_SHARES", None, "CPU of tier 4"),
-];
+const PROGRAM: Program = Program {
+    name: "tenant-svc",
+    about: "One customer's workspaces, over local Docker",
+    prefix: "TENANT_",
+    file: "TENANT_CONFIG_FILE",
+    settings: &[
+        setting("TENANT_LISTEN", Some("127.0.0.1:7070"), "address of the gRPC API"),
+        setting(
+            "TENANT_AGENT_LISTEN",
+            None,
+            "address of the agents' listener; default: port 7071 of the workspaces' gateway",
+        ),
+        setting("TENANT_AGENT_URL", None, "where agents reach that listener; default: its address over http"),
+        setting(
+            "TENANT_AGENT_CA_FILE",
+            None,
+            "PEM of the only authority that workspaces trust for that URL; default: the public ones. Workspaces have it as /configs/.ca.pem",
+        ),
+        setting(
+            "TENANT_AGENT_PUBLISH",
+            Some("127.0.0.1"),
+            "host address that agents' ports are published on; none publishes nothing",
+        ),
+        setting("TENANT_DATA_DIR", Some("molecule-data"), "folder of the database, the token and the keys"),
+        setting(
+            "TENANT_NETWORK_POOL",
+            Some("10.201.0.0/16"),
+            "range that workspaces' networks are taken from, a /24 each",
+        ),
+        setting(
+            "TENANT_WORKSPACE_INIT",
+            None,
+            "the static workspace-init binary; default: beside this program",
+        ),
+        setting(
+            "TENANT_CONNECT_DEADLINE",
+            Some("300"),
+            "seconds that an agent has to connect once its instance is up",
+        ),
+        setting(
+            "TENANT_AGENT_SILENCE",
+            Some("180"),
+            "seconds of silence after which an agent counts as silent",
+        ),
+        setting("TENANT_RESTART_BUDGET", Some("5"), "how often in a row a runtime may end by itself"),
+        setting("TENANT_MAX_CALLS", Some("512"), "calls in flight beyond which more are refused"),
+        setting(
+            "TENANT_LOG",
+            Some("info,molecule_provisioner=info"),
+            "what to log, as tracing's EnvFilter reads it",
+        ),
+        setting("TENANT_LOG_FORMAT", Some("human"), "human or json"),
+        setting("WORKSPACE_ROOTS", None, "folders below which workspaces may bind, separated by ':'"),
+        setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
+        setting("DOCKER_HOST", None, "unix://… or tcp://… of the Docker daemon; default: the local socket"),
+        setting("MOLECULE_ORG_ID", None, "organisation of a SaaS tenant; empty: self-hosted"),
+        setting("TIER1_MEMORY_MB", None, "memory of tier 1 in MiB, or unlimited"),
+        setting("TIER2_MEMORY_MB", None, "memory of tier 2"),
+        setting("TIER3_MEMORY_MB", None, "memory of tier 3"),
+        setting("TIER4_MEMORY_MB", None, "memory of tier 4"),
+        setting("TIER1_CPU_SHARES", None, "CPU of tier 1 in shares of 1024 per CPU, or unlimited"),
+        setting("TIER2_CPU_SHARES", None, "CPU of tier 2"),
+        setting("TIER3_CPU_SHARES", None, "CPU of tier 3"),
+        setting("TIER4_CPU_SHARES", None, "CPU of tier 4"),
+    ],
+};
 
 /// Everything that was decided before anything starts.
 #[derive(Clone, Debug)]
@@ -80,6 +87,8 @@ pub struct Config {
     pub agent_listen: Option<SocketAddr>,
     /// Where agents reach it, where the operator set it.
     pub agent_url: Option<String>,
+    /// The only authority that workspaces trust for that, as PEM.
+    pub agent_ca: Option<String>,
     /// Where agents' ports are published.
     pub agent_publish: Option<IpAddr>,
     /// Folder of everything that is kept.
@@ -121,23 +130,12 @@ pub enum Startup {
     Print(String),
 }
 
-/// Settings that can't be started with: each problem names its setting.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("\n            "))]
-pub struct ConfigError(pub Vec<String>);
-
-type Values = BTreeMap<&'static str, String>;
-
 impl Config {
     /// Reads flags, environment and file.
     pub fn from_process() -> Result<Startup, ConfigError> {
-        let matches = command().get_matches();
-        let flags = |name: &str| matches.get_one::<String>(name).cloned();
-        let environment: BTreeMap<String, String> = std::env::vars().collect();
-        let file = flags("TENANT_CONFIG_FILE").or_else(|| environment.get("TENANT_CONFIG_FILE").cloned());
-        let values = gather(flags, &environment, file.as_deref().map(Path::new))?;
+        let (values, check) = PROGRAM.from_process()?;
         let config = Self::from_values(&values)?;
-        if matches.get_flag("check-config") {
+        if check {
             return Ok(Startup::Print(describe(&values, &config)));
         }
         Ok(Startup::Run(Box::new(config)))
@@ -145,14 +143,12 @@ impl Config {
 
     /// From a plain list of settings, as tests have it; all else is default.
     pub fn from_settings(settings: &[(&str, &str)]) -> Result<Self, ConfigError> {
-        let environment =
-            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Self::from_values(&gather(|_| None, &environment, None)?)
+        Self::from_values(&PROGRAM.from_list(settings)?)
     }
 
     fn from_values(values: &Values) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
-        let get = |name: &str| values.get(name).map(String::as_str).filter(|value| !value.is_empty());
+        let get = |name: &str| values.get(name);
         if get("MOLECULE_ORG_ID").is_some() {
             problems.push(
                 "MOLECULE_ORG_ID: this build has no control plane yet, so it can't be a SaaS tenant; unset it to run \
@@ -170,13 +166,9 @@ impl Config {
                 Err(error) => problems.push(format!("WORKSPACE_ROOTS: {root}: {error}")),
             }
         }
-        let beside = || {
-            let program = std::env::current_exe().unwrap_or_default();
-            program.with_file_name("workspace-init")
-        };
-        let listen = parse(values, "TENANT_LISTEN", &mut problems);
+        let listen = values.parse("TENANT_LISTEN", &mut problems);
         let agent_listen: Option<SocketAddr> =
-            get("TENANT_AGENT_LISTEN").and_then(|_| parse(values, "TENANT_AGENT_LISTEN", &mut problems));
+            get("TENANT_AGENT_LISTEN").and_then(|_| values.parse("TENANT_AGENT_LISTEN", &mut problems));
         if let (Some(listen), Some(agents)) = (listen, agent_listen)
             && listen == agents
         {
@@ -187,26 +179,20 @@ impl Config {
             listen: listen.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
             agent_listen,
             agent_url: get("TENANT_AGENT_URL").map(|url| url.trim_end_matches('/').to_owned()),
+            agent_ca: values.read("TENANT_AGENT_CA_FILE", &mut problems),
             agent_publish: match get("TENANT_AGENT_PUBLISH") {
                 Some("none") => None,
-                _ => parse(values, "TENANT_AGENT_PUBLISH", &mut problems),
+                _ => values.parse("TENANT_AGENT_PUBLISH", &mut problems),
             },
             data_dir: get("TENANT_DATA_DIR").unwrap_or_default().into(),
             network_pool: pool(get("TENANT_NETWORK_POOL").unwrap_or_default(), &mut problems),
-            workspace_init: get("TENANT_WORKSPACE_INIT").map_or_else(beside, PathBuf::from),
-            connect_deadline: seconds(values, "TENANT_CONNECT_DEADLINE", &mut problems),
-            agent_silence: seconds(values, "TENANT_AGENT_SILENCE", &mut problems),
-            restart_budget: parse(values, "TENANT_RESTART_BUDGET", &mut problems).unwrap_or_default(),
-            max_calls: parse(values, "TENANT_MAX_CALLS", &mut problems).unwrap_or_default(),
+            workspace_init: values.beside_program("TENANT_WORKSPACE_INIT", "workspace-init"),
+            connect_deadline: values.seconds("TENANT_CONNECT_DEADLINE", &mut problems),
+            agent_silence: values.seconds("TENANT_AGENT_SILENCE", &mut problems),
+            restart_budget: values.parse("TENANT_RESTART_BUDGET", &mut problems).unwrap_or_default(),
+            max_calls: values.parse("TENANT_MAX_CALLS", &mut problems).unwrap_or_default(),
             log_filter: get("TENANT_LOG").unwrap_or("info").to_owned(),
-            log_format: match get("TENANT_LOG_FORMAT") {
-                Some("json") => LogFormat::Json,
-                Some("human") | None => LogFormat::Human,
-                Some(other) => {
-                    problems.push(format!("TENANT_LOG_FORMAT: {other:?} is neither human nor json"));
-                    LogFormat::Human
-                }
-            },
+            log_format: values.log_format("TENANT_LOG_FORMAT", &mut problems),
             workspace_roots: roots,
             runtimes,
             tiers,
@@ -218,115 +204,16 @@ impl Config {
         {
             problems.push(format!("TENANT_AGENT_URL: {url:?} must begin with http:// or https://"));
         }
+        if config.agent_ca.is_some()
+            && !config.agent_url.as_ref().is_some_and(|url| url.starts_with("https:"))
+        {
+            problems.push(
+                "TENANT_AGENT_CA_FILE: it is of no use without a TENANT_AGENT_URL that begins with https://"
+                    .to_owned(),
+            );
+        }
         if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
     }
-}
-
-fn command() -> Command {
-    let settings = SETTINGS.iter().map(|setting| {
-        let help = match setting.default {
-            Some(default) => format!("{} [env: {}; default: {default}]", setting.help, setting.name),
-            None => format!("{} [env: {}]", setting.help, setting.name),
-        };
-        Arg::new(setting.name).long(flag_of(setting.name)).value_name("VALUE").help(help)
-    });
-    Command::new("tenant-svc")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("One customer's workspaces, over local Docker")
-        .args(settings)
-        .arg(
-            Arg::new("TENANT_CONFIG_FILE")
-                .long("config-file")
-                .value_name("FILE")
-                .help("TOML file of settings, their names in lower case [env: TENANT_CONFIG_FILE]"),
-        )
-        .arg(
-            Arg::new("check-config")
-                .long("check-config")
-                .action(ArgAction::SetTrue)
-                .help("Check the settings, print what is in effect, and end"),
-        )
-}
-
-fn flag_of(name: &str) -> String {
-    name.trim_start_matches("TENANT_").to_ascii_lowercase().replace('_', "-")
-}
-
-/// Merges the three sources. A key that nobody knows is a mistake somebody should hear of.
-fn gather(
-    flags: impl Fn(&str) -> Option<String>,
-    environment: &BTreeMap<String, String>,
-    file: Option<&Path>,
-) -> Result<Values, ConfigError> {
-    let mut problems = Vec::new();
-    let known = |name: &str| SETTINGS.iter().any(|setting| setting.name == name);
-    let ours = |name: &str| name.starts_with("TENANT_") && name != "TENANT_CONFIG_FILE";
-    for name in environment.keys().filter(|name| ours(name) && !known(name)) {
-        problems.push(format!("{name}: there is no such setting; see tenant-svc --help"));
-    }
-    let mut in_file = BTreeMap::new();
-    if let Some(path) = file {
-        match read_file(path) {
-            Ok(values) => in_file = values,
-            Err(problem) => problems.push(problem),
-        }
-        for name in in_file.keys().filter(|name| !known(name)) {
-            let key = name.to_ascii_lowercase();
-            problems.push(format!("{}: there is no setting {key:?}; see tenant-svc --help", path.display()));
-        }
-    }
-    if !problems.is_empty() {
-        return Err(ConfigError(problems));
-    }
-    let mut values = Values::new();
-    for &Setting { name, default, .. } in &SETTINGS {
-        let value =
-            flags(name).or_else(|| environment.get(name).cloned()).or_else(|| in_file.get(name).cloned());
-        if let Some(value) = value.or_else(|| default.map(str::to_owned)) {
-            values.insert(name, value);
-        }
-    }
-    Ok(values)
-}
-
-fn read_file(path: &Path) -> Result<BTreeMap<String, String>, String> {
-    let named = |problem: String| format!("TENANT_CONFIG_FILE: {}: {problem}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| named(error.to_string()))?;
-    table
-        .into_iter()
-        .map(|(key, value)| {
-            let value = match value {
-                toml::Value::String(text) => text,
-                toml::Value::Integer(number) => number.to_string(),
-                other => {
-                    return Err(named(format!(
-                        "{key} must be text or a whole number, not {}",
-                        other.type_str()
-                    )));
-                }
-            };
-            Ok((key.to_ascii_uppercase(), value))
-        })
-        .collect()
-}
-
-fn parse<T: std::str::FromStr>(values: &Values, name: &'static str, problems: &mut Vec<String>) -> Option<T>
-where
-    T::Err: std::fmt::Display,
-{
-    let text = values.get(name)?;
-    match text.parse() {
-        Ok(value) => Some(value),
-        Err(error) => {
-            problems.push(format!("{name}: {text:?}: {error}"));
-            None
-        }
-    }
-}
-
-fn seconds(values: &Values, name: &'static str, problems: &mut Vec<String>) -> Duration {
-    Duration::from_secs(parse(values, name, problems).unwrap_or_default())
 }
 
 fn pool(text: &str, problems: &mut Vec<String>) -> (std::net::Ipv4Addr, u8) {
@@ -360,10 +247,7 @@ fn registry(file: Option<&str>, problems: &mut Vec<String>) -> RuntimeRegistry {
 }
 
 fn describe(values: &Values, config: &Config) -> String {
-    let mut text = String::from("mode: self-hosted\n");
-    for (name, value) in values {
-        let _ = writeln!(text, "{name}={value}");
-    }
+    let mut text = format!("mode: self-hosted\n{}", PROGRAM.describe(values));
     let _ = writeln!(text, "runtimes: {}", config.runtimes.names());
     for warning in &config.warnings {
         let _ = writeln!(text, "warning: {warning}");
@@ -394,24 +278,9 @@ mod tests {
         assert!(problems(&[("WORKSPACE_ROOTS", "/no/such")]).contains("/no/such"));
         let both = problems(&[("TENANT_LISTEN", "127.0.0.1:1"), ("TENANT_AGENT_LISTEN", "127.0.0.1:1")]);
         assert!(both.contains("TENANT_LISTEN") && both.contains("TENANT_AGENT_LISTEN"), "{both}");
+        assert!(problems(&[("TENANT_AGENT_CA_FILE", "/no/ca.pem")]).contains("/no/ca.pem"));
+        let unused = problems(&[("TENANT_AGENT_CA_FILE", "/dev/null")]);
+        assert!(unused.contains("TENANT_AGENT_URL"), "{unused}");
         assert!(problems(&[("MOLECULE_ORG_ID", "x")]).contains("MOLECULE_ORG_ID"));
-    }
-
-    #[test]
-    fn a_file_is_read_below_the_environment_and_its_unknown_keys_are_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tenant.toml");
-        std::fs::write(
-            &path,
-            "tenant_listen = '127.0.0.1:1'\ntenant_max_calls = 7\ntier4_cpu_shares = 'unlimited'",
-        )
-        .unwrap();
-        let environment = BTreeMap::from([("TENANT_LISTEN".to_owned(), "127.0.0.1:2".to_owned())]);
-        let values = gather(|_| None, &environment, Some(&path)).unwrap();
-        let config = Config::from_values(&values).unwrap();
-        assert_eq!((config.listen.port(), config.max_calls), (2, 7));
-        std::fs::write(&path, "tenant_listne = 'x'").unwrap();
-        let error = gather(|_| None, &environment, Some(&path)).unwrap_err();
-        assert!(error.to_string().contains("tenant_listne"), "{error}");
     }
 }

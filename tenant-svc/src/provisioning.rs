@@ -146,12 +146,12 @@ impl Forwarder {
         let change = match &pending.intent {
             Intent::Provision => {
                 let spec = launch_spec(false)?;
-                return Ok(Request::Provision(ProvisionRequest {
+                return Ok(Request::Provision(Box::new(ProvisionRequest {
                     organization,
                     workspace,
                     spec,
                     sealed_token,
-                }));
+                })));
             }
             Intent::Start => Change::Start,
             Intent::Stop(cause) => Change::Stop(cause.clone()),
@@ -216,7 +216,7 @@ impl Forwarder {
 }
 
 enum Request {
-    Provision(ProvisionRequest),
+    Provision(Box<ProvisionRequest>),
     Change(ChangeRequest),
 }
 

@@ -4,4 +4,6 @@ pub mod broken;
 pub mod daemon;
 pub mod images;
 pub mod leftovers;
+pub mod seed;
 pub mod tenant;
+pub mod tls;

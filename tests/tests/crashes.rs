@@ -1,6 +1,7 @@
 //! The process is killed, as kill -9 does, right after each step of each operation; a new one goes on from
-//! what is stored. The backend's own steps also fail, lose their reply and come twice. The steps are those that the executor and the backend take; should they become fewer, the
-//! sweep has lost its sight.
+//! what is stored. The backend's own steps also fail, lose their reply and come twice. The steps are those that
+//! the executor and the backend take; should they become fewer, the sweep has lost its sight. A test run takes
+//! a seeded share of them, `cargo xtask soak` all.
 
 use molecule_proto::tenant::v1::{
     DeleteWorkspaceRequest, RestartWorkspaceRequest, StartWorkspaceRequest, StopWorkspaceRequest,
@@ -9,6 +10,7 @@ use molecule_proto::tenant::v1::{
 use molecule_proto::workspace::v1::{Workspace, WorkspaceState};
 use molecule_tests::images::{self, Kind, docker};
 use molecule_tests::leftovers;
+use molecule_tests::seed::Choice;
 use molecule_tests::tenant::{Setup, Tenant, spec};
 use tonic::Status;
 
@@ -121,7 +123,8 @@ async fn steps_of(setup: &Setup, op: Op) -> Vec<String> {
     tenant.stop().await.unwrap();
     let mut steps: Vec<String> = Vec::new();
     // looking changes nothing, and the sweep looks whenever it likes
-    for step in text.lines().filter(|step| !step.contains("list")) {
+    let names = text.lines().filter_map(|line| line.split(' ').next());
+    for step in names.filter(|step| !step.contains("list")) {
         if !steps.iter().any(|known| known == step) {
             steps.push(step.to_owned());
         }
@@ -138,7 +141,8 @@ async fn sweep(op: Op, subnet: u8) {
     let setup = Setup::new(PROGRAM, folder.path(), subnet).await.unwrap();
     let steps = steps_of(&setup, op).await;
     assert!(steps.len() >= op.steps(), "{op:?}: only {} steps are left: {steps:?}", steps.len());
-    for step in &steps {
+    let choice = Choice::one_in(3);
+    for step in choice.of(&format!("{op:?} killed"), steps.clone()) {
         let mut tenant = setup.start().await.unwrap();
         let workspace = ready_for(&mut tenant, op).await;
         tenant.stop().await.unwrap();
@@ -153,17 +157,17 @@ async fn sweep(op: Op, subnet: u8) {
         converges(&mut heir, op, &workspace, &format!("{op:?}, killed after {step}")).await;
         heir.stop().await.unwrap();
     }
-    for step in steps.iter().filter(|step| step.starts_with("docker.")) {
-        for fault in ["FailBefore", "LoseReply", "Repeat"] {
-            let mut tenant = setup.start().await.unwrap();
-            let workspace = ready_for(&mut tenant, op).await;
-            tenant.stop().await.unwrap();
-            let mut tenant =
-                setup.clone().with("TEST_FAULT", format!("{step}:1:{fault}")).start().await.unwrap();
-            ask(&mut tenant, op, &workspace).await.unwrap();
-            converges(&mut tenant, op, &workspace, &format!("{op:?}, {fault} at {step}")).await;
-            tenant.stop().await.unwrap();
-        }
+    let docker_steps = steps.iter().filter(|step| step.starts_with("docker."));
+    let faults = ["FailBefore", "LoseReply", "Repeat"];
+    let faulty = docker_steps.flat_map(|step| faults.map(|fault| (step.as_str(), fault))).collect();
+    for (step, fault) in choice.of(&format!("{op:?} disturbed"), faulty) {
+        let mut tenant = setup.start().await.unwrap();
+        let workspace = ready_for(&mut tenant, op).await;
+        tenant.stop().await.unwrap();
+        let mut tenant = setup.clone().with("TEST_FAULT", format!("{step}:1:{fault}")).start().await.unwrap();
+        ask(&mut tenant, op, &workspace).await.unwrap();
+        converges(&mut tenant, op, &workspace, &format!("{op:?}, {fault} at {step}")).await;
+        tenant.stop().await.unwrap();
     }
     leftovers::remove(&docker, &format!("10.214.{subnet}.")).await.unwrap();
 }

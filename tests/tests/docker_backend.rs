@@ -71,6 +71,7 @@ impl conformance::Subject for Subject {
         LaunchSpec {
             image: Kind::Root.image(),
             agents_url: "http://127.0.0.1:9".to_owned(),
+            agents_ca: None,
             command: None,
             ..contract::spec()
         }

@@ -12,11 +12,14 @@ use futures::StreamExt;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
-use molecule_proto::tenant::v1::{RestartWorkspaceRequest, StartWorkspaceRequest, StopWorkspaceRequest};
+use molecule_proto::tenant::v1::{
+    RestartWorkspaceRequest, StartWorkspaceRequest, StopWorkspaceRequest, StreamWorkspaceLogsRequest,
+};
 use molecule_proto::workspace::v1::{Reason, Tier, Workspace, WorkspaceSpec, WorkspaceState};
 use molecule_tests::images::{self, Kind, docker};
 use molecule_tests::leftovers;
 use molecule_tests::tenant::{Setup, Tenant, spec};
+use molecule_tests::tls::{Authority, terminate};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tenant-under-test");
@@ -275,6 +278,43 @@ async fn only_workspaces_reach_the_agents_listener() {
     assert!(answer.await.unwrap().unwrap_or_default().is_empty(), "the host was answered");
     tenant.delete(&up.workspace_id).await.unwrap();
     tenant.finish().await.unwrap();
+}
+
+/// Agents reach the listener through an operator's proxy, whose authority is the operator's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_pinned_authority_is_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = setup(&folder, 7).await;
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (authority, other) = (Authority::new().unwrap(), Authority::new().unwrap());
+    let port = terminate(authority.server(&[setup.gateway()]).unwrap(), plain).await.unwrap();
+    let ca_file = folder.path().join("ca.pem");
+    let setup = setup
+        .clone()
+        .with("TENANT_AGENT_LISTEN", plain.to_string())
+        .with("TENANT_AGENT_URL", format!("https://{}:{port}", setup.gateway()))
+        .with("TENANT_AGENT_CA_FILE", ca_file.display().to_string());
+    for (pem, expected) in [(&authority.pem, "began "), (&other.pem, "certificate")] {
+        std::fs::write(&ca_file, pem).unwrap();
+        let mut tenant = setup.start().await.unwrap();
+        let created = tenant.create(spec("behind a proxy", "demo-stamp")).await.unwrap();
+        tenant.reaches(&created.workspace_id, WorkspaceState::Running).await.unwrap();
+        let output = output_until(&mut tenant, &created.workspace_id, expected);
+        tokio::time::timeout(std::time::Duration::from_secs(20), output).await.unwrap();
+        tenant.delete(&created.workspace_id).await.unwrap();
+        tenant.stop().await.unwrap();
+    }
+    leftovers::remove(&docker().await.unwrap(), "10.214.7.").await.unwrap();
+}
+
+async fn output_until(tenant: &mut Tenant, id: &str, expected: &str) {
+    let request = StreamWorkspaceLogsRequest { workspace_id: id.to_owned(), follow: true, tail_lines: 0 };
+    let mut stream = tenant.client.stream_workspace_logs(request).await.unwrap().into_inner();
+    let mut text = String::new();
+    while !text.contains(expected) {
+        let chunk = stream.next().await.unwrap_or_else(|| panic!("the output ended: {text}")).unwrap();
+        text.push_str(&String::from_utf8_lossy(&chunk.data));
+    }
 }
 
 /// Runs a probe in a container on a network; its exit code.

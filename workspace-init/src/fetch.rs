@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use molecule_domain::bundle::{Bundle, BundleRequest};
 use ureq::Agent;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::Error;
 
@@ -22,8 +22,16 @@ pub(crate) fn agent(ca: Option<&Path>) -> Result<Agent, Error> {
         Some(path) => {
             let bad = |cause: String| Error::BadCa { path: path.to_owned(), cause };
             let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
-            let certificate = Certificate::from_pem(&pem).map_err(|error| bad(error.to_string()))?;
-            RootCerts::new_with_certs(&[certificate])
+            let mut certificates = Vec::new();
+            for item in parse_pem(&pem) {
+                if let PemItem::Certificate(certificate) = item.map_err(|error| bad(error.to_string()))? {
+                    certificates.push(certificate);
+                }
+            }
+            if certificates.is_empty() {
+                return Err(bad("there is no certificate in it".to_owned()));
+            }
+            RootCerts::new_with_certs(&certificates)
         }
     };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

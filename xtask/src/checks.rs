@@ -40,12 +40,19 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
     run(with_static_binaries(&mut test)?)
 }
 
-/// The searching tests, for longer.
+/// The searching tests for longer, and the sweeps whole.
 pub(crate) fn soak(cases: u32) -> anyhow::Result<()> {
+    let _docker = Docker::ensure()?;
     say(&format!("{cases} random lives per property"));
     let mut test =
         cargo(&["test", "--locked", "--release", "-p", "molecule-provisioner", "--test", "engine"]);
-    run(test.env("SOAK_CASES", cases.to_string()))
+    run(test.env("SOAK_CASES", cases.to_string()))?;
+    run(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
+    build_static()?;
+    import_images()?;
+    say("every case of the kill sweep");
+    let mut test = cargo(&["test", "--locked", "--workspace", "--test", "crashes"]);
+    run(with_static_binaries(test.env("SOAK", "1").env("RUST_TEST_THREADS", "4"))?)
 }
 
 /// Checks the queries' offline data against the migrations, or writes it anew.

@@ -28,6 +28,8 @@ use crate::{DockerBackend, init, names, volume};
 const CAPABILITIES: [&str; 5] = ["CHOWN", "SETUID", "SETGID", "DAC_OVERRIDE", "FOWNER"];
 const PIDS_LIMIT: i64 = 512;
 const CONFIGS: &str = "/configs";
+/// The pinned authority, in `/configs`.
+const CA_FILE: &str = ".ca.pem";
 const WORKSPACE: &str = "/workspace";
 
 /// A volume of a workspace and where it is mounted.
@@ -155,8 +157,7 @@ impl DockerBackend {
         let owner = owner_of(docker, id, &image.user).await?;
         let folders = volumes.iter().filter(|volume| volume.path == CONFIGS || owner != (0, 0));
         for volume in folders {
-            let token = request.bootstrap_token.as_ref().filter(|_| volume.path == CONFIGS);
-            let packed = pack(token.map(molecule_provisioner::backend::BootstrapToken::expose), owner)
+            let packed = pack(Some(request).filter(|_| volume.path == CONFIGS), owner)
                 .map_err(|error| unknown(format!("the bootstrap token could not be packed: {error}")))?;
             let Some(packed) = packed else { continue };
             let options = UploadToContainerOptionsBuilder::default().path(&volume.path).build();
@@ -212,9 +213,11 @@ fn volumes(request: &LaunchRequest) -> Vec<VolumeMount> {
     volumes
 }
 
-/// The bootstrap token, and the folder's owner where that isn't root. `None` where there is nothing to do.
-fn pack(token: Option<&str>, owner: (u64, u64)) -> std::io::Result<Option<Vec<u8>>> {
-    if token.is_none() && owner == (0, 0) {
+/// What workspace-init needs, and the folder's owner where that isn't root. `None` where there is nothing to do.
+fn pack(configs_of: Option<&LaunchRequest>, owner: (u64, u64)) -> std::io::Result<Option<Vec<u8>>> {
+    let token = configs_of.and_then(|request| request.bootstrap_token.as_ref());
+    let ca = configs_of.and_then(|request| request.spec.agents_ca.as_ref());
+    if token.is_none() && ca.is_none() && owner == (0, 0) {
         return Ok(None);
     }
     let mut archive = Archive::new();
@@ -222,7 +225,10 @@ fn pack(token: Option<&str>, owner: (u64, u64)) -> std::io::Result<Option<Vec<u8
         archive.own_root(0o755, owner)?;
     }
     if let Some(token) = token {
-        archive.file(".bootstrap", token.as_bytes(), 0o600, owner)?;
+        archive.file(".bootstrap", token.expose().as_bytes(), 0o600, owner)?;
+    }
+    if let Some(ca) = ca {
+        archive.file(CA_FILE, ca.as_bytes(), 0o644, owner)?;
     }
     archive.finish().map(Some)
 }
@@ -270,15 +276,18 @@ fn create_body(
     let spec = &request.spec;
     let command = spec.command.clone().unwrap_or_else(|| image.command.clone());
     let port = format!("{}/tcp", spec.agent_port);
-    let environment = [
-        ("WORKSPACE_ID", request.instance.workspace.to_string()),
-        ("MOLECULE_AGENTS_URL", spec.agents_url.clone()),
+    let mut environment = vec![
+        format!("WORKSPACE_ID={}", request.instance.workspace),
+        format!("MOLECULE_AGENTS_URL={}", spec.agents_url),
     ];
+    if spec.agents_ca.is_some() {
+        environment.push(format!("MOLECULE_CA_FILE={CONFIGS}/{CA_FILE}"));
+    }
     ContainerCreateBody {
         image: Some(image.id.clone()),
         entrypoint: Some(vec![init::PROGRAM.to_owned()]),
         cmd: Some(command),
-        env: Some(environment.map(|(name, value)| format!("{name}={value}")).to_vec()),
+        env: Some(environment),
         labels: Some(names::container_labels(installation, request)),
         exposed_ports: publish.map(|_| vec![port.clone()]),
         host_config: Some(host_config(publish, request, volumes, network, init_volume, port)),

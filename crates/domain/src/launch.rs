@@ -34,6 +34,9 @@ pub struct LaunchSpec {
     pub mount: Mount,
     /// Where workspace-init and the agent reach tenant-svc.
     pub agents_url: String,
+    /// The only authority that workspace-init trusts there, as PEM; `None` is the public ones.
+    #[serde(default)]
+    pub agents_ca: Option<String>,
     /// Discard the session volumes before the launch.
     pub reset_session: bool,
 }

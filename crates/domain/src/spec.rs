@@ -22,7 +22,7 @@ const MAX_CONFIG_BYTES: usize = 1 << 20;
 const MAX_ENV_BYTES: usize = 64 << 10;
 const MAX_LABELS: usize = 64;
 /// Files in `/configs` that are the platform's own.
-const RESERVED_FILES: [&str; 2] = [".auth_token", ".bootstrap"];
+const RESERVED_FILES: [&str; 3] = [".auth_token", ".bootstrap", ".ca.pem"];
 const RESERVED_VARIABLES: [&str; 5] =
     ["WORKSPACE_ID", "WORKSPACE_CONFIG_PATH", "PLATFORM_URL", "MOLECULE_URL", "TIER"];
 
@@ -78,6 +78,8 @@ pub struct SpecRules {
     pub disk_gib: i64,
     /// Where agents reach tenant-svc.
     pub agents_url: String,
+    /// The only authority that workspaces trust there, as PEM.
+    pub agents_ca: Option<String>,
 }
 
 impl SpecRules {
@@ -119,6 +121,7 @@ impl SpecRules {
             volumes: runtime.volumes.clone(),
             mount: spec.mount.clone(),
             agents_url: self.agents_url.clone(),
+            agents_ca: self.agents_ca.clone(),
             reset_session: reset_session || always,
         })
     }
@@ -216,6 +219,7 @@ mod tests {
             tiers: TierTable::default(),
             disk_gib: 10,
             agents_url: "http://10.0.0.1:7071".into(),
+            agents_ca: None,
         }
     }
 

@@ -4,6 +4,7 @@
 pub mod guard;
 pub mod seal;
 pub mod server;
+pub mod settings;
 pub mod shutdown;
 pub mod status;
 pub mod telemetry;

@@ -1,12 +1,15 @@
 //! tenant-svc as it is, but impatient, and with a knife: `TEST_KILL_AFTER=STEP:N` kills the process, as kill -9
 //! does, right after it took a step for the N-th time; `TEST_FAULT=STEP:N:FAULT` fails, repeats, or loses the
-//! reply of that one. `TEST_STEPS` names a file that every step is noted in.
+//! reply of that one. `TEST_STEPS` names a file that every step is noted in, with the microseconds (Unix time) of
+//! its beginning.
 
 use std::collections::HashMap;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use molecule_domain::Timestamp;
+use molecule_domain::clock::{Clock, SystemClock};
 use molecule_provisioner::faults::{Fault, Probe, Steps};
 use molecule_provisioner::policy::Policy;
 use tenant_svc::app::{Hooks, run};
@@ -16,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 struct Knife {
     kill_after: Option<(String, usize)>,
     fault: Option<(String, usize, Fault)>,
-    begun: Mutex<HashMap<&'static str, usize>>,
+    begun: Mutex<HashMap<&'static str, (usize, Timestamp)>>,
     steps: Option<Mutex<std::fs::File>>,
     taken: Mutex<HashMap<&'static str, usize>>,
 }
@@ -24,14 +27,16 @@ struct Knife {
 impl Probe for Knife {
     fn before(&self, step: &'static str) -> Option<Fault> {
         let mut begun = self.begun.lock().unwrap();
-        let count = begun.entry(step).or_default();
-        *count += 1;
+        let now = SystemClock.now();
+        let (count, began) = begun.entry(step).or_insert((0, now));
+        (*count, *began) = (*count + 1, now);
         self.fault.as_ref().filter(|(at, n, _)| at == step && n == count).map(|(.., fault)| *fault)
     }
 
     fn after(&self, step: &'static str) {
         if let Some(steps) = &self.steps {
-            writeln!(steps.lock().unwrap(), "{step}").unwrap();
+            let began = self.begun.lock().unwrap().get(step).map_or(0, |(_, began)| began.micros());
+            writeln!(steps.lock().unwrap(), "{step} {began}").unwrap();
         }
         let mut taken = self.taken.lock().unwrap();
         let count = taken.entry(step).or_default();

@@ -1,14 +1,14 @@
 //! Takes the planned step: every effect of the engine's happens here, one named step at a time.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_domain::Clock;
 use molecule_domain::lifecycle::{Phase, Reason};
 use tokio::sync::Semaphore;
-use tracing::{Instrument, debug, info, warn};
+use tracing::{debug, info, warn};
 
+use super::effects::{outcome_of, seed_of};
 use super::plan::{Action, engine_event, give_up, plan, restarts_so_far};
 use crate::backend::{Backend, BootstrapToken, CallError, LaunchRequest, PostMortem, Prepared, Refusal};
 use crate::faults::Steps;
@@ -303,149 +303,6 @@ impl Executor {
         let outcome = give_up(record, reason, message, outcome, now);
         self.commit("commit.crash_loop", lease, outcome).await
     }
-
-    /// Says what is about to happen, before a call that may take long.
-    async fn announce(
-        &self,
-        lease: &Lease,
-        record: &InstanceRecord,
-        message: &str,
-    ) -> Result<(), StoreError> {
-        if record.phase == Phase::Stopping || record.phase == Phase::Failed {
-            return Ok(());
-        }
-        let outcome = Outcome {
-            phase: Some(Phase::Stopping),
-            reason: record.reason,
-            message: Some(message.to_owned()),
-            failures: record.failures,
-            due_at: record.due_at,
-            ..outcome_of(record)
-        };
-        self.commit_and_keep("commit.stopping", lease, outcome).await
-    }
-
-    async fn look_again(
-        &self,
-        lease: &Lease,
-        record: &InstanceRecord,
-        result: Result<(), CallError>,
-    ) -> Result<(), StoreError> {
-        match result {
-            Ok(()) => {
-                let outcome = Outcome { due_at: Some(self.clock.now()), ..outcome_of(record) };
-                self.commit("commit.look_again", lease, outcome).await
-            }
-            Err(error) => self.retry_later(lease, record, &error.to_string(), false).await,
-        }
-    }
-
-    async fn refused(
-        &self,
-        lease: &Lease,
-        record: &InstanceRecord,
-        refusal: Refusal,
-        known: Outcome,
-    ) -> Result<(), StoreError> {
-        info!(reason = %refusal.reason, message = refusal.message, "refused by the provider");
-        let outcome = give_up(record, refusal.reason, refusal.message, known, self.clock.now());
-        self.commit("commit.refused", lease, outcome).await
-    }
-
-    /// Nothing is known: the same again later, and a word about it to whoever waits.
-    async fn retry_later(
-        &self,
-        lease: &Lease,
-        record: &InstanceRecord,
-        cause: &str,
-        unreachable: bool,
-    ) -> Result<(), StoreError> {
-        let failures = record.failures.saturating_add(1);
-        let due = self.clock.now() + self.policy.backoff(failures, seed_of(record));
-        // One hiccup is no news.
-        let worth_telling = failures > 1 && record.phase.is_transient();
-        let outcome = Outcome {
-            reason: if unreachable { Some(Reason::BackendUnreachable) } else { record.reason },
-            message: worth_telling.then(|| format!("waiting for the provider: {cause}")),
-            failures,
-            due_at: Some(due),
-            ..outcome_of(record)
-        };
-        self.commit("commit.retry_later", lease, outcome).await
-    }
-
-    async fn commit(&self, step: &'static str, lease: &Lease, outcome: Outcome) -> Result<(), StoreError> {
-        self.write(step, lease, outcome, true).await
-    }
-
-    async fn commit_and_keep(
-        &self,
-        step: &'static str,
-        lease: &Lease,
-        outcome: Outcome,
-    ) -> Result<(), StoreError> {
-        self.write(step, lease, outcome, false).await
-    }
-
-    async fn write(
-        &self,
-        step: &'static str,
-        lease: &Lease,
-        outcome: Outcome,
-        release: bool,
-    ) -> Result<(), StoreError> {
-        let write = || self.store.commit(lease, self.clock.now(), &outcome, release);
-        match self.steps.run(step, write).await {
-            Ok(result) => result.map(drop),
-            Err(injected) => Err(StoreError::Unavailable(injected.to_string().into())),
-        }
-    }
-
-    /// A call that changes something: only where the lease outlives it.
-    async fn guarded<F>(
-        &self,
-        lease: &Lease,
-        step: &'static str,
-        limit: Duration,
-        call: impl Fn() -> F,
-    ) -> Result<(), CallError>
-    where
-        F: Future<Output = Result<(), CallError>>,
-    {
-        if self.clock.now() + limit >= lease.until {
-            return Err(CallError::Unknown(
-                "too little of the lease was left to call the provider".to_owned(),
-            ));
-        }
-        self.call(step, limit, call).await
-    }
-
-    /// Any call to the provider: bounded in time, and a place for faults.
-    pub(super) async fn call<T, F>(
-        &self,
-        step: &'static str,
-        limit: Duration,
-        call: impl Fn() -> F,
-    ) -> Result<T, CallError>
-    where
-        F: Future<Output = Result<T, CallError>>,
-    {
-        let timed = || async { tokio::time::timeout(limit, call()).await };
-        let span = tracing::debug_span!("provider", call = step);
-        match self.steps.run(step, timed).instrument(span).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(CallError::Unknown(format!("the provider did not answer within {limit:?}"))),
-            Err(injected) => Err(CallError::Unknown(injected.to_string())),
-        }
-    }
-}
-
-fn outcome_of(record: &InstanceRecord) -> Outcome {
-    Outcome { planned_for: record.intent, ..Outcome::default() }
-}
-
-fn seed_of(record: &InstanceRecord) -> u64 {
-    record.workspace.as_uuid().as_u64_pair().1
 }
 
 fn down_fact(sighting: &Sighting) -> Option<Fact> {

@@ -1,6 +1,7 @@
 //! Brings what is in line with what is wanted: plans with a pure function, executes one step at a time.
 
 pub mod driver;
+mod effects;
 pub mod execute;
 pub mod orphans;
 pub mod plan;

@@ -59,6 +59,7 @@ pub fn spec() -> LaunchSpec {
         volumes: vec![],
         mount: Mount::None,
         agents_url: "http://10.0.0.1:7071".to_owned(),
+        agents_ca: None,
         reset_session: false,
     }
 }

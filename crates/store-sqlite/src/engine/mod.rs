@@ -1,5 +1,6 @@
 //! The engine's store.
 
+mod parts;
 mod rows;
 
 use std::time::Duration;
@@ -8,14 +9,14 @@ use async_trait::async_trait;
 use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::limits::Amounts;
 use molecule_domain::{Error, Timestamp};
-use molecule_provisioner::admission::{self, Account, Admitted, ChangeRequest, ProvisionRequest};
+use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
 use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::store::memory::workspace_taken;
 use molecule_provisioner::store::{Expectations, Expected, Store, StoreError};
-use sqlx::SqliteConnection;
 use tokio::sync::watch;
 
+use self::parts::{admit, held, max_seq, tell};
 use self::rows::{InstanceRow, account, add_usage, find, next_revision, save};
 use crate::codec::{from_text, id, number, text, unavailable};
 use crate::{Database, commit};
@@ -28,61 +29,6 @@ impl EngineStore {
     /// The engine's store in this database.
     pub const fn new(database: Database) -> Self {
         Self(database)
-    }
-}
-
-async fn tell(
-    db: &mut SqliteConnection,
-    record: &InstanceRecord,
-    at: Timestamp,
-    detail: &EventDetail,
-) -> Result<(), StoreError> {
-    let (organization, workspace) = (record.organization.to_string(), record.workspace.to_string());
-    let (actor, reason, at) = (text(detail.actor), detail.reason.map(text), at.micros());
-    let kind = detail.kind.as_ref();
-    sqlx::query!(
-        "INSERT INTO instance_events
-             (organization_id, workspace_id, at, kind, actor, generation, reason, message, exit_code, log_tail)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        organization,
-        workspace,
-        at,
-        kind,
-        actor,
-        detail.generation.0,
-        reason,
-        detail.message,
-        detail.exit_code,
-        detail.log_tail,
-    )
-    .execute(db)
-    .await
-    .map_err(unavailable)?;
-    Ok(())
-}
-
-async fn admit(
-    db: &mut SqliteConnection,
-    admitted: Admitted,
-    now: Timestamp,
-) -> Result<InstanceRecord, StoreError> {
-    let Admitted { mut record, asked, event } = admitted;
-    record.revision = next_revision(db, record.organization).await?;
-    add_usage(db, record.organization, asked).await?;
-    save(db, &record).await?;
-    tell(db, &record, now, &event).await?;
-    Ok(record)
-}
-
-/// The record under a lease that still holds.
-async fn held(
-    db: &mut SqliteConnection,
-    lease: &Lease,
-    now: Timestamp,
-) -> Result<InstanceRecord, StoreError> {
-    match find(db, lease.workspace).await? {
-        Some(row) if row.is_held_by(lease, now) => row.into_record(),
-        _ => Err(StoreError::LeaseLost(lease.workspace)),
     }
 }
 
@@ -428,12 +374,4 @@ impl Store for EngineStore {
     fn commits(&self) -> watch::Receiver<u64> {
         self.0.engine_commits.subscribe()
     }
-}
-
-async fn max_seq(db: &mut SqliteConnection) -> Result<LaunchSeq, StoreError> {
-    let stored = sqlx::query_scalar!("SELECT value FROM settings WHERE name = 'launch_seq'")
-        .fetch_optional(db)
-        .await
-        .map_err(unavailable)?;
-    stored.map_or(Ok(LaunchSeq(0)), |text| id::<i64>(&text).map(LaunchSeq))
 }

@@ -8,9 +8,10 @@ use molecule_domain::spec::WorkspaceSpec;
 use molecule_provisioner::store::StoreError;
 use sqlx::SqliteConnection;
 
-use super::model::{AgentRecord, Intent, Pending, RequestKey, WorkspaceRecord};
-use super::{TenantStore, load, load_existing, save};
-use crate::codec::{from_json, id, json, unavailable};
+use super::model::{AgentRecord, Intent, RequestKey, WorkspaceRecord};
+use super::requests::{add_token, check_parent, remember, replay};
+use super::{TenantStore, load_existing, save};
+use crate::codec::{from_json, json, unavailable};
 use crate::commit;
 
 /// A workspace to be created.
@@ -210,70 +211,6 @@ impl TenantStore {
         save(&mut tx, &mut record, now).await?;
         commit(tx, &self.0.tenant_commits).await
     }
-
-    /// The engine has been told of everything up to this intent.
-    pub async fn forwarded(&self, workspace: WorkspaceId, intent: IntentNumber) -> Result<(), StoreError> {
-        let id = workspace.to_string();
-        let mut tx = self.0.begin().await?;
-        sqlx::query!(
-            "UPDATE workspaces SET forwarded = MAX(forwarded, ?),
-                 pending = CASE WHEN intent = ? THEN NULL ELSE pending END,
-                 pending_token = CASE WHEN intent = ? THEN NULL ELSE pending_token END,
-                 record_before = CASE WHEN intent = ? THEN NULL ELSE record_before END,
-                 private_before = CASE WHEN intent = ? THEN NULL ELSE private_before END
-             WHERE workspace_id = ?",
-            intent.0,
-            intent.0,
-            intent.0,
-            intent.0,
-            intent.0,
-            id,
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        tx.commit().await.map_err(unavailable)
-    }
-
-    /// What the engine has not been told of.
-    pub async fn pending(&self) -> Result<Vec<Pending>, StoreError> {
-        let rows = sqlx::query!(
-            "SELECT record, pending, pending_token FROM workspaces WHERE intent > forwarded AND pending IS NOT NULL",
-        )
-        .fetch_all(&self.0.reader)
-        .await
-        .map_err(unavailable)?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(Pending {
-                    record: from_json(&row.record, "a workspace")?,
-                    intent: from_json(&row.pending.unwrap_or_default(), "an intent")?,
-                    sealed_token: row.pending_token,
-                })
-            })
-            .collect()
-    }
-
-    /// One workspace's intent that the engine has not been told of.
-    pub async fn pending_of(&self, workspace: WorkspaceId) -> Result<Option<Pending>, StoreError> {
-        let id = workspace.to_string();
-        let row = sqlx::query!(
-            "SELECT record, pending, pending_token FROM workspaces
-             WHERE workspace_id = ? AND intent > forwarded AND pending IS NOT NULL",
-            id,
-        )
-        .fetch_optional(&self.0.reader)
-        .await
-        .map_err(unavailable)?;
-        row.map(|row| {
-            Ok(Pending {
-                record: from_json(&row.record, "a workspace")?,
-                intent: from_json(&row.pending.unwrap_or_default(), "an intent")?,
-                sealed_token: row.pending_token,
-            })
-        })
-        .transpose()
-    }
 }
 
 /// Writes a change into the workspace's row.
@@ -334,102 +271,6 @@ async fn apply(
             id,
         ),
     }
-    .execute(db)
-    .await
-    .map_err(unavailable)?;
-    Ok(())
-}
-
-async fn replay(
-    db: &mut SqliteConnection,
-    organization: OrganizationId,
-    key: Option<&RequestKey>,
-) -> Result<Option<WorkspaceRecord>, StoreError> {
-    let Some(key) = key else { return Ok(None) };
-    let owner = organization.to_string();
-    let row = sqlx::query!(
-        "SELECT fingerprint, workspace_id FROM request_keys WHERE organization_id = ? AND request_id = ?",
-        owner,
-        key.id,
-    )
-    .fetch_optional(&mut *db)
-    .await
-    .map_err(unavailable)?;
-    let Some(row) = row else { return Ok(None) };
-    if row.fingerprint != key.fingerprint {
-        return Err(Error::new(
-            ErrorReason::RequestIdReused,
-            format!("the request_id {:?} was used for another request; use a new one", key.id),
-        )
-        .into());
-    }
-    load(db, organization, id(&row.workspace_id)?).await
-}
-
-async fn remember(
-    db: &mut SqliteConnection,
-    organization: OrganizationId,
-    key: Option<&RequestKey>,
-    workspace: WorkspaceId,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let Some(key) = key else { return Ok(()) };
-    let (organization, workspace, at) = (organization.to_string(), workspace.to_string(), now.micros());
-    sqlx::query!(
-        "INSERT OR REPLACE INTO request_keys (organization_id, request_id, fingerprint, workspace_id, at)
-         VALUES (?, ?, ?, ?, ?)",
-        organization,
-        key.id,
-        key.fingerprint,
-        workspace,
-        at,
-    )
-    .execute(db)
-    .await
-    .map_err(unavailable)?;
-    Ok(())
-}
-
-/// A parent must be a workspace that lives, and no descendant.
-async fn check_parent(
-    db: &mut SqliteConnection,
-    organization: OrganizationId,
-    workspace: WorkspaceId,
-    spec: &WorkspaceSpec,
-) -> Result<(), StoreError> {
-    let mut above = spec.parent;
-    let mut first = true;
-    while let Some(parent) = above {
-        if parent == workspace {
-            return Err(Error::field("spec.parent_workspace_id", "a workspace can't be above itself").into());
-        }
-        let found = load(&mut *db, organization, parent).await?.filter(|found| !found.is_deleting());
-        match found {
-            Some(found) => above = found.spec.parent,
-            None if first => {
-                let description = format!("there is no workspace {parent}");
-                return Err(Error::field("spec.parent_workspace_id", description).into());
-            }
-            None => return Ok(()),
-        }
-        first = false;
-    }
-    Ok(())
-}
-
-async fn add_token(
-    db: &mut SqliteConnection,
-    workspace: WorkspaceId,
-    generation: Generation,
-    hash: &[u8],
-) -> Result<(), StoreError> {
-    let workspace = workspace.to_string();
-    sqlx::query!(
-        "INSERT INTO credentials (workspace_id, generation, token_hash) VALUES (?, ?, ?)",
-        workspace,
-        generation.0,
-        hash,
-    )
     .execute(db)
     .await
     .map_err(unavailable)?;

@@ -5,7 +5,9 @@ mod intents;
 mod mirror;
 pub mod model;
 pub mod networks;
+mod pending;
 mod reads;
+mod requests;
 
 use std::fmt;
 

@@ -1,0 +1,165 @@
+//! What every step is made of: calls to the provider that are bounded in time and by the lease, and writes of
+//! what came of them.
+
+use std::future::Future;
+use std::time::Duration;
+
+use molecule_domain::lifecycle::{Phase, Reason};
+use tracing::{Instrument, info};
+
+use super::execute::Executor;
+use super::plan::give_up;
+use crate::backend::{CallError, Refusal};
+use crate::model::{InstanceRecord, Lease};
+use crate::outcome::Outcome;
+use crate::store::StoreError;
+
+impl Executor {
+    /// Says what is about to happen, before a call that may take long.
+    pub(super) async fn announce(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        message: &str,
+    ) -> Result<(), StoreError> {
+        if record.phase == Phase::Stopping || record.phase == Phase::Failed {
+            return Ok(());
+        }
+        let outcome = Outcome {
+            phase: Some(Phase::Stopping),
+            reason: record.reason,
+            message: Some(message.to_owned()),
+            failures: record.failures,
+            due_at: record.due_at,
+            ..outcome_of(record)
+        };
+        self.commit_and_keep("commit.stopping", lease, outcome).await
+    }
+
+    pub(super) async fn look_again(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        result: Result<(), CallError>,
+    ) -> Result<(), StoreError> {
+        match result {
+            Ok(()) => {
+                let outcome = Outcome { due_at: Some(self.clock.now()), ..outcome_of(record) };
+                self.commit("commit.look_again", lease, outcome).await
+            }
+            Err(error) => self.retry_later(lease, record, &error.to_string(), false).await,
+        }
+    }
+
+    pub(super) async fn refused(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        refusal: Refusal,
+        known: Outcome,
+    ) -> Result<(), StoreError> {
+        info!(reason = %refusal.reason, message = refusal.message, "refused by the provider");
+        let outcome = give_up(record, refusal.reason, refusal.message, known, self.clock.now());
+        self.commit("commit.refused", lease, outcome).await
+    }
+
+    /// Nothing is known: the same again later, and a word about it to whoever waits.
+    pub(super) async fn retry_later(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        cause: &str,
+        unreachable: bool,
+    ) -> Result<(), StoreError> {
+        let failures = record.failures.saturating_add(1);
+        let due = self.clock.now() + self.policy.backoff(failures, seed_of(record));
+        // One hiccup is no news.
+        let worth_telling = failures > 1 && record.phase.is_transient();
+        let outcome = Outcome {
+            reason: if unreachable { Some(Reason::BackendUnreachable) } else { record.reason },
+            message: worth_telling.then(|| format!("waiting for the provider: {cause}")),
+            failures,
+            due_at: Some(due),
+            ..outcome_of(record)
+        };
+        self.commit("commit.retry_later", lease, outcome).await
+    }
+
+    pub(super) async fn commit(
+        &self,
+        step: &'static str,
+        lease: &Lease,
+        outcome: Outcome,
+    ) -> Result<(), StoreError> {
+        self.write(step, lease, outcome, true).await
+    }
+
+    pub(super) async fn commit_and_keep(
+        &self,
+        step: &'static str,
+        lease: &Lease,
+        outcome: Outcome,
+    ) -> Result<(), StoreError> {
+        self.write(step, lease, outcome, false).await
+    }
+
+    async fn write(
+        &self,
+        step: &'static str,
+        lease: &Lease,
+        outcome: Outcome,
+        release: bool,
+    ) -> Result<(), StoreError> {
+        let write = || self.store.commit(lease, self.clock.now(), &outcome, release);
+        match self.steps.run(step, write).await {
+            Ok(result) => result.map(drop),
+            Err(injected) => Err(StoreError::Unavailable(injected.to_string().into())),
+        }
+    }
+
+    /// A call that changes something: only where the lease outlives it.
+    pub(super) async fn guarded<F>(
+        &self,
+        lease: &Lease,
+        step: &'static str,
+        limit: Duration,
+        call: impl Fn() -> F,
+    ) -> Result<(), CallError>
+    where
+        F: Future<Output = Result<(), CallError>>,
+    {
+        if self.clock.now() + limit >= lease.until {
+            return Err(CallError::Unknown(
+                "too little of the lease was left to call the provider".to_owned(),
+            ));
+        }
+        self.call(step, limit, call).await
+    }
+
+    /// Any call to the provider: bounded in time, and a place for faults.
+    pub(super) async fn call<T, F>(
+        &self,
+        step: &'static str,
+        limit: Duration,
+        call: impl Fn() -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let timed = || async { tokio::time::timeout(limit, call()).await };
+        let span = tracing::debug_span!("provider", call = step);
+        match self.steps.run(step, timed).instrument(span).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(CallError::Unknown(format!("the provider did not answer within {limit:?}"))),
+            Err(injected) => Err(CallError::Unknown(injected.to_string())),
+        }
+    }
+}
+
+pub(super) fn outcome_of(record: &InstanceRecord) -> Outcome {
+    Outcome { planned_for: record.intent, ..Outcome::default() }
+}
+
+pub(super) fn seed_of(record: &InstanceRecord) -> u64 {
+    record.workspace.as_uuid().as_u64_pair().1
+}

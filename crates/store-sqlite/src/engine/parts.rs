@@ -1,0 +1,74 @@
+//! What the engine's transactions share.
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::LaunchSeq;
+use molecule_provisioner::admission::Admitted;
+use molecule_provisioner::model::{EventDetail, InstanceRecord, Lease};
+use molecule_provisioner::store::StoreError;
+use sqlx::SqliteConnection;
+
+use super::rows::{add_usage, find, next_revision, save};
+use crate::codec::{id, text, unavailable};
+
+pub(super) async fn tell(
+    db: &mut SqliteConnection,
+    record: &InstanceRecord,
+    at: Timestamp,
+    detail: &EventDetail,
+) -> Result<(), StoreError> {
+    let (organization, workspace) = (record.organization.to_string(), record.workspace.to_string());
+    let (actor, reason, at) = (text(detail.actor), detail.reason.map(text), at.micros());
+    let kind = detail.kind.as_ref();
+    sqlx::query!(
+        "INSERT INTO instance_events
+             (organization_id, workspace_id, at, kind, actor, generation, reason, message, exit_code, log_tail)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        organization,
+        workspace,
+        at,
+        kind,
+        actor,
+        detail.generation.0,
+        reason,
+        detail.message,
+        detail.exit_code,
+        detail.log_tail,
+    )
+    .execute(db)
+    .await
+    .map_err(unavailable)?;
+    Ok(())
+}
+
+pub(super) async fn admit(
+    db: &mut SqliteConnection,
+    admitted: Admitted,
+    now: Timestamp,
+) -> Result<InstanceRecord, StoreError> {
+    let Admitted { mut record, asked, event } = admitted;
+    record.revision = next_revision(db, record.organization).await?;
+    add_usage(db, record.organization, asked).await?;
+    save(db, &record).await?;
+    tell(db, &record, now, &event).await?;
+    Ok(record)
+}
+
+/// The record under a lease that still holds.
+pub(super) async fn held(
+    db: &mut SqliteConnection,
+    lease: &Lease,
+    now: Timestamp,
+) -> Result<InstanceRecord, StoreError> {
+    match find(db, lease.workspace).await? {
+        Some(row) if row.is_held_by(lease, now) => row.into_record(),
+        _ => Err(StoreError::LeaseLost(lease.workspace)),
+    }
+}
+
+pub(super) async fn max_seq(db: &mut SqliteConnection) -> Result<LaunchSeq, StoreError> {
+    let stored = sqlx::query_scalar!("SELECT value FROM settings WHERE name = 'launch_seq'")
+        .fetch_optional(db)
+        .await
+        .map_err(unavailable)?;
+    stored.map_or(Ok(LaunchSeq(0)), |text| id::<i64>(&text).map(LaunchSeq))
+}
