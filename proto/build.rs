@@ -1,7 +1,12 @@
 //! Compiles every `.proto` below this folder with a protoc in Rust, so that building needs no tool.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["molecule/workspace/v1/workspace.proto", "molecule/tenant/v1/workspace_service.proto"];
+    let files = [
+        "molecule/workspace/v1/workspace.proto",
+        "molecule/tenant/v1/workspace_service.proto",
+        "molecule/controlplane/v1/provisioning_service.proto",
+        "molecule/controlplane/v1/organization_service.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -16,5 +16,12 @@ pub mod tenant {
     }
 }
 
+/// The control plane's APIs: for tenants and for operators.
+pub mod controlplane {
+    pub mod v1 {
+        tonic::include_proto!("molecule.controlplane.v1");
+    }
+}
+
 /// The encoded `FileDescriptorSet` of everything here, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
