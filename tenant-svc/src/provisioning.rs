@@ -45,7 +45,7 @@ pub(crate) trait Provisioning: Send + Sync + 'static {
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>>;
     /// Rises when there may be something new.
-    fn news(&self) -> watch::Receiver<u64>;
+    fn news(&self, organization: OrganizationId) -> watch::Receiver<u64>;
 }
 
 #[async_trait]
@@ -83,8 +83,8 @@ impl Provisioning for Engine {
         Self::logs(self, organization, workspace, options).await
     }
 
-    fn news(&self) -> watch::Receiver<u64> {
-        self.commits()
+    fn news(&self, organization: OrganizationId) -> watch::Receiver<u64> {
+        Self::news(self, organization)
     }
 }
 
@@ -149,6 +149,7 @@ impl Forwarder {
                 return Ok(Request::Provision(Box::new(ProvisionRequest {
                     organization,
                     workspace,
+                    backend: self.provisioning.backend_kind(),
                     spec,
                     sealed_token,
                 })));
@@ -168,7 +169,7 @@ impl Forwarder {
 
     /// Until cancelled: carries over what a crash or an outage left behind, and takes over every change.
     pub(crate) async fn run(self, organization: OrganizationId, cancel: CancellationToken) {
-        let mut news = self.provisioning.news();
+        let mut news = self.provisioning.news(organization);
         let mut backlog = tokio::time::interval(Duration::from_secs(5));
         loop {
             news.borrow_and_update();

@@ -1,6 +1,7 @@
 //! The one error of the services: a reason for programs, a message for people, details, and an internal
 //! cause that is logged and never sent.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -66,6 +67,18 @@ reasons! {
     WrongState = "WRONG_STATE" => FailedPrecondition,
     /// The organisation may not launch now.
     NotInGoodStanding = "NOT_IN_GOOD_STANDING" => FailedPrecondition,
+    /// The organisation's plan does not include what was asked for.
+    NotInPlan = "NOT_IN_PLAN" => FailedPrecondition,
+    /// There is no such organisation.
+    OrganizationNotFound = "ORGANIZATION_NOT_FOUND" => NotFound,
+    /// The organisation's id is taken.
+    OrganizationExists = "ORGANIZATION_EXISTS" => AlreadyExists,
+    /// The organisation still has something at a provider.
+    OrganizationInUse = "ORGANIZATION_IN_USE" => FailedPrecondition,
+    /// There is no such token.
+    TokenNotFound = "TOKEN_NOT_FOUND" => NotFound,
+    /// The control plane does not answer.
+    ControlPlaneUnavailable = "CONTROL_PLANE_UNAVAILABLE" => Unavailable,
     /// A limit of the organisation would be passed.
     QuotaExceeded = "QUOTA_EXCEEDED" => ResourceExhausted,
     /// The etag is not the current one.
@@ -105,7 +118,7 @@ pub struct FieldViolation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitViolation {
     /// The limit's name: `running_workspaces`, say.
-    pub limit: &'static str,
+    pub limit: Cow<'static, str>,
     /// The highest allowed value.
     pub cap: i64,
     /// What is in use already.

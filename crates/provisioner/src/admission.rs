@@ -1,11 +1,13 @@
 //! Requests become stored intent. Pure: a store loads, calls one of these, and writes, in one transaction.
 
+use std::time::Duration;
+
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{ChargeId, Generation, IntentNumber, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
-use molecule_domain::limits::{Amounts, Limits, Standing};
+use molecule_domain::limits::{Amounts, Counted, LimitCheck, Limits, Permits, Standing};
 
 use crate::model::{Actor, EventDetail, InstanceRecord};
 
@@ -16,6 +18,8 @@ pub struct ProvisionRequest {
     pub organization: OrganizationId,
     /// Which.
     pub workspace: WorkspaceId,
+    /// The kind of the backend that it goes to, and stays on.
+    pub backend: String,
     /// What to launch.
     pub spec: LaunchSpec,
     /// The bootstrap token, sealed for [`crate::seal::token_context`].
@@ -58,15 +62,29 @@ pub enum Change {
 }
 
 /// What an organisation may use and uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// The caps.
     pub limits: Limits,
+    /// What may be launched at all.
+    pub permits: Permits,
     /// Whether it may launch.
     pub standing: Standing,
     /// What is counted now.
     pub used: Amounts,
+    /// Launches that were admitted within [`LAUNCH_WINDOW`].
+    pub launches: i64,
 }
+
+impl Account {
+    /// What is counted now.
+    pub const fn counted(&self) -> Counted {
+        Counted { amounts: self.used, launches: self.launches }
+    }
+}
+
+/// How long an admitted launch counts against `launches_per_hour`.
+pub const LAUNCH_WINDOW: Duration = Duration::from_secs(3600);
 
 /// What admission writes.
 #[derive(Clone, Debug)]
@@ -75,6 +93,8 @@ pub struct Admitted {
     pub record: InstanceRecord,
     /// What is counted from now on, on top.
     pub asked: Amounts,
+    /// Whether this counts as a launch.
+    pub launch: bool,
     /// What happened.
     pub event: EventDetail,
 }
@@ -94,11 +114,12 @@ fn event(kind: &'static str, generation: Generation, message: impl Into<String>)
 /// Decides about a first instance. A store answers a replay from its record before it asks this.
 pub fn provision(account: &Account, request: &ProvisionRequest, now: Timestamp) -> Result<Admitted> {
     let asked = request.spec.amounts();
-    account.limits.admit(account.standing, &account.used, &asked)?;
+    judge(account, &request.spec, &request.backend, Counted { amounts: asked, launches: 1 })?;
     let generation = Generation(1);
     let record = InstanceRecord {
         workspace: request.workspace,
         organization: request.organization,
+        backend: request.backend.clone(),
         desired: Desired::Running,
         intent: IntentNumber(0),
         generation,
@@ -120,7 +141,25 @@ pub fn provision(account: &Account, request: &ProvisionRequest, now: Timestamp) 
         attempt: None,
         created_at: now,
     };
-    Ok(Admitted { record, asked, event: event("admitted", generation, "admitted") })
+    Ok(Admitted { record, asked, launch: true, event: event("admitted", generation, "admitted") })
+}
+
+/// What admission says to a launch.
+fn judge(account: &Account, spec: &LaunchSpec, backend: &str, asked: Counted) -> Result<()> {
+    account.permits.check(&spec.runtime, spec.tier, backend)?;
+    account.limits.admit(account.standing, &account.counted(), &asked)
+}
+
+/// What [`provision`] would say to so many workspaces of this kind at once, with every limit that is set.
+pub fn preview(
+    account: &Account,
+    spec: &LaunchSpec,
+    backend: &str,
+    count: u32,
+) -> (Result<()>, Vec<LimitCheck>) {
+    let count = i64::from(count);
+    let asked = Counted { amounts: spec.amounts().times(count), launches: count };
+    (judge(account, spec, backend, asked), account.limits.checks(&account.counted(), &asked))
 }
 
 /// Decides about a change. `None` where it is a replay or changes nothing.
@@ -210,13 +249,18 @@ pub fn change(
     };
     let asked = asked_by(before, &record);
     let starts = record.desired == Desired::Running && before.desired != Desired::Running;
-    if starts || asked != Amounts::default() && grows(&asked) {
-        account.limits.admit(account.standing, &account.used, &asked)?;
+    let replaces = matches!(request.change, Change::Replace { .. });
+    let launch = starts || replaces && record.desired == Desired::Running;
+    if launch || grows(&asked) {
+        let asked = Counted { amounts: asked, launches: i64::from(launch) };
+        judge(account, &record.spec, &record.backend, asked)?;
+    } else if replaces {
+        account.permits.check(&record.spec.runtime, record.spec.tier, &record.backend)?;
     }
     if record.desired == Desired::Running {
         record.running_counted = true;
     }
-    Ok(Some(Admitted { record, asked, event }))
+    Ok(Some(Admitted { record, asked, launch, event }))
 }
 
 /// What a change adds to what is counted. The sizes of a replacement count from its admission, as if it

@@ -72,9 +72,9 @@ impl Engine {
         Ok(self.executor.store.events_after(organization, after, 500).await?)
     }
 
-    /// Rises after every commit.
-    pub fn commits(&self) -> watch::Receiver<u64> {
-        self.executor.store.commits()
+    /// Rises after every commit of an organisation's.
+    pub fn news(&self, organization: OrganizationId) -> watch::Receiver<u64> {
+        self.executor.store.wakes().of(organization)
     }
 
     /// The output of a workspace's current instance.

@@ -20,5 +20,6 @@ pub mod policy;
 pub mod reconciler;
 pub mod seal;
 pub mod store;
+pub mod wakes;
 
 pub use engine::Engine;

@@ -18,6 +18,8 @@ pub struct InstanceRecord {
     pub workspace: WorkspaceId,
     /// Whose workspace that is.
     pub organization: OrganizationId,
+    /// The kind of the backend that it is on.
+    pub backend: String,
     /// What was last asked for.
     pub desired: Desired,
     /// The number of the request that asked for it.

@@ -42,7 +42,7 @@ pub fn to_status(error: &Error) -> Status {
         let limits = error.limits.iter().map(|v| {
             let description =
                 format!("limit {}: {} used, {} asked, {} allowed", v.limit, v.used, v.asked, v.cap);
-            QuotaViolation::new(v.limit, description)
+            QuotaViolation::new(v.limit.clone(), description)
         });
         details.set_quota_failure(limits.collect::<Vec<_>>());
     }

@@ -11,9 +11,12 @@ pub mod tenant;
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use molecule_domain::id::OrganizationId;
 use molecule_provisioner::store::StoreError;
+use molecule_provisioner::wakes::Wakes;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -27,8 +30,8 @@ pub(crate) type Tx = Transaction<'static, Sqlite>;
 pub struct Database {
     writer: SqlitePool,
     reader: SqlitePool,
-    /// Rises after commits of the engine's tables.
-    engine_commits: watch::Sender<u64>,
+    /// Wakes after commits of the engine's tables.
+    engine_wakes: Arc<Wakes>,
     /// Rises after commits of the tenant's tables.
     tenant_commits: watch::Sender<u64>,
 }
@@ -63,12 +66,7 @@ impl Database {
             .connect_with(options.read_only(true))
             .await
             .map_err(codec::unavailable)?;
-        Ok(Self {
-            writer,
-            reader,
-            engine_commits: watch::Sender::new(0),
-            tenant_commits: watch::Sender::new(0),
-        })
+        Ok(Self { writer, reader, engine_wakes: Arc::default(), tenant_commits: watch::Sender::new(0) })
     }
 
     /// Waits for what is under way and closes the file.
@@ -100,6 +98,13 @@ impl Database {
         };
         tx.commit().await.map_err(codec::unavailable)?;
         Ok(value)
+    }
+
+    /// Commits what changed of an organisation's instances, then wakes whoever waits for that.
+    pub(crate) async fn commit_engine(&self, tx: Tx, organization: OrganizationId) -> Result<(), StoreError> {
+        tx.commit().await.map_err(codec::unavailable)?;
+        self.engine_wakes.committed(organization);
+        Ok(())
     }
 
     pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {

@@ -34,7 +34,7 @@ pub async fn run(executor: Arc<Executor>, cancel: CancellationToken) {
 async fn reconcile(executor: Arc<Executor>, cancel: CancellationToken) {
     let owner = LeaseOwner::generate();
     info!(%owner, backend = executor.backend.kind(), "the engine runs");
-    let mut commits = executor.store.commits();
+    let mut commits = executor.store.wakes().any();
     let mut working = JoinSet::new();
     while !cancel.is_cancelled() {
         while working.try_join_next().is_some() {}
@@ -62,7 +62,7 @@ async fn claim_and_work(
     working: &mut JoinSet<()>,
 ) -> Result<Duration, StoreError> {
     let now = executor.clock.now();
-    match executor.store.next_due(now).await? {
+    match executor.store.next_due(executor.backend.kind(), now).await? {
         None => return Ok(LONGEST_SLEEP),
         Some(due) if due > now => return Ok(due.since(now).min(LONGEST_SLEEP)),
         Some(_) => {}
@@ -72,7 +72,8 @@ async fn claim_and_work(
         return Ok(LONGEST_SLEEP);
     }
     let room = u32::try_from(room).unwrap_or(u32::MAX);
-    let claimed = executor.store.claim(owner, now, executor.policy.lease, room).await?;
+    let claimed =
+        executor.store.claim(executor.backend.kind(), owner, now, executor.policy.lease, room).await?;
     if claimed.is_empty() {
         return Ok(LONGEST_SLEEP.min(Duration::from_millis(50)));
     }
@@ -106,9 +107,22 @@ async fn wait(
 
 async fn sweep(executor: Arc<Executor>, cancel: CancellationToken) {
     let mut sweeper = Sweeper::default();
+    let owner = LeaseOwner::generate();
+    let role = format!("sweep/{}", executor.backend.kind());
     loop {
-        if let Err(error) = sweeper.pass(&executor).await {
-            warn!(error = &error as &dyn std::error::Error, "the sweep could not be finished");
+        // One engine of many sweeps; another takes over two rhythms after it was last heard.
+        let now = executor.clock.now();
+        let until = now + executor.policy.sweep_every * 2;
+        match executor.store.lead(&role, owner, now, until).await {
+            Ok(true) => {
+                if let Err(error) = sweeper.pass(&executor).await {
+                    warn!(error = &error as &dyn std::error::Error, "the sweep could not be finished");
+                }
+            }
+            Ok(false) => sweeper = Sweeper::default(),
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "the store does not say who sweeps");
+            }
         }
         tokio::select! {
             () = cancel.cancelled() => return,

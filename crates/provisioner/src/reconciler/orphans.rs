@@ -110,7 +110,7 @@ impl Sweeper {
         let Some((sightings, resources)) = everything(executor, &snapshot).await else {
             return Ok(Comparison::default());
         };
-        let expected = executor.store.expectations().await?;
+        let expected = executor.store.expectations(executor.backend.kind()).await?;
         let now = executor.clock.now();
 
         let known: HashSet<WorkspaceId> = expected.instances.iter().map(|record| record.workspace).collect();

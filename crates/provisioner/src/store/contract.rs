@@ -8,7 +8,7 @@ use molecule_domain::error::ErrorReason;
 use molecule_domain::id::{Generation, IntentNumber, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::launch::{LaunchSpec, Mount};
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
-use molecule_domain::limits::{Amounts, Limits, Standing};
+use molecule_domain::limits::{Amounts, Limits, Permits, Standing};
 use molecule_domain::tier::{Resources, Tier};
 use molecule_domain::{Error, Timestamp};
 
@@ -18,6 +18,7 @@ use crate::model::{AttemptState, Claimed, Endpoint, InstanceRecord};
 use crate::outcome::{Fact, Outcome};
 
 const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
+const BACKEND: &str = "memory";
 const LEASE: Duration = Duration::from_secs(60);
 
 /// Runs every case on a store of its own; panics at the first that fails.
@@ -42,6 +43,10 @@ where
     events_are_told_in_order_and_pruned(make().await).await;
     organizations_are_apart(make().await).await;
     commits_wake(make().await).await;
+    launches_within_the_hour_are_counted(make().await).await;
+    a_plan_is_kept(make().await).await;
+    backends_are_apart(make().await).await;
+    one_process_has_a_role(make().await).await;
 }
 
 /// A launch of some kind.
@@ -66,7 +71,13 @@ pub fn spec() -> LaunchSpec {
 
 /// A request for a first instance.
 pub fn provision(workspace: WorkspaceId) -> ProvisionRequest {
-    ProvisionRequest { organization: ORG, workspace, spec: spec(), sealed_token: b"sealed".to_vec() }
+    ProvisionRequest {
+        organization: ORG,
+        workspace,
+        backend: BACKEND.to_owned(),
+        spec: spec(),
+        sealed_token: b"sealed".to_vec(),
+    }
 }
 
 fn at(second: i64) -> Timestamp {
@@ -87,7 +98,7 @@ async fn created(store: &dyn Store) -> InstanceRecord {
 }
 
 async fn claim(store: &dyn Store, now: Timestamp) -> Vec<Claimed> {
-    store.claim(LeaseOwner::generate(), now, LEASE, 100).await.expect("claims")
+    store.claim(BACKEND, LeaseOwner::generate(), now, LEASE, 100).await.expect("claims")
 }
 
 async fn claim_one(store: &dyn Store, now: Timestamp) -> Claimed {
@@ -130,7 +141,7 @@ async fn a_replayed_provision_is_one_record(store: Arc<dyn Store>) {
     let first = store.provision(&request, at(0)).await.unwrap();
     let second = store.provision(&request, at(5)).await.unwrap();
     assert_eq!(first, second);
-    assert_eq!(store.account(ORG).await.unwrap().used.workspaces, 1);
+    assert_eq!(store.account(ORG, at(0)).await.unwrap().used.workspaces, 1);
     assert_eq!(store.events_after(ORG, 0, 10).await.unwrap().len(), 1);
 }
 
@@ -169,7 +180,7 @@ async fn limits_hold_under_racers(store: Arc<dyn Store>) {
         }
     }
     assert_eq!(admitted, 7);
-    assert_eq!(store.account(ORG).await.unwrap().used.workspaces, 7);
+    assert_eq!(store.account(ORG, at(0)).await.unwrap().used.workspaces, 7);
 }
 
 async fn a_refused_admission_writes_nothing(store: Arc<dyn Store>) {
@@ -177,14 +188,14 @@ async fn a_refused_admission_writes_nothing(store: Arc<dyn Store>) {
     let request = provision(WorkspaceId::generate());
     assert_eq!(reason(store.provision(&request, at(0)).await), ErrorReason::NotInGoodStanding);
     assert_eq!(store.get(ORG, request.workspace).await.unwrap(), None);
-    assert_eq!(store.account(ORG).await.unwrap().used, Amounts::default());
+    assert_eq!(store.account(ORG, at(0)).await.unwrap().used, Amounts::default());
     assert!(store.events_after(ORG, 0, 10).await.unwrap().is_empty());
     assert!(claim(&*store, at(1)).await.is_empty());
 }
 
 async fn what_is_counted_follows_the_life(store: Arc<dyn Store>) {
     let whole = spec().amounts();
-    let used = || async { store.account(ORG).await.unwrap().used };
+    let used = || async { store.account(ORG, at(0)).await.unwrap().used };
     let record = up(&*store).await;
     assert_eq!(used().await, whole);
 
@@ -214,7 +225,7 @@ async fn what_is_counted_follows_the_life(store: Arc<dyn Store>) {
     assert_eq!(used().await, Amounts::default());
     let deleted = store.change(&ask(&record, Change::Start), at(8)).await;
     assert_eq!(reason(deleted), ErrorReason::WorkspaceDeleted);
-    assert!(store.expectations().await.unwrap().instances.is_empty());
+    assert!(store.expectations(BACKEND).await.unwrap().instances.is_empty());
 }
 
 async fn one_holder_at_a_time(store: Arc<dyn Store>) {
@@ -223,7 +234,9 @@ async fn one_holder_at_a_time(store: Arc<dyn Store>) {
     }
     let claims = (0..8).map(|_| {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { store.claim(LeaseOwner::generate(), at(1), LEASE, 5).await.unwrap() })
+        tokio::spawn(
+            async move { store.claim(BACKEND, LeaseOwner::generate(), at(1), LEASE, 5).await.unwrap() },
+        )
     });
     let mut held = std::collections::HashSet::new();
     for claim in claims.collect::<Vec<_>>() {
@@ -234,7 +247,7 @@ async fn one_holder_at_a_time(store: Arc<dyn Store>) {
     held.extend(claim(&*store, at(1)).await.into_iter().map(|claimed| claimed.record.workspace));
     assert_eq!(held.len(), 20);
     assert!(claim(&*store, at(30)).await.is_empty());
-    assert_eq!(store.next_due(at(30)).await.unwrap(), Some(at(61)));
+    assert_eq!(store.next_due(BACKEND, at(30)).await.unwrap(), Some(at(61)));
     assert_eq!(claim(&*store, at(61)).await.len(), 20, "leases end");
 }
 
@@ -315,7 +328,7 @@ async fn launch_numbers_rise_and_attempts_are_reused(store: Arc<dyn Store>) {
     let other = store.begin_launch(&claimed.lease, at(3), at(13)).await.unwrap().attempt.unwrap();
     assert_ne!(other.token, begun.token);
     assert!(other.seq > begun.seq);
-    assert_eq!(store.expectations().await.unwrap().max_seq, other.seq);
+    assert_eq!(store.expectations(BACKEND).await.unwrap().max_seq, other.seq);
 }
 
 async fn segments_open_and_close_with_facts(store: Arc<dyn Store>) {
@@ -389,8 +402,72 @@ async fn organizations_are_apart(store: Arc<dyn Store>) {
 }
 
 async fn commits_wake(store: Arc<dyn Store>) {
-    let mut commits = store.commits();
+    let mut commits = store.wakes().of(ORG);
     commits.borrow_and_update();
     created(&*store).await;
     tokio::time::timeout(Duration::from_secs(5), commits.changed()).await.expect("woken").expect("open");
+}
+
+async fn launches_within_the_hour_are_counted(store: Arc<dyn Store>) {
+    let limits = Limits { launches_per_hour: Some(2), ..Limits::default() };
+    store.set_account(ORG, Account { limits, ..Account::default() }).await.unwrap();
+    let first = created(&*store).await;
+    store.provision(&provision(WorkspaceId::generate()), at(1)).await.unwrap();
+    let third = provision(WorkspaceId::generate());
+    assert_eq!(reason(store.provision(&third, at(2)).await), ErrorReason::QuotaExceeded);
+    let replace = Change::Replace {
+        generation: Generation(2),
+        spec: Box::new(spec()),
+        sealed_token: b"sealed".to_vec(),
+        run: true,
+    };
+    let restart = ask(&first, replace);
+    assert_eq!(reason(store.change(&restart, at(2)).await), ErrorReason::QuotaExceeded);
+    store.change(&ask(&first, Change::Stop(None)), at(3)).await.expect("a stop is no launch");
+    assert_eq!(store.account(ORG, at(3)).await.unwrap().launches, 2);
+    assert_eq!(store.account(ORG, at(3600)).await.unwrap().launches, 1);
+    store.provision(&third, at(3600)).await.expect("the first was an hour ago");
+}
+
+async fn a_plan_is_kept(store: Arc<dyn Store>) {
+    let permits = Permits {
+        highest_tier: Some(Tier::T2),
+        runtimes: vec!["demo".to_owned()],
+        backends: vec![BACKEND.to_owned()],
+    };
+    let account = Account { permits: permits.clone(), ..Account::default() };
+    store.set_account(ORG, account).await.unwrap();
+    assert_eq!(store.account(ORG, at(0)).await.unwrap().permits, permits);
+    let record = created(&*store).await;
+    let elsewhere = ProvisionRequest { backend: "other".to_owned(), ..provision(WorkspaceId::generate()) };
+    assert_eq!(reason(store.provision(&elsewhere, at(1)).await), ErrorReason::NotInPlan);
+    let larger = Change::Replace {
+        generation: Generation(2),
+        spec: Box::new(LaunchSpec { tier: Tier::T3, ..spec() }),
+        sealed_token: vec![],
+        run: false,
+    };
+    assert_eq!(reason(store.change(&ask(&record, larger), at(1)).await), ErrorReason::QuotaExceeded);
+}
+
+async fn backends_are_apart(store: Arc<dyn Store>) {
+    let record = created(&*store).await;
+    let elsewhere = ProvisionRequest { backend: "other".to_owned(), ..provision(WorkspaceId::generate()) };
+    let other = store.provision(&elsewhere, at(5)).await.unwrap();
+    assert_eq!(store.next_due("other", at(1)).await.unwrap(), Some(at(5)));
+    let claimed = claim(&*store, at(9)).await;
+    assert_eq!(claimed.iter().map(|c| c.record.workspace).collect::<Vec<_>>(), [record.workspace]);
+    let expected = store.expectations("other").await.unwrap();
+    assert_eq!(expected.instances.iter().map(|e| e.workspace).collect::<Vec<_>>(), [other.workspace]);
+    assert_eq!(store.next_due("third", at(1)).await.unwrap(), None);
+}
+
+async fn one_process_has_a_role(store: Arc<dyn Store>) {
+    let (one, other) = (LeaseOwner::generate(), LeaseOwner::generate());
+    assert!(store.lead("sweep", one, at(0), at(10)).await.unwrap());
+    assert!(!store.lead("sweep", other, at(5), at(15)).await.unwrap());
+    assert!(store.lead("another", other, at(5), at(15)).await.unwrap());
+    assert!(store.lead("sweep", one, at(6), at(16)).await.unwrap());
+    assert!(!store.lead("sweep", other, at(12), at(22)).await.unwrap(), "it was prolonged");
+    assert!(store.lead("sweep", other, at(16), at(26)).await.unwrap());
 }

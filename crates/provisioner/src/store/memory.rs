@@ -4,22 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::{Expectations, Expected, Store, StoreError};
+use crate::admission::{self, Account, Admitted, ChangeRequest, LAUNCH_WINDOW, ProvisionRequest};
+use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
+use crate::outcome::{self, Outcome};
+use crate::wakes::Wakes;
 use async_trait::async_trait;
 use molecule_domain::id::{LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::lifecycle::Phase;
 use molecule_domain::{Error, Timestamp};
-use tokio::sync::watch;
-
-use super::{Expectations, Expected, Store, StoreError};
-use crate::admission::{self, Account, Admitted, ChangeRequest, ProvisionRequest};
-use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
-use crate::outcome::{self, Outcome};
 
 /// A store in memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
-    commits: watch::Sender<u64>,
+    wakes: Wakes,
 }
 
 #[derive(Debug, Default)]
@@ -27,6 +26,8 @@ struct State {
     instances: BTreeMap<WorkspaceId, InstanceRecord>,
     leases: HashMap<WorkspaceId, Lease>,
     accounts: HashMap<OrganizationId, Account>,
+    launches: HashMap<OrganizationId, Vec<Timestamp>>,
+    roles: HashMap<String, (LeaseOwner, Timestamp)>,
     revisions: HashMap<OrganizationId, Revision>,
     events: Vec<(OrganizationId, Event)>,
     events_told: i64,
@@ -35,19 +36,9 @@ struct State {
     epochs: i64,
 }
 
-impl Default for MemoryStore {
-    fn default() -> Self {
-        Self { state: Mutex::default(), commits: watch::Sender::new(0) }
-    }
-}
-
 impl MemoryStore {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn committed(&self) {
-        self.commits.send_modify(|count| *count += 1);
     }
 }
 
@@ -64,8 +55,19 @@ impl State {
         self.events.push((record.organization, event));
     }
 
+    fn account(&self, organization: OrganizationId, now: Timestamp) -> Account {
+        let mut account = self.accounts.get(&organization).cloned().unwrap_or_default();
+        let launches = self.launches.get(&organization).map_or(&[][..], Vec::as_slice);
+        let recent = launches.iter().filter(|at| **at > now - LAUNCH_WINDOW).count();
+        account.launches = i64::try_from(recent).unwrap_or(i64::MAX);
+        account
+    }
+
     fn admit(&mut self, admitted: Admitted, now: Timestamp) -> InstanceRecord {
-        let Admitted { mut record, asked, event } = admitted;
+        let Admitted { mut record, asked, launch, event } = admitted;
+        if launch {
+            self.launches.entry(record.organization).or_default().push(now);
+        }
         let account = self.accounts.entry(record.organization).or_default();
         account.used = account.used.plus(asked);
         record.revision = self.next_revision(record.organization);
@@ -99,10 +101,10 @@ impl Store for MemoryStore {
             }
             return Err(workspace_taken(request.workspace).into());
         }
-        let account = state.accounts.get(&request.organization).copied().unwrap_or_default();
+        let account = state.account(request.organization, now);
         let record = state.admit(admission::provision(&account, request, now)?, now);
         drop(state);
-        self.committed();
+        self.wakes.committed(request.organization);
         Ok(record)
     }
 
@@ -114,11 +116,11 @@ impl Store for MemoryStore {
             .filter(|record| record.organization == request.organization)
             .cloned()
             .ok_or_else(|| Error::workspace_not_found(request.workspace))?;
-        let account = state.accounts.get(&request.organization).copied().unwrap_or_default();
+        let account = state.account(request.organization, now);
         let Some(admitted) = admission::change(&account, &before, request, now)? else { return Ok(before) };
         let record = state.admit(admitted, now);
         drop(state);
-        self.committed();
+        self.wakes.committed(request.organization);
         Ok(record)
     }
 
@@ -162,6 +164,7 @@ impl Store for MemoryStore {
 
     async fn claim(
         &self,
+        backend: &str,
         owner: LeaseOwner,
         now: Timestamp,
         lease: Duration,
@@ -171,7 +174,7 @@ impl Store for MemoryStore {
         let mut due: Vec<InstanceRecord> = state
             .instances
             .values()
-            .filter(|record| record.due_at.is_some_and(|due| due <= now))
+            .filter(|record| record.backend == backend && record.due_at.is_some_and(|due| due <= now))
             .filter(|record| state.leases.get(&record.workspace).is_none_or(|lease| lease.until <= now))
             .cloned()
             .collect();
@@ -189,9 +192,9 @@ impl Store for MemoryStore {
         Ok(claimed)
     }
 
-    async fn next_due(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+    async fn next_due(&self, backend: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let state = self.lock();
-        let due = state.instances.values().filter_map(|record| {
+        let due = state.instances.values().filter(|record| record.backend == backend).filter_map(|record| {
             let due = record.due_at?;
             let held =
                 state.leases.get(&record.workspace).map(|lease| lease.until).filter(|until| *until > now);
@@ -217,7 +220,7 @@ impl Store for MemoryStore {
         }
         state.instances.insert(record.workspace, record.clone());
         drop(state);
-        self.committed();
+        self.wakes.committed(record.organization);
         Ok(record)
     }
 
@@ -251,13 +254,14 @@ impl Store for MemoryStore {
             state.leases.remove(&record.workspace);
         }
         drop(state);
-        self.committed();
+        self.wakes.committed(record.organization);
         Ok(record)
     }
 
-    async fn expectations(&self) -> Result<Expectations, StoreError> {
+    async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError> {
         let state = self.lock();
-        let instances = state.instances.values().filter(|record| record.phase != Phase::Gone);
+        let here = |record: &&InstanceRecord| record.backend == backend && record.phase != Phase::Gone;
+        let instances = state.instances.values().filter(here);
         let instances = instances
             .map(|record| Expected {
                 organization: record.organization,
@@ -272,6 +276,21 @@ impl Store for MemoryStore {
         Ok(Expectations { instances, max_seq: state.max_seq })
     }
 
+    async fn lead(
+        &self,
+        role: &str,
+        owner: LeaseOwner,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut state = self.lock();
+        let free = state.roles.get(role).is_none_or(|(holder, ends)| *holder == owner || *ends <= now);
+        if free {
+            state.roles.insert(role.to_owned(), (owner, until));
+        }
+        Ok(free)
+    }
+
     async fn wake(&self, workspaces: &[WorkspaceId], now: Timestamp) -> Result<(), StoreError> {
         let mut state = self.lock();
         for workspace in workspaces {
@@ -282,7 +301,7 @@ impl Store for MemoryStore {
             }
         }
         drop(state);
-        self.committed();
+        self.wakes.woken();
         Ok(())
     }
 
@@ -290,8 +309,8 @@ impl Store for MemoryStore {
         Ok(self.lock().segments.get(&workspace).cloned().unwrap_or_default())
     }
 
-    async fn account(&self, organization: OrganizationId) -> Result<Account, StoreError> {
-        Ok(self.lock().accounts.get(&organization).copied().unwrap_or_default())
+    async fn account(&self, organization: OrganizationId, now: Timestamp) -> Result<Account, StoreError> {
+        Ok(self.lock().account(organization, now))
     }
 
     async fn set_account(&self, organization: OrganizationId, account: Account) -> Result<(), StoreError> {
@@ -302,12 +321,16 @@ impl Store for MemoryStore {
     }
 
     async fn prune(&self, before: Timestamp) -> Result<(), StoreError> {
-        self.lock().events.retain(|(_, event)| event.at >= before);
+        let mut state = self.lock();
+        state.events.retain(|(_, event)| event.at >= before);
+        for launches in state.launches.values_mut() {
+            launches.retain(|at| *at >= before);
+        }
         Ok(())
     }
 
-    fn commits(&self) -> watch::Receiver<u64> {
-        self.commits.subscribe()
+    fn wakes(&self) -> &Wakes {
+        &self.wakes
     }
 }
 

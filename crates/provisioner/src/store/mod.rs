@@ -1,5 +1,6 @@
 //! The seam to a database. One method is one named transaction; no transaction leaves a store.
 
+pub mod codec;
 pub mod contract;
 pub mod memory;
 
@@ -9,11 +10,11 @@ use async_trait::async_trait;
 use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::lifecycle::Desired;
 use molecule_domain::{Error, Timestamp};
-use tokio::sync::watch;
 
 use crate::admission::{Account, ChangeRequest, ProvisionRequest};
 use crate::model::{Claimed, Event, InstanceRecord, Lease, Segment};
 use crate::outcome::{IllegalTransition, Outcome};
+use crate::wakes::Wakes;
 
 /// Where the engine keeps what it knows.
 #[async_trait]
@@ -52,18 +53,19 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Event>, StoreError>;
 
-    /// Takes due records, the longest due first, for `lease`. No two owners hold one at once. They fall due
+    /// Takes a backend's due records, the longest due first, for `lease`. No two owners hold one at once. They fall due
     /// again when the lease ends; one that is due before then was woken meanwhile.
     async fn claim(
         &self,
+        backend: &str,
         owner: LeaseOwner,
         now: Timestamp,
         lease: Duration,
         limit: u32,
     ) -> Result<Vec<Claimed>, StoreError>;
 
-    /// When the next record that nobody holds is due.
-    async fn next_due(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
+    /// When a backend's next record that nobody holds is due.
+    async fn next_due(&self, backend: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
 
     /// Notes that a launch call is about to be made that may take effect until `call_until`: with a new
     /// attempt where none is live, else as a retry of the live one. The phase becomes LAUNCHING.
@@ -84,8 +86,17 @@ pub trait Store: Send + Sync + 'static {
         release: bool,
     ) -> Result<InstanceRecord, StoreError>;
 
-    /// What should be at the provider, and the highest launch number given out.
-    async fn expectations(&self) -> Result<Expectations, StoreError>;
+    /// What should be at a backend, and the highest launch number given out by any.
+    async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError>;
+
+    /// Takes or keeps a role that one process has at a time, until a moment; whether `owner` has it.
+    async fn lead(
+        &self,
+        role: &str,
+        owner: LeaseOwner,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Makes records due now.
     async fn wake(&self, workspaces: &[WorkspaceId], now: Timestamp) -> Result<(), StoreError>;
@@ -94,16 +105,16 @@ pub trait Store: Send + Sync + 'static {
     async fn segments(&self, workspace: WorkspaceId) -> Result<Vec<Segment>, StoreError>;
 
     /// The limits, standing and usage of an organisation.
-    async fn account(&self, organization: OrganizationId) -> Result<Account, StoreError>;
+    async fn account(&self, organization: OrganizationId, now: Timestamp) -> Result<Account, StoreError>;
 
-    /// Sets the limits and standing of an organisation; `used` is left as it is.
+    /// Sets the limits, permits and standing of an organisation; what is counted is left as it is.
     async fn set_account(&self, organization: OrganizationId, account: Account) -> Result<(), StoreError>;
 
     /// Drops events older than `before`.
     async fn prune(&self, before: Timestamp) -> Result<(), StoreError>;
 
-    /// Rises after every commit that something waits for. A lost wake-up only costs time.
-    fn commits(&self) -> watch::Receiver<u64>;
+    /// Wakes after every commit that something waits for.
+    fn wakes(&self) -> &Wakes;
 }
 
 /// What should be at the provider.

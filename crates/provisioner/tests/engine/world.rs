@@ -179,7 +179,7 @@ impl World {
         self.host.deliver(self.clock.now());
         for _ in 0..2 {
             let lease = self.executor.policy.lease;
-            let claimed = self.store.claim(self.owner, self.clock.now(), lease, 100).await.unwrap();
+            let claimed = self.store.claim("memory", self.owner, self.clock.now(), lease, 100).await.unwrap();
             if claimed.is_empty() {
                 return;
             }
@@ -206,7 +206,7 @@ impl World {
         let mut calm = 0;
         for _ in 0..2_000 {
             self.tick().await;
-            let expected = self.store.expectations().await.unwrap();
+            let expected = self.store.expectations("memory").await.unwrap();
             if expected.instances.iter().all(|record| record.settled) {
                 self.sweep().await;
                 calm += 1;
@@ -219,7 +219,7 @@ impl World {
                 calm = 0;
             }
         }
-        panic!("it does not settle: {:#?}", self.store.expectations().await.unwrap());
+        panic!("it does not settle: {:#?}", self.store.expectations("memory").await.unwrap());
     }
 
     /// What must hold at every moment.
@@ -239,7 +239,7 @@ impl World {
         for record in self.store.changed_after(ORG, molecule_domain::id::Revision(0), 1000).await.unwrap() {
             counted_now = counted_now.plus(counted(&record));
         }
-        let used = self.store.account(ORG).await.unwrap().used;
+        let used = self.store.account(ORG, self.clock.now()).await.unwrap().used;
         if used != counted_now {
             self.violations.push(format!("{used:?} is counted, {counted_now:?} is there"));
         }

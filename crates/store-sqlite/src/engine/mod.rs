@@ -14,12 +14,12 @@ use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, L
 use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::store::memory::workspace_taken;
 use molecule_provisioner::store::{Expectations, Expected, Store, StoreError};
-use tokio::sync::watch;
+use molecule_provisioner::wakes::Wakes;
 
 use self::parts::{admit, held, max_seq, tell};
 use self::rows::{InstanceRow, account, add_usage, find, next_revision, save};
-use crate::codec::{from_text, id, number, text, unavailable};
-use crate::{Database, commit};
+use crate::Database;
+use crate::codec::{from_text, id, json, number, text, unavailable};
 
 /// The engine's store over an open database.
 #[derive(Clone, Debug)]
@@ -47,10 +47,10 @@ impl Store for EngineStore {
             }
             return Err(workspace_taken(request.workspace).into());
         }
-        let account = account(&mut tx, request.organization).await?;
+        let account = account(&mut tx, request.organization, now).await?;
         let admitted = admission::provision(&account, request, now)?;
         let record = admit(&mut tx, admitted, now).await?;
-        commit(tx, &self.0.engine_commits).await?;
+        self.0.commit_engine(tx, request.organization).await?;
         Ok(record)
     }
 
@@ -60,10 +60,10 @@ impl Store for EngineStore {
         let before = before
             .filter(|record| record.organization == request.organization)
             .ok_or_else(|| Error::workspace_not_found(request.workspace))?;
-        let account = account(&mut tx, request.organization).await?;
+        let account = account(&mut tx, request.organization, now).await?;
         let Some(admitted) = admission::change(&account, &before, request, now)? else { return Ok(before) };
         let record = admit(&mut tx, admitted, now).await?;
-        commit(tx, &self.0.engine_commits).await?;
+        self.0.commit_engine(tx, request.organization).await?;
         Ok(record)
     }
 
@@ -135,6 +135,7 @@ impl Store for EngineStore {
 
     async fn claim(
         &self,
+        backend: &str,
         owner: LeaseOwner,
         now: Timestamp,
         lease: Duration,
@@ -147,12 +148,14 @@ impl Store for EngineStore {
             InstanceRow,
             "UPDATE instances SET lease_owner = ?, lease_epoch = lease_epoch + 1, lease_until = ?, due_at = ?
              WHERE workspace_id IN (
-                 SELECT workspace_id FROM instances WHERE due_at <= ? AND lease_until <= ? ORDER BY due_at LIMIT ?
+                 SELECT workspace_id FROM instances WHERE backend = ? AND due_at <= ? AND lease_until <= ?
+                 ORDER BY due_at LIMIT ?
              )
              RETURNING *",
             owner_text,
             until_micros,
             until_micros,
+            backend,
             now_micros,
             now_micros,
             limit,
@@ -171,12 +174,13 @@ impl Store for EngineStore {
             .collect()
     }
 
-    async fn next_due(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+    async fn next_due(&self, backend: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let now = now.micros();
         let due = sqlx::query_scalar!(
             r#"SELECT MIN(CASE WHEN lease_until > ? THEN MAX(due_at, lease_until) ELSE due_at END) AS "due: i64"
-               FROM instances WHERE due_at IS NOT NULL"#,
+               FROM instances WHERE due_at IS NOT NULL AND backend = ?"#,
             now,
+            backend,
         )
         .fetch_one(&self.0.reader)
         .await
@@ -209,7 +213,7 @@ impl Store for EngineStore {
             record.revision = next_revision(&mut tx, record.organization).await?;
         }
         save(&mut tx, &record).await?;
-        commit(tx, &self.0.engine_commits).await?;
+        self.0.commit_engine(tx, record.organization).await?;
         Ok(record)
     }
 
@@ -263,15 +267,16 @@ impl Store for EngineStore {
             .await
             .map_err(unavailable)?;
         }
-        commit(tx, &self.0.engine_commits).await?;
+        self.0.commit_engine(tx, record.organization).await?;
         Ok(record)
     }
 
-    async fn expectations(&self) -> Result<Expectations, StoreError> {
+    async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError> {
         let mut tx = self.0.reader.begin().await.map_err(unavailable)?;
         let rows = sqlx::query!(
             "SELECT workspace_id, organization_id, generation, desired, up_since, due_at, attempt_seq, attempt_state
-             FROM instances WHERE phase <> 'Gone'",
+             FROM instances WHERE phase <> 'Gone' AND backend = ?",
+            backend,
         )
         .fetch_all(&mut *tx)
         .await
@@ -292,6 +297,31 @@ impl Store for EngineStore {
         Ok(Expectations { instances, max_seq: max_seq(&mut tx).await? })
     }
 
+    async fn lead(
+        &self,
+        role: &str,
+        owner: LeaseOwner,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.0.begin().await?;
+        let (owner, now, until) = (owner.to_string(), now.micros(), until.micros());
+        let taken = sqlx::query!(
+            "INSERT INTO roles (role, owner, until) VALUES (?, ?, ?)
+             ON CONFLICT (role) DO UPDATE SET owner = excluded.owner, until = excluded.until
+             WHERE roles.owner = excluded.owner OR roles.until <= ?",
+            role,
+            owner,
+            until,
+            now,
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        tx.commit().await.map_err(unavailable)?;
+        Ok(taken.rows_affected() > 0)
+    }
+
     async fn wake(&self, workspaces: &[WorkspaceId], now: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.0.begin().await?;
         let now = now.micros();
@@ -307,7 +337,9 @@ impl Store for EngineStore {
             .await
             .map_err(unavailable)?;
         }
-        commit(tx, &self.0.engine_commits).await
+        tx.commit().await.map_err(unavailable)?;
+        self.0.engine_wakes.woken();
+        Ok(())
     }
 
     async fn segments(&self, workspace: WorkspaceId) -> Result<Vec<Segment>, StoreError> {
@@ -330,23 +362,25 @@ impl Store for EngineStore {
             .collect()
     }
 
-    async fn account(&self, organization: OrganizationId) -> Result<Account, StoreError> {
+    async fn account(&self, organization: OrganizationId, now: Timestamp) -> Result<Account, StoreError> {
         let mut db = self.0.reader.acquire().await.map_err(unavailable)?;
-        account(&mut db, organization).await
+        account(&mut db, organization, now).await
     }
 
     async fn set_account(&self, organization: OrganizationId, account: Account) -> Result<(), StoreError> {
         let mut tx = self.0.begin().await?;
         let (organization, standing, limits) =
             (organization.to_string(), text(account.standing), account.limits);
+        let permits = json(&account.permits)?;
         sqlx::query!(
             "INSERT INTO accounts (organization_id, standing, max_workspaces, max_disk_gib,
-                 max_running_workspaces, max_milli_cpus, max_memory_mib)
-             VALUES (?, ?, ?, ?, ?, ?, ?)
+                 max_running_workspaces, max_milli_cpus, max_memory_mib, max_launches_per_hour, permits)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (organization_id) DO UPDATE SET standing = excluded.standing,
                  max_workspaces = excluded.max_workspaces, max_disk_gib = excluded.max_disk_gib,
                  max_running_workspaces = excluded.max_running_workspaces,
-                 max_milli_cpus = excluded.max_milli_cpus, max_memory_mib = excluded.max_memory_mib",
+                 max_milli_cpus = excluded.max_milli_cpus, max_memory_mib = excluded.max_memory_mib,
+                 max_launches_per_hour = excluded.max_launches_per_hour, permits = excluded.permits",
             organization,
             standing,
             limits.workspaces,
@@ -354,6 +388,8 @@ impl Store for EngineStore {
             limits.running_workspaces,
             limits.milli_cpus,
             limits.memory_mib,
+            limits.launches_per_hour,
+            permits,
         )
         .execute(&mut *tx)
         .await
@@ -368,10 +404,14 @@ impl Store for EngineStore {
             .execute(&mut *tx)
             .await
             .map_err(unavailable)?;
+        sqlx::query!("DELETE FROM launches WHERE at < ?", before)
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
         tx.commit().await.map_err(unavailable)
     }
 
-    fn commits(&self) -> watch::Receiver<u64> {
-        self.0.engine_commits.subscribe()
+    fn wakes(&self) -> &Wakes {
+        &self.0.engine_wakes
     }
 }

@@ -45,7 +45,14 @@ pub(super) async fn admit(
     admitted: Admitted,
     now: Timestamp,
 ) -> Result<InstanceRecord, StoreError> {
-    let Admitted { mut record, asked, event } = admitted;
+    let Admitted { mut record, asked, launch, event } = admitted;
+    if launch {
+        let (organization, at) = (record.organization.to_string(), now.micros());
+        sqlx::query!("INSERT INTO launches (organization_id, at) VALUES (?, ?)", organization, at)
+            .execute(&mut *db)
+            .await
+            .map_err(unavailable)?;
+    }
     record.revision = next_revision(db, record.organization).await?;
     add_usage(db, record.organization, asked).await?;
     save(db, &record).await?;

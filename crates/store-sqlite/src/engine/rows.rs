@@ -5,7 +5,7 @@ use molecule_domain::id::{
     AttemptNumber, Generation, IntentNumber, LaunchSeq, OrganizationId, Revision, WorkspaceId,
 };
 use molecule_domain::limits::{Amounts, Limits};
-use molecule_provisioner::admission::Account;
+use molecule_provisioner::admission::{Account, LAUNCH_WINDOW};
 use molecule_provisioner::model::{Attempt, InstanceRecord, Lease};
 use molecule_provisioner::store::StoreError;
 use sqlx::SqliteConnection;
@@ -45,6 +45,7 @@ pub(super) struct InstanceRow {
     pub(super) lease_owner: Option<String>,
     pub(super) lease_epoch: i64,
     pub(super) lease_until: i64,
+    pub(super) backend: String,
 }
 
 impl InstanceRow {
@@ -64,6 +65,7 @@ impl InstanceRow {
         Ok(InstanceRecord {
             workspace: id(&self.workspace_id)?,
             organization: id(&self.organization_id)?,
+            backend: self.backend,
             desired: from_text(&self.desired, "desired state")?,
             intent: IntentNumber(self.intent),
             generation: Generation(number(self.generation)?),
@@ -133,8 +135,8 @@ pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> 
         "INSERT INTO instances (workspace_id, organization_id, desired, intent, generation, wanted_generation, spec,
              sealed_token, phase, phase_since, reason, message, endpoint, restarts, up_since, failures, charge_id,
              running_counted, revision, due_at, attempt_number, attempt_seq, attempt_token, attempt_state,
-             attempt_call_until, attempt_unsure_until, attempt_created_at, created_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+             attempt_call_until, attempt_unsure_until, attempt_created_at, created_at, backend)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (workspace_id) DO UPDATE SET
              desired = excluded.desired, intent = excluded.intent, generation = excluded.generation,
              wanted_generation = excluded.wanted_generation, spec = excluded.spec,
@@ -175,6 +177,7 @@ pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> 
         attempt_unsure_until,
         attempt_created_at,
         created_at,
+        record.backend,
     )
     .execute(db)
     .await
@@ -186,13 +189,23 @@ pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> 
 pub(super) async fn account(
     db: &mut SqliteConnection,
     organization: OrganizationId,
+    now: Timestamp,
 ) -> Result<Account, StoreError> {
     let organization = organization.to_string();
+    let from = (now - LAUNCH_WINDOW).micros();
+    let launches = sqlx::query_scalar!(
+        "SELECT COUNT(*) FROM launches WHERE organization_id = ? AND at > ?",
+        organization,
+        from,
+    )
+    .fetch_one(&mut *db)
+    .await
+    .map_err(unavailable)?;
     let row = sqlx::query!("SELECT * FROM accounts WHERE organization_id = ?", organization)
         .fetch_optional(db)
         .await
         .map_err(unavailable)?;
-    let Some(row) = row else { return Ok(Account::default()) };
+    let Some(row) = row else { return Ok(Account { launches, ..Account::default() }) };
     Ok(Account {
         standing: from_text(&row.standing, "standing")?,
         limits: Limits {
@@ -201,7 +214,10 @@ pub(super) async fn account(
             running_workspaces: row.max_running_workspaces,
             milli_cpus: row.max_milli_cpus,
             memory_mib: row.max_memory_mib,
+            launches_per_hour: row.max_launches_per_hour,
         },
+        permits: from_json(&row.permits, "permits")?,
+        launches,
         used: Amounts {
             workspaces: row.used_workspaces,
             disk_gib: row.used_disk_gib,
