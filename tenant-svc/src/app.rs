@@ -73,8 +73,10 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let store = TenantStore::new(database.clone());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
-    let network = WorkspaceNetwork::find(&store, installation, organization, config.network_pool).await?;
-    let agents_at = config.agent_listen.unwrap_or_else(|| SocketAddr::from((network.gateway(), AGENTS_PORT)));
+    let pool = config.network_pool.context("TENANT_NETWORK_POOL is not set")?;
+    let network = WorkspaceNetwork::find(&store, installation, organization, pool).await?;
+    let gateway = network.subnet.gateway();
+    let agents_at = config.agent_listen.unwrap_or_else(|| SocketAddr::from((gateway, AGENTS_PORT)));
     let agents_url = config.agent_url.clone().unwrap_or_else(|| format!("http://{agents_at}"));
     let agents_listener = listener::bind(agents_at)?;
     let grpc_listener = listen(config.listen).await?;
@@ -131,9 +133,9 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
 
     let tasks = TaskTracker::new();
     let state = AgentsState { workspaces: workspaces.clone(), a2a: A2a::new(), agents_url };
-    let explicit = config.agent_listen.is_some();
+    let (explicit, subnet) = (config.agent_listen.is_some(), network.subnet);
     let admit: listener::Admit = Arc::new(move |peer| match peer {
-        IpAddr::V4(peer) => network.has_workspace(peer) || explicit && peer.is_loopback(),
+        IpAddr::V4(peer) => subnet.has_workspace(peer) || explicit && peer.is_loopback(),
         IpAddr::V6(_) => false,
     });
     tasks.spawn(listener::serve(agents_listener, router(state), admit, cancel.clone()));

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use molecule_backend_docker::Pool;
 use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::TierTable;
 pub use molecule_service_kit::settings::ConfigError;
@@ -93,8 +94,8 @@ pub struct Config {
     pub agent_publish: Option<IpAddr>,
     /// Folder of everything that is kept.
     pub data_dir: PathBuf,
-    /// First address and prefix length of the range of networks.
-    pub network_pool: (std::net::Ipv4Addr, u8),
+    /// The range that networks are taken from.
+    pub network_pool: Option<Pool>,
     /// The static workspace-init binary.
     pub workspace_init: PathBuf,
     /// How long an agent has to connect.
@@ -185,7 +186,7 @@ impl Config {
                 _ => values.parse("TENANT_AGENT_PUBLISH", &mut problems),
             },
             data_dir: get("TENANT_DATA_DIR").unwrap_or_default().into(),
-            network_pool: pool(get("TENANT_NETWORK_POOL").unwrap_or_default(), &mut problems),
+            network_pool: values.parse("TENANT_NETWORK_POOL", &mut problems),
             workspace_init: values.beside_program("TENANT_WORKSPACE_INIT", "workspace-init"),
             connect_deadline: values.seconds("TENANT_CONNECT_DEADLINE", &mut problems),
             agent_silence: values.seconds("TENANT_AGENT_SILENCE", &mut problems),
@@ -213,21 +214,6 @@ impl Config {
             );
         }
         if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
-    }
-}
-
-fn pool(text: &str, problems: &mut Vec<String>) -> (std::net::Ipv4Addr, u8) {
-    let parsed = text
-        .split_once('/')
-        .and_then(|(address, length)| Some((address.parse().ok()?, length.parse().ok()?)));
-    match parsed {
-        Some((address, length)) if length <= 24 => (address, length),
-        _ => {
-            problems.push(format!(
-                "TENANT_NETWORK_POOL: {text:?} is not an IPv4 range of /24 or wider, such as 10.201.0.0/16"
-            ));
-            (std::net::Ipv4Addr::UNSPECIFIED, 24)
-        }
     }
 }
 

@@ -4,6 +4,7 @@ pub mod broken;
 pub mod daemon;
 pub mod images;
 pub mod leftovers;
+pub mod postgres;
 pub mod seed;
 pub mod tenant;
 pub mod tls;

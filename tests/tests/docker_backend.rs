@@ -10,9 +10,10 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, RemoveContainerOptionsBuilder,
     StartContainerOptions,
 };
-use molecule_backend_docker::{DockerBackend, NetworkDirectory, NetworkSpec, Settings};
+use molecule_backend_docker::{DockerBackend, NetworkDirectory, Settings};
 use molecule_domain::id::{InstallationId, OrganizationId};
 use molecule_domain::launch::LaunchSpec;
+use molecule_domain::network::NetworkSpec;
 use molecule_provisioner::backend::{Backend, conformance};
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::model::InstanceRef;

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::docker::Docker;
+use crate::postgres::Postgres;
 use crate::shell::{cargo, command, install, is_there, run, say};
 use crate::tools::{build_static, cargo_tool, import_images, python_tools, static_binary};
 
@@ -27,7 +28,8 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
     if !is_there("ip") {
         install(&["iproute2"], "iproute2, for a daemon of the tests' own")?;
     }
-    prepare(true)?;
+    let postgres = Postgres::ensure()?;
+    prepare(true, &postgres)?;
     say("building");
     run(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
     build_static()?;
@@ -37,6 +39,7 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
     let mut test = cargo(&["test", "--locked", "--workspace"]);
     // the tests on real Docker wait more than they work
     test.args(arguments).env("MOLECULE_PYTHON_TOOLS", python).env("RUST_TEST_THREADS", "4");
+    test.env("MOLECULE_TEST_POSTGRES", &postgres.url);
     run(with_static_binaries(&mut test)?)
 }
 
@@ -56,22 +59,27 @@ pub(crate) fn soak(cases: u32) -> anyhow::Result<()> {
 }
 
 /// Checks the queries' offline data against the migrations, or writes it anew.
-pub(crate) fn prepare(check: bool) -> anyhow::Result<()> {
-    let features = ["--no-default-features", "--features", "sqlite,rustls,sqlx-toml", "sqlx-cli"];
+pub(crate) fn prepare(check: bool, postgres: &Postgres) -> anyhow::Result<()> {
+    let features = ["--no-default-features", "--features", "sqlite,postgres,rustls,sqlx-toml", "sqlx-cli"];
     let sqlx = cargo_tool("cargo-sqlx", &features)?;
     say("sqlx's offline data");
     let folder = std::env::current_dir()?.join("target/sqlx");
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder)?;
-    let database = format!("sqlite://{}", folder.join("store-sqlite.db").display());
-    let sqlx = |arguments: &[&str]| {
-        let mut command = command(&sqlx, &["sqlx"]);
-        command.args(arguments).env("DATABASE_URL", &database).env("SQLX_OFFLINE", "false");
-        run(command.current_dir("crates/store-sqlite"))
-    };
-    sqlx(&["database", "create"])?;
-    sqlx(&["migrate", "run"])?;
-    if check { sqlx(&["prepare", "--check"]) } else { sqlx(&["prepare"]) }
+    let sqlite = format!("sqlite://{}", folder.join("store-sqlite.db").display());
+    let postgres = postgres.url_of("molecule_prepare");
+    for (folder, database) in [("crates/store-sqlite", sqlite), ("crates/store-postgres", postgres)] {
+        let sqlx = |arguments: &[&str]| {
+            let mut command = command(&sqlx, &["sqlx"]);
+            command.args(arguments).env("DATABASE_URL", &database).env("SQLX_OFFLINE", "false");
+            run(command.current_dir(folder))
+        };
+        sqlx(&["database", "drop", "-y", "--force"]).or_else(|_| sqlx(&["database", "drop", "-y"]))?;
+        sqlx(&["database", "create"])?;
+        sqlx(&["migrate", "run"])?;
+        if check { sqlx(&["prepare", "--check"])? } else { sqlx(&["prepare"])? }
+    }
+    Ok(())
 }
 
 /// Tells tests where the static binaries are.

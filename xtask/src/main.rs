@@ -4,6 +4,7 @@
 mod bench;
 mod checks;
 mod docker;
+mod postgres;
 mod shell;
 mod tools;
 mod up;
@@ -63,7 +64,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test { arguments } => checks::test(&arguments),
         Task::Lint => checks::lint(),
         Task::Static => tools::build_static(),
-        Task::Prepare { check } => checks::prepare(check),
+        Task::Prepare { check } => checks::prepare(check, &postgres::Postgres::ensure()?),
         Task::Bench(Bench::Create { rounds }) => bench::create(rounds),
         Task::Soak { cases } => checks::soak(cases),
     }

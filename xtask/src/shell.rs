@@ -30,11 +30,17 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 
 /// Runs it and insists on success.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("{command:?} can't be run"))?;
+    let status = command.status().with_context(|| format!("{} can't be run", line(command)))?;
     if !status.success() {
-        bail!("{command:?} ended with {status}");
+        bail!("{} ended with {status}", line(command));
     }
     Ok(())
+}
+
+/// The command without its environment, which may hold what is not to be shown.
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs it silently; whether it succeeded.

@@ -17,6 +17,7 @@ use futures::TryStreamExt;
 use molecule_domain::id::InstallationId;
 use molecule_domain::launch::Mount as WorkspaceMount;
 use molecule_domain::lifecycle::Reason;
+use molecule_domain::network::NetworkSpec;
 use molecule_provisioner::backend::{CallError, LaunchRequest};
 
 use crate::archive::Archive;
@@ -195,7 +196,7 @@ impl DockerBackend {
 }
 
 fn network_name(request: &LaunchRequest, installation: InstallationId) -> String {
-    crate::NetworkSpec::name_of(installation, request.instance.organization)
+    NetworkSpec::name_of(installation, request.instance.organization)
 }
 
 fn volumes(request: &LaunchRequest) -> Vec<VolumeMount> {

@@ -11,6 +11,7 @@ mod init;
 mod names;
 mod network;
 mod observe;
+mod pool;
 mod volume;
 
 use std::net::IpAddr;
@@ -27,6 +28,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use molecule_domain::id::{InstallationId, LaunchSeq, OrganizationId, WorkspaceId};
 use molecule_domain::launch::LaunchSpec;
+use molecule_domain::network::NetworkSpec;
 use molecule_provisioner::backend::{
     Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, Prepared,
 };
@@ -36,7 +38,8 @@ use molecule_provisioner::observation::OwnedInstance;
 use tracing::debug;
 
 use self::client::{Client, Problem, unknown};
-pub use self::network::{NetworkDirectory, NetworkSpec};
+pub use self::network::NetworkDirectory;
+pub use self::pool::{Pool, Subnet};
 
 /// How the backend is set up.
 #[derive(Clone, Debug)]

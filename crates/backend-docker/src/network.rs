@@ -1,4 +1,4 @@
-//! One network per organisation, in subnets of our own: the daemon's default pool ends at about thirty.
+//! One network per organisation, in subnets of our own.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,30 +9,12 @@ use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::InspectNetworkOptions;
 use molecule_domain::id::{InstallationId, OrganizationId};
 use molecule_domain::lifecycle::Reason;
+use molecule_domain::network::NetworkSpec;
 use molecule_provisioner::backend::CallError;
 use tokio::sync::Mutex;
 
 use crate::client::{Problem, refused, unknown};
 use crate::names;
-
-/// An organisation's network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkSpec {
-    /// Its name on the daemon.
-    pub name: String,
-    /// In CIDR notation.
-    pub subnet: String,
-    /// The host's address in it.
-    pub gateway: String,
-}
-
-impl NetworkSpec {
-    /// The name that an organisation's network has.
-    pub fn name_of(installation: InstallationId, organization: OrganizationId) -> String {
-        let tail = |id: &str| id.rsplit('-').next().unwrap_or_default().to_owned();
-        format!("molecule-{}-{}", tail(&installation.to_string()), tail(&organization.to_string()))
-    }
-}
 
 /// Knows each organisation's network, and gives out subnets once.
 #[async_trait]
@@ -118,7 +100,7 @@ impl Networks {
                         Reason::NetworkUnavailable,
                         format!(
                             "the subnet {} of the network {} is in use by another network of this Docker host: \
-                             remove that one, or set TENANT_NETWORK_POOL to a free range",
+                             remove that one, or set the network pool to a free range",
                             spec.subnet, spec.name
                         ),
                     ));

@@ -70,6 +70,10 @@ uuid_id! {
     ChargeId
 }
 uuid_id! {
+    /// A token of an organisation's.
+    TokenId
+}
+uuid_id! {
     /// Who holds a lease on a record: one running engine.
     LeaseOwner
 }

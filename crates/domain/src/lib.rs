@@ -9,6 +9,7 @@ pub mod id;
 pub mod launch;
 pub mod lifecycle;
 pub mod limits;
+pub mod network;
 pub mod runtime;
 pub mod spec;
 pub mod tier;

@@ -140,6 +140,8 @@ reasons! {
     NetworkUnavailable = "NETWORK_UNAVAILABLE",
     /// The runtime ended and is being started again.
     Restarting = "RESTARTING",
+    /// The organisation is suspended: everything of it is stopped.
+    OrganizationSuspended = "ORGANIZATION_SUSPENDED",
 }
 
 impl fmt::Display for Reason {

@@ -18,6 +18,7 @@ use crate::model::{AttemptState, Claimed, Endpoint, InstanceRecord};
 use crate::outcome::{Fact, Outcome};
 
 const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
+const OTHER: OrganizationId = OrganizationId::from_uuid(uuid::Uuid::from_u128(7));
 const BACKEND: &str = "memory";
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -26,27 +27,39 @@ pub async fn run<F>(make: impl Fn() -> F)
 where
     F: Future<Output = Arc<dyn Store>>,
 {
-    a_replayed_provision_is_one_record(make().await).await;
-    a_replayed_change_changes_nothing(make().await).await;
-    a_record_comes_back_as_it_went_in(make().await).await;
-    limits_hold_under_racers(make().await).await;
-    a_refused_admission_writes_nothing(make().await).await;
-    what_is_counted_follows_the_life(make().await).await;
-    one_holder_at_a_time(make().await).await;
-    a_lost_lease_writes_nothing(make().await).await;
-    a_stale_plan_writes_only_facts(make().await).await;
-    a_wake_during_a_lease_is_not_lost(make().await).await;
-    an_illegal_transition_writes_nothing(make().await).await;
-    launch_numbers_rise_and_attempts_are_reused(make().await).await;
-    segments_open_and_close_with_facts(make().await).await;
-    revisions_rise_with_what_is_visible(make().await).await;
-    events_are_told_in_order_and_pruned(make().await).await;
-    organizations_are_apart(make().await).await;
-    commits_wake(make().await).await;
-    launches_within_the_hour_are_counted(make().await).await;
-    a_plan_is_kept(make().await).await;
-    backends_are_apart(make().await).await;
-    one_process_has_a_role(make().await).await;
+    a_replayed_provision_is_one_record(fresh(&make).await).await;
+    a_replayed_change_changes_nothing(fresh(&make).await).await;
+    a_record_comes_back_as_it_went_in(fresh(&make).await).await;
+    limits_hold_under_racers(fresh(&make).await).await;
+    a_refused_admission_writes_nothing(fresh(&make).await).await;
+    what_is_counted_follows_the_life(fresh(&make).await).await;
+    one_holder_at_a_time(fresh(&make).await).await;
+    a_lost_lease_writes_nothing(fresh(&make).await).await;
+    a_stale_plan_writes_only_facts(fresh(&make).await).await;
+    a_wake_during_a_lease_is_not_lost(fresh(&make).await).await;
+    an_illegal_transition_writes_nothing(fresh(&make).await).await;
+    launch_numbers_rise_and_attempts_are_reused(fresh(&make).await).await;
+    segments_open_and_close_with_facts(fresh(&make).await).await;
+    revisions_rise_with_what_is_visible(fresh(&make).await).await;
+    events_are_told_in_order_and_pruned(fresh(&make).await).await;
+    organizations_are_apart(fresh(&make).await).await;
+    commits_wake(fresh(&make).await).await;
+    launches_within_the_hour_are_counted(fresh(&make).await).await;
+    a_plan_is_kept(fresh(&make).await).await;
+    backends_are_apart(fresh(&make).await).await;
+    one_process_has_a_role(fresh(&make).await).await;
+}
+
+/// A store that knows the organisations.
+async fn fresh<F>(make: impl Fn() -> F) -> Arc<dyn Store>
+where
+    F: Future<Output = Arc<dyn Store>>,
+{
+    let store = make().await;
+    for organization in [ORG, OTHER] {
+        store.set_account(organization, Account::default()).await.expect("knows the organisation");
+    }
+    store
 }
 
 /// A launch of some kind.
@@ -384,7 +397,7 @@ async fn events_are_told_in_order_and_pruned(store: Arc<dyn Store>) {
 
 async fn organizations_are_apart(store: Arc<dyn Store>) {
     let record = created(&*store).await;
-    let other = OrganizationId::generate();
+    let other = OTHER;
     assert_eq!(store.get(other, record.workspace).await.unwrap(), None);
     assert!(store.changed_after(other, Revision(0), 10).await.unwrap().is_empty());
     assert!(store.events_after(other, 0, 10).await.unwrap().is_empty());

@@ -160,6 +160,9 @@ pub enum StoreError {
     /// The database does not answer or fails.
     #[error("the store is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Another transaction came in between, and nothing was done. Stores try such again by themselves.
+    #[error("the store is too busy")]
+    LostRace(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// What is stored can't be understood.
     #[error("the store holds {what} that can't be read")]
     Corrupt {
@@ -173,7 +176,7 @@ impl From<StoreError> for Error {
         use molecule_domain::ErrorReason;
         match error {
             StoreError::Refused(error) => error,
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(_) | StoreError::LostRace(_) => {
                 Self::new(ErrorReason::StoreUnavailable, "the database does not answer; try again")
                     .with_retry_after(Duration::from_secs(1))
                     .with_source(error)

@@ -1,34 +1,24 @@
 //! The subnets that organisations' networks have.
 
 use molecule_domain::id::OrganizationId;
+use molecule_domain::network::NetworkSpec;
 use molecule_provisioner::store::StoreError;
 
 use super::TenantStore;
 use crate::codec::unavailable;
-
-/// A network that was given out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredNetwork {
-    /// Its name.
-    pub name: String,
-    /// In CIDR notation.
-    pub subnet: String,
-    /// The host's address in it.
-    pub gateway: String,
-}
 
 impl TenantStore {
     /// The organisation's network; where it has none, the first of `candidates` that no other has.
     pub async fn network(
         &self,
         organization: OrganizationId,
-        candidates: impl IntoIterator<Item = StoredNetwork> + Send,
-    ) -> Result<Option<StoredNetwork>, StoreError> {
+        candidates: impl IntoIterator<Item = NetworkSpec> + Send,
+    ) -> Result<Option<NetworkSpec>, StoreError> {
         let owner = organization.to_string();
         let candidates: Vec<_> = candidates.into_iter().collect();
         let mut tx = self.0.begin().await?;
         let stored = sqlx::query_as!(
-            StoredNetwork,
+            NetworkSpec,
             "SELECT name, subnet, gateway FROM networks WHERE organization_id = ?",
             owner,
         )

@@ -1,0 +1,249 @@
+//! The engine's store.
+
+mod queries;
+mod rows;
+mod write;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use molecule_domain::Timestamp;
+use molecule_domain::error::{Error, ErrorReason};
+use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::limits::Amounts;
+use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionRequest};
+use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment};
+use molecule_provisioner::outcome::{self, Outcome};
+use molecule_provisioner::store::memory::workspace_taken;
+use molecule_provisioner::store::{Expectations, Store, StoreError};
+use molecule_provisioner::wakes::Wakes;
+use sqlx::PgConnection;
+
+pub(crate) use self::rows::account;
+use self::rows::{InstanceRow, account_locked, find, find_locked};
+use self::write::Beside;
+use crate::Database;
+use crate::sqlstate::store_error;
+
+/// The engine's store over an open database.
+#[derive(Clone, Debug)]
+pub struct EngineStore(pub(crate) Database);
+
+impl EngineStore {
+    /// The engine's store in this database.
+    pub const fn new(database: Database) -> Self {
+        Self(database)
+    }
+}
+
+/// There is no such organisation.
+pub fn organization_not_found(organization: OrganizationId) -> Error {
+    Error::new(ErrorReason::OrganizationNotFound, format!("there is no organisation {organization}"))
+}
+
+/// The record under a lease that still holds, locked.
+async fn held(db: &mut PgConnection, lease: &Lease, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+    match find_locked(db, lease.workspace).await? {
+        Some(row) if row.is_held_by(lease, now) => row.into_record(),
+        _ => Err(StoreError::LeaseLost(lease.workspace)),
+    }
+}
+
+#[async_trait]
+impl Store for EngineStore {
+    async fn provision(
+        &self,
+        request: &ProvisionRequest,
+        now: Timestamp,
+    ) -> Result<InstanceRecord, StoreError> {
+        let organization = request.organization;
+        let once = || async {
+            let mut tx = self.0.begin().await?;
+            let account = account_locked(&mut tx, organization, now).await?;
+            let account = account.ok_or_else(|| organization_not_found(organization))?;
+            if let Some(row) = find(&mut tx, request.workspace).await? {
+                let record = row.into_record()?;
+                if record.organization == organization {
+                    return Ok(record);
+                }
+                return Err(workspace_taken(request.workspace).into());
+            }
+            let admitted = admission::provision(&account, request, now)?;
+            let mut record = admitted.record;
+            write::insert(&mut tx, &mut record, admitted.asked, &admitted.event, now).await?;
+            self.0.commit(tx, organization).await?;
+            Ok(record)
+        };
+        self.0.transactions.run("provision", once).await
+    }
+
+    async fn change(&self, request: &ChangeRequest, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+        let organization = request.organization;
+        let once = || async {
+            let mut tx = self.0.begin().await?;
+            let before =
+                find_locked(&mut tx, request.workspace).await?.map(InstanceRow::into_record).transpose()?;
+            let before = before
+                .filter(|record| record.organization == organization)
+                .ok_or_else(|| Error::workspace_not_found(request.workspace))?;
+            let account = account_locked(&mut tx, organization, now).await?;
+            let account = account.ok_or_else(|| organization_not_found(organization))?;
+            let Some(admitted) = admission::change(&account, &before, request, now)? else {
+                return Ok(before);
+            };
+            let mut record = admitted.record;
+            let beside = Beside {
+                asked: admitted.asked,
+                visible: true,
+                event: Some(&admitted.event),
+                launch: admitted.launch,
+                ..Beside::default()
+            };
+            write::update(&mut tx, &mut record, &beside, now).await?;
+            self.0.commit(tx, organization).await?;
+            Ok(record)
+        };
+        self.0.transactions.run("change", once).await
+    }
+
+    async fn get(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+    ) -> Result<Option<InstanceRecord>, StoreError> {
+        let mut db = self.0.pool.acquire().await.map_err(store_error)?;
+        let record = find(&mut db, workspace).await?.map(InstanceRow::into_record).transpose()?;
+        Ok(record.filter(|record| record.organization == organization))
+    }
+
+    async fn changed_after(
+        &self,
+        organization: OrganizationId,
+        after: Revision,
+        limit: u32,
+    ) -> Result<Vec<InstanceRecord>, StoreError> {
+        queries::changed_after(&self.0.pool, organization, after, limit).await
+    }
+
+    async fn events_after(
+        &self,
+        organization: OrganizationId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        queries::events_after(&self.0.pool, organization, after, limit).await
+    }
+
+    async fn claim(
+        &self,
+        backend: &str,
+        owner: LeaseOwner,
+        now: Timestamp,
+        lease: Duration,
+        limit: u32,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let once = || queries::claim(&self.0.pool, backend, owner, now, lease, limit);
+        self.0.transactions.run("claim", once).await
+    }
+
+    async fn next_due(&self, backend: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        queries::next_due(&self.0.pool, backend, now).await
+    }
+
+    async fn begin_launch(
+        &self,
+        lease: &Lease,
+        now: Timestamp,
+        call_until: Timestamp,
+    ) -> Result<InstanceRecord, StoreError> {
+        let once = || async {
+            let mut tx = self.0.begin().await?;
+            let mut record = held(&mut tx, lease, now).await?;
+            let next = match record.live_attempt() {
+                Some(live) => live.seq,
+                None => queries::next_launch(&mut tx).await?,
+            };
+            let begun = outcome::begin_launch(&mut record, next, now, call_until)?;
+            let beside = Beside { visible: begun.visible, ..Beside::default() };
+            write::update(&mut tx, &mut record, &beside, now).await?;
+            self.0.commit(tx, record.organization).await?;
+            Ok(record)
+        };
+        self.0.transactions.run("begin_launch", once).await
+    }
+
+    async fn commit(
+        &self,
+        lease: &Lease,
+        now: Timestamp,
+        outcome: &Outcome,
+        release: bool,
+    ) -> Result<InstanceRecord, StoreError> {
+        let once = || async {
+            let mut tx = self.0.begin().await?;
+            let mut record = held(&mut tx, lease, now).await?;
+            let segment_generation = record.generation.0;
+            let effects = outcome::apply(&mut record, outcome, lease, release, now)?;
+            let beside = Beside {
+                asked: Amounts::default().minus(effects.released),
+                visible: effects.visible,
+                event: effects.event.as_ref(),
+                launch: false,
+                open_segment: effects.open_segment,
+                close_segment: effects.close_segment,
+                segment_generation,
+                release,
+            };
+            write::update(&mut tx, &mut record, &beside, now).await?;
+            self.0.commit(tx, record.organization).await?;
+            Ok(record)
+        };
+        self.0.transactions.run("commit", once).await
+    }
+
+    async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError> {
+        queries::expectations(&self.0.pool, backend).await
+    }
+
+    async fn lead(
+        &self,
+        role: &str,
+        owner: LeaseOwner,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let once = || queries::lead(&self.0.pool, role, owner, now, until);
+        self.0.transactions.run("lead", once).await
+    }
+
+    async fn wake(&self, workspaces: &[WorkspaceId], now: Timestamp) -> Result<(), StoreError> {
+        let once = || queries::wake(&self.0.pool, workspaces, now);
+        self.0.transactions.run("wake", once).await?;
+        self.0.wakes.woken();
+        Ok(())
+    }
+
+    async fn segments(&self, workspace: WorkspaceId) -> Result<Vec<Segment>, StoreError> {
+        queries::segments(&self.0.pool, workspace).await
+    }
+
+    async fn account(&self, organization: OrganizationId, now: Timestamp) -> Result<Account, StoreError> {
+        let mut db = self.0.pool.acquire().await.map_err(store_error)?;
+        let account = account(&mut db, organization, now).await?;
+        account.ok_or_else(|| organization_not_found(organization).into())
+    }
+
+    async fn set_account(&self, organization: OrganizationId, account: Account) -> Result<(), StoreError> {
+        let once = || queries::set_account(&self.0.pool, organization, &account);
+        self.0.transactions.run("set_account", once).await
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<(), StoreError> {
+        let once = || queries::prune(&self.0.pool, before);
+        self.0.transactions.run("prune", once).await
+    }
+
+    fn wakes(&self) -> &Wakes {
+        &self.0.wakes
+    }
+}

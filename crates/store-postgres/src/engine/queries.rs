@@ -1,0 +1,277 @@
+//! Single statements of the engine's store.
+
+use std::time::Duration;
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_provisioner::admission::Account;
+use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
+use molecule_provisioner::store::codec::{from_text, json, number, text};
+use molecule_provisioner::store::{Expectations, Expected, StoreError};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::rows::InstanceRow;
+use crate::codec::{column, moment};
+use crate::sqlstate::store_error;
+
+pub(super) async fn changed_after(
+    pool: &PgPool,
+    organization: OrganizationId,
+    after: Revision,
+    limit: u32,
+) -> Result<Vec<InstanceRecord>, StoreError> {
+    let rows = sqlx::query_as!(
+        InstanceRow,
+        "SELECT * FROM instances WHERE organization_id = $1 AND revision > $2 ORDER BY revision LIMIT $3",
+        organization.as_uuid(),
+        after.0,
+        i64::from(limit),
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(store_error)?;
+    rows.into_iter().map(InstanceRow::into_record).collect()
+}
+
+pub(super) async fn events_after(
+    pool: &PgPool,
+    organization: OrganizationId,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<Event>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT * FROM instance_events WHERE organization_id = $1 AND event_id > $2 ORDER BY event_id LIMIT $3",
+        organization.as_uuid(),
+        after,
+        i64::from(limit),
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(store_error)?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Event {
+                id: row.event_id,
+                workspace: WorkspaceId::from_uuid(row.workspace_id),
+                at: moment(row.at),
+                detail: EventDetail {
+                    kind: row.kind.into(),
+                    actor: from_text(&row.actor, "actor")?,
+                    generation: Generation(number(row.generation)?),
+                    reason: row.reason.map(|reason| from_text(&reason, "reason")).transpose()?,
+                    message: row.message,
+                    exit_code: row.exit_code,
+                    log_tail: row.log_tail,
+                },
+            })
+        })
+        .collect()
+}
+
+pub(super) async fn claim(
+    pool: &PgPool,
+    backend: &str,
+    owner: LeaseOwner,
+    now: Timestamp,
+    lease: Duration,
+    limit: u32,
+) -> Result<Vec<Claimed>, StoreError> {
+    let until = now + lease;
+    let rows = sqlx::query_as!(
+        InstanceRow,
+        "UPDATE instances SET lease_owner = $1, lease_epoch = lease_epoch + 1, lease_until = $2, due_at = $2
+         WHERE workspace_id IN (
+             SELECT workspace_id FROM instances WHERE backend = $3 AND due_at <= $4 AND lease_until <= $4
+             ORDER BY due_at LIMIT $5 FOR UPDATE SKIP LOCKED
+         )
+         RETURNING *",
+        owner.as_uuid(),
+        column(until),
+        backend,
+        column(now),
+        i64::from(limit),
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(store_error)?;
+    rows.into_iter()
+        .map(|row| {
+            let epoch = row.lease_epoch;
+            let record = row.into_record()?;
+            Ok(Claimed { lease: Lease { workspace: record.workspace, owner, epoch, until }, record })
+        })
+        .collect()
+}
+
+pub(super) async fn next_due(
+    pool: &PgPool,
+    backend: &str,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, StoreError> {
+    // Two questions, because each has its index: what is free and longest due, and else what is held.
+    let due = sqlx::query_scalar!(
+        r#"SELECT due_at AS "due!" FROM instances
+           WHERE backend = $1 AND due_at IS NOT NULL AND lease_until <= $2 ORDER BY due_at LIMIT 1"#,
+        backend,
+        column(now),
+    )
+    .fetch_optional(pool)
+    .await
+    .map_err(store_error)?;
+    if let Some(due) = due {
+        return Ok(Some(moment(due)));
+    }
+    let held = sqlx::query_scalar!(
+        r#"SELECT MIN(GREATEST(due_at, lease_until)) AS "due" FROM instances
+           WHERE backend = $1 AND due_at IS NOT NULL"#,
+        backend,
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(store_error)?;
+    Ok(held.map(moment))
+}
+
+pub(super) async fn next_launch(db: &mut PgConnection) -> Result<LaunchSeq, StoreError> {
+    let next = sqlx::query_scalar!(r#"SELECT nextval('launch_seq') AS "next!""#);
+    next.fetch_one(db).await.map(LaunchSeq).map_err(store_error)
+}
+
+pub(super) async fn expectations(pool: &PgPool, backend: &str) -> Result<Expectations, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT workspace_id, organization_id, generation, desired, up_since, due_at, attempt_seq, attempt_state
+         FROM instances WHERE phase <> 'Gone' AND backend = $1",
+        backend,
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(store_error)?;
+    let instances = rows.into_iter().map(|row| {
+        let live = row.attempt_state.as_deref() != Some("Resolved");
+        Ok(Expected {
+            organization: OrganizationId::from_uuid(row.organization_id),
+            workspace: WorkspaceId::from_uuid(row.workspace_id),
+            generation: Generation(number(row.generation)?),
+            seq: row.attempt_seq.filter(|_| live).map(LaunchSeq),
+            desired: from_text(&row.desired, "desired state")?,
+            up: row.up_since.is_some(),
+            settled: row.due_at.is_none(),
+        })
+    });
+    let instances = instances.collect::<Result<_, StoreError>>()?;
+    // a sequence is never behind what it has given out, whichever transaction commits first
+    let max_seq = sqlx::query_scalar!(
+        r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "max!" FROM launch_seq"#
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(store_error)?;
+    Ok(Expectations { instances, max_seq: LaunchSeq(max_seq) })
+}
+
+pub(super) async fn lead(
+    pool: &PgPool,
+    role: &str,
+    owner: LeaseOwner,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<bool, StoreError> {
+    let taken = sqlx::query!(
+        "INSERT INTO roles (role, owner, until) VALUES ($1, $2, $3)
+         ON CONFLICT (role) DO UPDATE SET owner = excluded.owner, until = excluded.until
+         WHERE roles.owner = excluded.owner OR roles.until <= $4",
+        role,
+        owner.as_uuid(),
+        column(until),
+        column(now),
+    )
+    .execute(pool)
+    .await
+    .map_err(store_error)?;
+    Ok(taken.rows_affected() > 0)
+}
+
+pub(super) async fn wake(
+    pool: &PgPool,
+    workspaces: &[WorkspaceId],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let ids: Vec<Uuid> = workspaces.iter().map(|workspace| *workspace.as_uuid()).collect();
+    sqlx::query!(
+        "UPDATE instances SET due_at = $2
+         WHERE workspace_id IN (
+             SELECT workspace_id FROM instances
+             WHERE workspace_id = ANY($1) AND phase <> 'Gone' AND (due_at IS NULL OR due_at > $2)
+             ORDER BY workspace_id FOR UPDATE
+         )",
+        &ids,
+        column(now),
+    )
+    .execute(pool)
+    .await
+    .map_err(store_error)?;
+    Ok(())
+}
+
+pub(super) async fn segments(pool: &PgPool, workspace: WorkspaceId) -> Result<Vec<Segment>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT generation, from_at, until_at FROM segments WHERE workspace_id = $1 ORDER BY from_at",
+        workspace.as_uuid(),
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(store_error)?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Segment {
+                generation: Generation(number(row.generation)?),
+                from: moment(row.from_at),
+                until: row.until_at.map(moment),
+            })
+        })
+        .collect()
+}
+
+pub(super) async fn set_account(
+    pool: &PgPool,
+    organization: OrganizationId,
+    account: &Account,
+) -> Result<(), StoreError> {
+    let limits = account.limits;
+    sqlx::query!(
+        "INSERT INTO organizations (organization_id, standing, max_workspaces, max_disk_gib,
+             max_running_workspaces, max_milli_cpus, max_memory_mib, max_launches_per_hour, permits)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         ON CONFLICT (organization_id) DO UPDATE SET standing = excluded.standing,
+             max_workspaces = excluded.max_workspaces, max_disk_gib = excluded.max_disk_gib,
+             max_running_workspaces = excluded.max_running_workspaces,
+             max_milli_cpus = excluded.max_milli_cpus, max_memory_mib = excluded.max_memory_mib,
+             max_launches_per_hour = excluded.max_launches_per_hour, permits = excluded.permits",
+        organization.as_uuid(),
+        text(account.standing),
+        limits.workspaces,
+        limits.disk_gib,
+        limits.running_workspaces,
+        limits.milli_cpus,
+        limits.memory_mib,
+        limits.launches_per_hour,
+        json(&account.permits)?,
+    )
+    .execute(pool)
+    .await
+    .map_err(store_error)?;
+    Ok(())
+}
+
+pub(super) async fn prune(pool: &PgPool, before: Timestamp) -> Result<(), StoreError> {
+    sqlx::query!("DELETE FROM instance_events WHERE at < $1", column(before))
+        .execute(pool)
+        .await
+        .map_err(store_error)?;
+    sqlx::query!("DELETE FROM launches WHERE at < $1", column(before))
+        .execute(pool)
+        .await
+        .map_err(store_error)?;
+    Ok(())
+}

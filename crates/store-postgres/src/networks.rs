@@ -1,0 +1,54 @@
+//! The subnets that organisations' networks have.
+
+use molecule_domain::id::OrganizationId;
+use molecule_domain::network::NetworkSpec;
+use molecule_provisioner::store::StoreError;
+
+use crate::Database;
+use crate::sqlstate::store_error;
+
+impl Database {
+    /// The organisation's network; where it has none, the first of `candidates` that no other has.
+    pub async fn network(
+        &self,
+        organization: OrganizationId,
+        candidates: impl Iterator<Item = NetworkSpec> + Send,
+    ) -> Result<Option<NetworkSpec>, StoreError> {
+        let stored = async || {
+            sqlx::query_as!(
+                NetworkSpec,
+                "SELECT name, subnet, gateway FROM networks WHERE organization_id = $1",
+                organization.as_uuid(),
+            )
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(store_error)
+        };
+        if let Some(stored) = stored().await? {
+            return Ok(Some(stored));
+        }
+        let taken = sqlx::query_scalar!("SELECT subnet FROM networks").fetch_all(&self.pool).await;
+        let taken = taken.map_err(store_error)?;
+        for candidate in candidates.filter(|candidate| !taken.contains(&candidate.subnet)) {
+            let added = sqlx::query!(
+                "INSERT INTO networks (organization_id, name, subnet, gateway) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT DO NOTHING",
+                organization.as_uuid(),
+                candidate.name,
+                candidate.subnet,
+                candidate.gateway,
+            )
+            .execute(&self.pool)
+            .await
+            .map_err(store_error)?;
+            if added.rows_affected() == 1 {
+                return Ok(Some(candidate));
+            }
+            // another replica was quicker, with this organisation or with this subnet
+            if let Some(stored) = stored().await? {
+                return Ok(Some(stored));
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,51 @@
+//! A database of a test's own, on the server that `cargo xtask test` starts.
+
+use anyhow::Context;
+use sqlx::{Connection, PgConnection};
+
+/// An empty database. Dropping this drops it.
+#[derive(Debug)]
+pub struct Scratch {
+    server: String,
+    name: String,
+}
+
+impl Scratch {
+    /// Makes one.
+    pub async fn new() -> anyhow::Result<Self> {
+        let server = std::env::var("MOLECULE_TEST_POSTGRES").context(
+            "MOLECULE_TEST_POSTGRES is not set: run the tests through `cargo xtask test`, which starts PostgreSQL",
+        )?;
+        let name = format!("molecule_test_{}", uuid::Uuid::new_v4().simple());
+        execute(&server, format!("CREATE DATABASE {name}")).await?;
+        Ok(Self { server, name })
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        let (server, _) = self.server.rsplit_once('/').unwrap_or((&self.server, ""));
+        format!("{server}/{}", self.name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let (server, drop) = (self.server.clone(), format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        // a runtime can't be entered from within another on the same thread
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(execute(&server, drop))
+        });
+        if !matches!(dropped.join(), Ok(Ok(()))) {
+            eprintln!("the database {} is left over", self.name);
+        }
+    }
+}
+
+/// Runs a statement without parameters.
+pub async fn execute(url: &str, statement: String) -> anyhow::Result<()> {
+    let mut connection = PgConnection::connect(url).await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! The PostgreSQL store keeps the contract that every store keeps, and what only it has to keep.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use molecule_domain::Timestamp;
+use molecule_domain::error::{Error, ErrorReason};
+use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
+use molecule_domain::lifecycle::{Desired, Reason};
+use molecule_domain::limits::{Limits, Standing};
+use molecule_provisioner::admission::{Account, ProvisionRequest};
+use molecule_provisioner::store::{Store, StoreError, contract};
+use molecule_store_postgres::Database;
+use molecule_store_postgres::accounts::{Accounts, Audit, Organization};
+use molecule_store_postgres::engine::EngineStore;
+use molecule_tests::postgres::{Scratch, execute};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_store_keeps_the_contract() {
+    let (scratches, cancel) = (tokio::sync::Mutex::new(Vec::new()), CancellationToken::new());
+    contract::run(|| async {
+        let scratch = Scratch::new().await.unwrap();
+        let database = Database::open(&scratch.url(), 10, cancel.clone()).await.unwrap();
+        scratches.lock().await.push(scratch);
+        Arc::new(EngineStore::new(database)) as Arc<dyn Store>
+    })
+    .await;
+    cancel.cancel();
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_micros(1_700_000_000_000_000 + second * 1_000_000)
+}
+
+fn operator(action: &'static str) -> Audit {
+    Audit { actor: "test".to_owned(), action, message: String::new() }
+}
+
+fn organization(limits: Limits) -> Organization {
+    Organization {
+        id: OrganizationId::generate(),
+        name: "acme".to_owned(),
+        plan: String::new(),
+        backend: String::new(),
+        allowed_agent_hosts: vec!["10.0.0.1".to_owned()],
+        account: Account { limits, ..Account::default() },
+        created_at: at(0),
+    }
+}
+
+fn request(organization: OrganizationId) -> ProvisionRequest {
+    ProvisionRequest { organization, ..contract::provision(WorkspaceId::generate()) }
+}
+
+/// Three replicas, a thousand racers, a limit of a hundred: the database itself refuses any commit beyond it, so
+/// every prefix of commits is within.
+#[tokio::test(flavor = "multi_thread")]
+async fn racers_on_three_replicas_get_exactly_the_limit() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        replicas.push(Database::open(&scratch.url(), 20, cancel.clone()).await.unwrap());
+    }
+    execute(
+        &scratch.url(),
+        "ALTER TABLE organizations ADD CHECK (used_workspaces <= max_workspaces),
+             ADD CHECK (used_memory_mib <= max_memory_mib)"
+            .to_owned(),
+    )
+    .await
+    .unwrap();
+    let limits = Limits { workspaces: Some(100), memory_mib: Some(100 * 512), ..Limits::default() };
+    let accounts = Accounts::new(replicas[0].clone());
+    let limited = accounts.create(&organization(limits), &operator("create"), at(0)).await.unwrap().id;
+    let other =
+        accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let racers: Vec<_> = (0..1000)
+        .map(|racer| {
+            let store = EngineStore::new(replicas[racer % 3].clone());
+            tokio::spawn(async move { store.provision(&request(limited), at(1)).await })
+        })
+        .collect();
+    // another organisation does not wait for this one's
+    EngineStore::new(replicas[1].clone()).provision(&request(other), at(1)).await.unwrap();
+    let mut admitted = 0;
+    for racer in racers {
+        match racer.await.unwrap() {
+            Ok(_) => admitted += 1,
+            Err(StoreError::Refused(error)) => {
+                assert_eq!(error.reason, ErrorReason::QuotaExceeded);
+                assert_eq!(error.limits[0].cap, 100);
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert_eq!(admitted, 100);
+    let store = EngineStore::new(replicas[2].clone());
+    assert_eq!(store.account(limited, at(2)).await.unwrap().used.workspaces, 100);
+    // what was refused left nothing behind
+    assert_eq!(store.events_after(limited, 0, 1000).await.unwrap().len(), 100);
+    assert_eq!(store.changed_after(limited, Revision(0), 1000).await.unwrap().len(), 100);
+    assert_eq!(accounts.recount().await.unwrap(), []);
+    cancel.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_of_one_replica_wake_another() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let one = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let other = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let accounts = Accounts::new(one.clone());
+    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let watching = EngineStore::new(other);
+    let mut news = watching.wakes().of(org);
+    // as often as it takes until the other listens
+    let store = EngineStore::new(one);
+    let heard = async {
+        loop {
+            store.provision(&request(org), at(1)).await.unwrap();
+            if tokio::time::timeout(Duration::from_millis(200), news.changed()).await.is_ok() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap();
+    cancel.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_live_side_by_side_and_die_one_by_one() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let accounts = Accounts::new(database);
+    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let old = accounts.issue_token(org, "old", b"old", &operator("issue"), at(1)).await.unwrap();
+    accounts.issue_token(org, "new", b"new", &operator("issue"), at(2)).await.unwrap();
+    assert_eq!(accounts.holder(b"old").await.unwrap(), Some(org));
+    assert_eq!(accounts.holder(b"new").await.unwrap(), Some(org));
+    assert_eq!(accounts.holder(b"wrong").await.unwrap(), None);
+    let foreign = accounts.revoke_token(OrganizationId::generate(), old.id, &operator("revoke"), at(3)).await;
+    assert_eq!(Error::from(foreign.unwrap_err()).reason, ErrorReason::TokenNotFound);
+    let revoked = accounts.revoke_token(org, old.id, &operator("revoke"), at(3)).await.unwrap();
+    assert_eq!(revoked.revoked_at, Some(at(3)));
+    assert_eq!(accounts.holder(b"old").await.unwrap(), None);
+    assert_eq!(accounts.holder(b"new").await.unwrap(), Some(org));
+    assert_eq!(accounts.tokens(org, at(4)).await.unwrap().len(), 2);
+    let told = accounts.audit_events(Some(org), None, 10).await.unwrap();
+    let actions: Vec<_> = told.iter().map(|event| event.action.as_str()).collect();
+    assert_eq!(actions, ["revoke", "issue", "issue", "create"]);
+    cancel.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_organisation_is_stopped_and_one_in_use_stays() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    for _ in 0..3 {
+        store.provision(&request(org), at(1)).await.unwrap();
+    }
+    let before = store.changed_after(org, Revision(0), 10).await.unwrap();
+    let suspended = accounts.suspend(org, &operator("suspend"), at(2)).await.unwrap();
+    assert_eq!(suspended.account.standing, Standing::Suspended);
+    let after = store.changed_after(org, before[2].revision, 10).await.unwrap();
+    assert_eq!(after.len(), 3, "each has a revision of its own behind the last");
+    for record in &after {
+        assert_eq!((record.desired, record.reason), (Desired::Stopped, Some(Reason::OrganizationSuspended)));
+        assert_eq!(record.due_at, Some(at(2)));
+    }
+    let revisions: std::collections::HashSet<_> = after.iter().map(|record| record.revision).collect();
+    assert_eq!(revisions.len(), 3);
+    let told = store.events_after(org, 3, 10).await.unwrap();
+    assert_eq!(told.iter().map(|event| event.id).collect::<Vec<_>>(), [4, 5, 6]);
+    let refused = store.provision(&request(org), at(3)).await.unwrap_err();
+    assert_eq!(Error::from(refused).reason, ErrorReason::NotInGoodStanding);
+    let in_use = accounts.delete(org, &operator("delete"), at(4)).await.unwrap_err();
+    assert_eq!(Error::from(in_use).reason, ErrorReason::OrganizationInUse);
+    assert_eq!(accounts.get(org, at(5)).await.unwrap().account.used.workspaces, 3);
+    cancel.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counters_that_drift_are_found() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    store.provision(&request(org), at(1)).await.unwrap();
+    store.provision(&request(org), at(1)).await.unwrap();
+    assert_eq!(accounts.recount().await.unwrap(), []);
+    execute(&scratch.url(), "UPDATE organizations SET used_disk_gib = used_disk_gib + 1".to_owned())
+        .await
+        .unwrap();
+    let drifts = accounts.recount().await.unwrap();
+    assert_eq!(
+        (drifts[0].organization, drifts[0].counted.disk_gib, drifts[0].actual.disk_gib),
+        (org, 21, 20)
+    );
+    cancel.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_connection_costs_time_only() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let mut news = store.wakes().of(org);
+    // it may have begun to listen already
+    let _ = tokio::time::timeout(Duration::from_secs(1), news.changed()).await;
+    news.borrow_and_update();
+    execute(
+        &scratch.url(),
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            .to_owned(),
+    )
+    .await
+    .unwrap();
+    // the listener comes back, and says that something may have been missed
+    tokio::time::timeout(Duration::from_secs(10), news.changed()).await.unwrap().unwrap();
+    let request = request(org);
+    let mut tries = 0;
+    while store.provision(&request, at(1)).await.is_err() {
+        tries += 1;
+        assert!(tries < 10);
+    }
+    cancel.cancel();
+}
