@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Amounts;
-use crate::runtime::ExtraVolume;
-use crate::tier::{Resources, Tier};
+use crate::runtime::{ExtraVolume, Runtime};
+use crate::tier::{Resources, Tier, TierTable};
 
 /// Everything about a launch that is not a secret. It is stored before the provider is called, and a retry
 /// sends the same; so it is complete: no default is looked up later.
@@ -42,6 +42,26 @@ pub struct LaunchSpec {
 }
 
 impl LaunchSpec {
+    /// A launch of a runtime as the installation has it; where tenant-svc is, is still to be filled in.
+    pub fn of(name: &str, runtime: &Runtime, tier: Tier, tiers: &TierTable, disk_gib: i64) -> Self {
+        Self {
+            runtime: name.to_owned(),
+            image: runtime.image.clone(),
+            command: runtime.command.clone(),
+            agent_port: runtime.agent_port,
+            tier,
+            resources: tiers.resources(tier),
+            disk_gib,
+            writable_paths: runtime.writable_paths.clone(),
+            rootless: runtime.rootless,
+            volumes: runtime.volumes.clone(),
+            mount: Mount::None,
+            agents_url: String::new(),
+            agents_ca: None,
+            reset_session: false,
+        }
+    }
+
     /// What this counts against the organisation's limits.
     pub fn amounts(&self) -> Amounts {
         Amounts::of_workspace(&self.resources, self.disk_gib)

@@ -109,20 +109,11 @@ impl SpecRules {
         let runtime = self.runtimes.get(&spec.runtime)?;
         let always = spec.env.get(RESET_SESSION_VARIABLE).is_some_and(|value| value == "1");
         Some(LaunchSpec {
-            runtime: spec.runtime.clone(),
-            image: runtime.image.clone(),
-            command: runtime.command.clone(),
-            agent_port: runtime.agent_port,
-            tier: spec.tier,
-            resources: self.tiers.resources(spec.tier),
-            disk_gib: self.disk_gib,
-            writable_paths: runtime.writable_paths.clone(),
-            rootless: runtime.rootless,
-            volumes: runtime.volumes.clone(),
             mount: spec.mount.clone(),
             agents_url: self.agents_url.clone(),
             agents_ca: self.agents_ca.clone(),
             reset_session: reset_session || always,
+            ..LaunchSpec::of(&spec.runtime, runtime, spec.tier, &self.tiers, self.disk_gib)
         })
     }
 

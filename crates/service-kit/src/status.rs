@@ -3,7 +3,10 @@
 //! Every status carries `google.rpc.ErrorInfo{reason, domain}` (<https://google.aip.dev/193>), and what else
 //! its reason has: wrong fields, passed limits, when to try again.
 
-use molecule_domain::error::{Error, ErrorCode};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use molecule_domain::error::{Error, ErrorCode, ErrorReason, LimitViolation};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt};
 use tracing::{debug, error};
@@ -33,7 +36,10 @@ pub const fn code(code: ErrorCode) -> Code {
 /// The status of an error. This is where errors are handled, so this is where their causes are logged.
 pub fn to_status(error: &Error) -> Status {
     let mut details = ErrorDetails::new();
-    details.set_error_info(error.reason.as_str(), ERROR_DOMAIN, std::collections::HashMap::new());
+    // for programs, which should not have to read sentences
+    let limits =
+        error.limits.iter().map(|v| (v.limit.to_string(), format!("{} {} {}", v.cap, v.used, v.asked)));
+    details.set_error_info(error.reason.as_str(), ERROR_DOMAIN, limits.collect::<HashMap<_, _>>());
     if !error.fields.is_empty() {
         let fields = error.fields.iter().map(|v| FieldViolation::new(v.field.clone(), v.description.clone()));
         details.set_bad_request(fields.collect::<Vec<_>>());
@@ -67,10 +73,44 @@ pub fn to_status(error: &Error) -> Status {
     )
 }
 
+/// The error in a status of another service of ours. What is not ours counts as that service being unavailable,
+/// or else as a fault of its own.
+pub fn from_status(status: Status) -> Error {
+    let details = status.get_error_details();
+    let info = details.error_info().filter(|info| info.domain == ERROR_DOMAIN);
+    let known = info.and_then(|info| ErrorReason::ALL.iter().find(|known| known.as_str() == info.reason));
+    let Some(&reason) = known else {
+        let reason = match status.code() {
+            Code::Unavailable | Code::Cancelled | Code::Unknown => ErrorReason::ControlPlaneUnavailable,
+            Code::DeadlineExceeded => ErrorReason::DeadlineExceeded,
+            _ => return Error::internal(status),
+        };
+        let error = Error::new(reason, "the service behind this one does not answer; try again");
+        return error.with_retry_after(Duration::from_secs(1)).with_source(status);
+    };
+    let mut error = Error::new(reason, status.message());
+    let fields = details.bad_request().map_or(&[][..], |bad| &bad.field_violations);
+    error.fields = fields
+        .iter()
+        .map(|v| molecule_domain::error::FieldViolation {
+            field: v.field.clone(),
+            description: v.description.clone(),
+        })
+        .collect();
+    error.limits = info.map_or_else(Vec::new, |info| info.metadata.iter().filter_map(limit).collect());
+    error.limits.sort_by(|a, b| a.limit.cmp(&b.limit));
+    error.retry_after = details.retry_info().and_then(|info| info.retry_delay);
+    error
+}
+
+fn limit((name, numbers): (&String, &String)) -> Option<LimitViolation> {
+    let mut numbers = numbers.split(' ').map(str::parse);
+    let mut next = || numbers.next()?.ok();
+    Some(LimitViolation { limit: name.clone().into(), cap: next()?, used: next()?, asked: next()? })
+}
+
 #[cfg(test)]
 mod tests {
-    use molecule_domain::error::ErrorReason;
-
     use super::*;
 
     #[test]
@@ -80,6 +120,7 @@ mod tests {
             assert_eq!(status.code(), code(reason.code()));
             let info = status.get_details_error_info().expect("every status has its reason");
             assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason.as_str(), ERROR_DOMAIN));
+            assert_eq!(from_status(status).reason, *reason);
         }
     }
 
@@ -88,6 +129,25 @@ mod tests {
         let status = to_status(&Error::field("spec.name", "is empty"));
         let bad = status.get_details_bad_request().unwrap();
         assert_eq!(bad.field_violations[0].field, "spec.name");
+    }
+
+    #[test]
+    fn what_a_refusal_says_comes_back() {
+        let mut error = Error::new(ErrorReason::QuotaExceeded, "too much");
+        error.limits = vec![LimitViolation { limit: "memory_mib".into(), cap: 512, used: 256, asked: 512 }];
+        error.retry_after = Some(Duration::from_secs(3));
+        let back = from_status(to_status(&error));
+        assert_eq!((back.message.as_str(), &back.limits), ("too much", &error.limits));
+        assert_eq!(back.retry_after, error.retry_after);
+        let back = from_status(to_status(&Error::field("spec.name", "is empty")));
+        assert_eq!(back.fields[0].field, "spec.name");
+    }
+
+    #[test]
+    fn a_strangers_status_says_nothing_of_ours() {
+        let reason = |status: Status| from_status(status).reason;
+        assert_eq!(reason(Status::unavailable("x")), ErrorReason::ControlPlaneUnavailable);
+        assert_eq!(reason(Status::unimplemented("x")), ErrorReason::Internal);
     }
 
     #[test]

@@ -1,19 +1,18 @@
 //! The public gRPC API: wire to domain, one use case, domain to wire. Nothing else lives here.
 
 mod convert;
-mod page;
 mod service;
 mod streams;
 
-use molecule_domain::error::{Error, ErrorReason};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_proto::tenant::v1::workspace_service_server::WorkspaceServiceServer;
-use molecule_service_kit::status::to_status;
+use molecule_service_kit::auth::{Authenticated, Authenticator};
 use molecule_service_kit::token;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
-use tonic::{Request, Status};
 
 use self::service::WorkspaceApi;
 use crate::workspaces::Workspaces;
@@ -26,25 +25,32 @@ pub(crate) fn service(
     workspaces: Workspaces,
     token: SecretString,
     drain: CancellationToken,
-) -> InterceptedService<WorkspaceServiceServer<WorkspaceApi>, BearerAuth> {
+) -> Authenticated<WorkspaceServiceServer<WorkspaceApi>, OneToken> {
     let server = WorkspaceServiceServer::new(WorkspaceApi::new(workspaces, drain))
         .max_decoding_message_size(MAX_REQUEST);
-    InterceptedService::new(server, BearerAuth(token))
+    Authenticated::new(server, Arc::new(OneToken(token)))
 }
 
 /// Lets only the holder of the token in.
-#[derive(Clone)]
-pub(crate) struct BearerAuth(SecretString);
+#[derive(Debug)]
+pub(crate) struct OneToken(SecretString);
 
-impl Interceptor for BearerAuth {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        match header.and_then(token::bearer) {
-            Some(sent) if token::equal(&self.0, sent) => Ok(request),
-            _ => Err(to_status(&Error::new(
-                ErrorReason::Unauthenticated,
-                "a bearer token is needed: the one in the file `token` of TENANT_DATA_DIR",
-            ))),
+/// Whoever has the token.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holder;
+
+#[async_trait]
+impl Authenticator for OneToken {
+    type Identity = Holder;
+
+    async fn identify(&self, sent: &str) -> Result<Holder> {
+        if token::equal(&self.0, sent) {
+            return Ok(Holder);
         }
+        Err(Error::new(ErrorReason::Unauthenticated, format!("the token is wrong: {}", self.hint())))
+    }
+
+    fn hint(&self) -> &'static str {
+        "the one in the file `token` of TENANT_DATA_DIR"
     }
 }

@@ -16,13 +16,14 @@ use molecule_proto::tenant::v1::{
     WatchWorkspacesRequest, WatchWorkspacesResponse,
 };
 use molecule_provisioner::backend::LogOptions;
+use molecule_service_kit::page;
 use molecule_service_kit::status::to_status;
 use molecule_store_sqlite::tenant::Place;
 use molecule_store_sqlite::tenant::model::WorkspaceRecord;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{convert, page, streams};
+use super::{convert, streams};
 use crate::workspaces::{Conditions, Create, SpecUpdate, Workspaces};
 
 const LIST_FIELDS: &[&str] = &["state", "parent_workspace_id", "runtime", "name", "labels."];

@@ -4,15 +4,17 @@
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use molecule_domain::error::{Error, ErrorReason, Result};
-use molecule_service_kit::seal::Aes;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::seal::Aes;
 
 const DEFAULT_SIZE: u32 = 50;
 const MAX_SIZE: u32 = 1000;
 
 /// How many to return for what was asked.
-pub(crate) fn size(asked: i32) -> Result<u32> {
+pub fn size(asked: i32) -> Result<u32> {
     match u32::try_from(asked) {
         Ok(0) => Ok(DEFAULT_SIZE),
         Ok(size) => Ok(size.min(MAX_SIZE)),
@@ -21,13 +23,13 @@ pub(crate) fn size(asked: i32) -> Result<u32> {
 }
 
 /// A token for the page behind `place`. `list` says which list with which arguments.
-pub(crate) fn token(key: &Aes, list: &str, place: &impl Serialize) -> Result<String> {
+pub fn token(key: &Aes, list: &str, place: &impl Serialize) -> Result<String> {
     let place = serde_json::to_vec(place).map_err(Error::internal)?;
     Ok(BASE64_URL_SAFE_NO_PAD.encode(key.seal(&place, &context(list))))
 }
 
 /// The place in a token; none in an empty one.
-pub(crate) fn place<T: DeserializeOwned>(key: &Aes, list: &str, token: &str) -> Result<Option<T>> {
+pub fn place<T: DeserializeOwned>(key: &Aes, list: &str, token: &str) -> Result<Option<T>> {
     if token.is_empty() {
         return Ok(None);
     }
