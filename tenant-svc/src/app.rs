@@ -12,9 +12,7 @@ use molecule_domain::spec::SpecRules;
 use molecule_provisioner::Engine;
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::policy::Policy;
-use molecule_provisioner::seal::Sealer;
 use molecule_service_kit::guard::Guard;
-use molecule_service_kit::seal::Aes;
 use molecule_service_kit::server::{GrpcServer, listen};
 use molecule_store_sqlite::Database;
 use molecule_store_sqlite::engine::EngineStore;
@@ -46,18 +44,6 @@ pub struct Hooks {
     pub steps: Steps,
     /// How patient the engine is; `None` is the default.
     pub policy: Option<Policy>,
-}
-
-struct Sealing(Arc<Aes>);
-
-impl Sealer for Sealing {
-    fn seal(&self, plain: &[u8], context: &str) -> Vec<u8> {
-        self.0.seal(plain, context)
-    }
-
-    fn open(&self, sealed: &[u8], context: &str) -> Option<Vec<u8>> {
-        self.0.open(sealed, context)
-    }
 }
 
 /// Runs a self-hosted tenant until cancelled.
@@ -98,7 +84,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let engine = Engine::new(
         Arc::new(backend),
         Arc::new(EngineStore::new(database.clone())),
-        Arc::new(Sealing(Arc::clone(&key))),
+        Arc::clone(&key) as Arc<_>,
         Arc::clone(&clock),
         Policy { restart_budget: config.restart_budget, ..policy },
         hooks.steps,

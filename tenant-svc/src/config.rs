@@ -157,8 +157,8 @@ impl Config {
                     .to_owned(),
             );
         }
-        let (tiers, warnings) = TierTable::with_overrides(|name| get(name).map(str::to_owned));
-        let runtimes = registry(get("RUNTIMES_FILE"), &mut problems);
+        let (tiers, warnings) = values.tiers();
+        let runtimes = values.runtimes("RUNTIMES_FILE", &mut problems);
         let mut roots = Vec::new();
         for root in get("WORKSPACE_ROOTS").unwrap_or_default().split(':').filter(|root| !root.is_empty()) {
             match Path::new(root).canonicalize() {
@@ -215,21 +215,6 @@ impl Config {
         }
         if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
     }
-}
-
-fn registry(file: Option<&str>, problems: &mut Vec<String>) -> RuntimeRegistry {
-    let built_in = match RuntimeRegistry::built_in() {
-        Ok(registry) => registry,
-        Err(error) => unreachable!("the built-in runtimes are tested: {error}"),
-    };
-    let Some(path) = file else { return built_in };
-    let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let merged =
-        read.and_then(|text| built_in.clone().with_overrides(&text).map_err(|error| error.to_string()));
-    merged.unwrap_or_else(|problem| {
-        problems.push(format!("RUNTIMES_FILE: {path}: {problem}"));
-        built_in
-    })
 }
 
 fn describe(values: &Values, config: &Config) -> String {

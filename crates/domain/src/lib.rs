@@ -4,6 +4,7 @@
 pub mod bundle;
 pub mod clock;
 pub mod error;
+pub mod event;
 pub mod filter;
 pub mod id;
 pub mod launch;
@@ -11,6 +12,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod network;
 pub mod runtime;
+pub mod seal;
 pub mod spec;
 pub mod tier;
 

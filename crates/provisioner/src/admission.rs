@@ -22,7 +22,7 @@ pub struct ProvisionRequest {
     pub backend: String,
     /// What to launch.
     pub spec: LaunchSpec,
-    /// The bootstrap token, sealed for [`crate::seal::token_context`].
+    /// The bootstrap token, sealed for [`molecule_domain::seal::token_context`].
     pub sealed_token: Vec<u8>,
 }
 

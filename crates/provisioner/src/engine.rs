@@ -8,15 +8,16 @@ use molecule_domain::{Clock, Error, ErrorReason, Result};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{ChangeRequest, ProvisionRequest};
+use crate::admission::{Account, ChangeRequest, ProvisionRequest};
 use crate::backend::{Backend, CallError, LogChunk, LogOptions};
 use crate::faults::Steps;
 use crate::model::{Event, InstanceRecord};
 use crate::policy::Policy;
 use crate::reconciler::driver;
 use crate::reconciler::execute::Executor;
-use crate::seal::Sealer;
+use crate::reconciler::orphans::{self, Orphans};
 use crate::store::Store;
+use molecule_domain::seal::Sealer;
 
 /// The lifecycle engine over one store and one backend.
 #[derive(Clone, Debug)]
@@ -77,6 +78,17 @@ impl Engine {
         self.executor.store.wakes().of(organization)
     }
 
+    /// One instance of an organisation's.
+    pub async fn get(&self, organization: OrganizationId, workspace: WorkspaceId) -> Result<InstanceRecord> {
+        let found = self.executor.store.get(organization, workspace).await?;
+        found.ok_or_else(|| Error::workspace_not_found(workspace))
+    }
+
+    /// What an organisation may use, and uses.
+    pub async fn account(&self, organization: OrganizationId) -> Result<Account> {
+        Ok(self.executor.store.account(organization, self.executor.clock.now()).await?)
+    }
+
     /// The output of a workspace's current instance.
     pub async fn logs(
         &self,
@@ -84,19 +96,41 @@ impl Engine {
         workspace: WorkspaceId,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>> {
-        let record = self.executor.store.get(organization, workspace).await?;
-        let record = record.ok_or_else(|| Error::workspace_not_found(workspace))?;
+        let record = self.launched(organization, workspace).await?;
+        Ok(self.executor.backend.logs(&record.instance(), options).await?)
+    }
+
+    /// What the machine of a workspace's current instance wrote to its console.
+    pub async fn console(&self, organization: OrganizationId, workspace: WorkspaceId) -> Result<Vec<u8>> {
+        let record = self.launched(organization, workspace).await?;
+        let console = self.executor.backend.console(&record.instance()).await?;
+        console.ok_or_else(|| {
+            let kind = self.backend_kind();
+            Error::new(
+                ErrorReason::NotSupported,
+                format!("the backend {kind} has no consoles; read the logs"),
+            )
+        })
+    }
+
+    async fn launched(&self, organization: OrganizationId, workspace: WorkspaceId) -> Result<InstanceRecord> {
+        let record = self.get(organization, workspace).await?;
         if record.attempt.is_none() {
             return Err(Error::new(
                 ErrorReason::WrongState,
                 format!("workspace {workspace} has not been launched yet, so it has no output"),
             ));
         }
-        self.executor.backend.logs(&record.instance(), options).await.map_err(|error| match error {
-            CallError::Refused(refusal) => Error::new(ErrorReason::WrongState, refusal.message),
-            CallError::Unknown(cause) => {
-                Error::new(ErrorReason::BackendUnavailable, format!("the provider does not answer: {cause}"))
-            }
-        })
+        Ok(record)
+    }
+
+    /// Everything at the provider that no record explains; `None` where the provider does not answer.
+    pub async fn orphans(&self) -> Result<Option<Orphans>> {
+        Ok(orphans::list(&self.executor).await?)
+    }
+
+    /// Removes orphans that an operator has seen.
+    pub async fn remove_orphans(&self, orphans: &Orphans) {
+        orphans::remove(&self.executor, orphans).await;
     }
 }

@@ -18,7 +18,6 @@ pub mod observation;
 pub mod outcome;
 pub mod policy;
 pub mod reconciler;
-pub mod seal;
 pub mod store;
 pub mod wakes;
 

@@ -1,8 +1,7 @@
 //! The records that the engine keeps.
 
-use std::borrow::Cow;
-
 use molecule_domain::Timestamp;
+pub use molecule_domain::event::{Actor, EventDetail};
 use molecule_domain::id::{
     AttemptNumber, ChargeId, Generation, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision,
     WorkspaceId,
@@ -174,47 +173,6 @@ pub struct Event {
     pub at: Timestamp,
     /// What.
     pub detail: EventDetail,
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventDetail {
-    /// What, in one word: for programs.
-    pub kind: Cow<'static, str>,
-    /// Who caused it.
-    pub actor: Actor,
-    /// In which generation.
-    pub generation: Generation,
-    /// Why, where there is something to say.
-    pub reason: Option<Reason>,
-    /// For people.
-    pub message: String,
-    /// Of a process that ended.
-    pub exit_code: Option<i32>,
-    /// The last lines of its output.
-    pub log_tail: String,
-}
-
-/// Who causes something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub enum Actor {
-    Client,
-    Engine,
-    Agent,
-    Operator,
-}
-
-impl Actor {
-    /// In lower case, for the API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Engine => "engine",
-            Self::Agent => "agent",
-            Self::Operator => "operator",
-        }
-    }
 }
 
 /// Time that the provider confirmed an instance up.

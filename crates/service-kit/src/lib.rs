@@ -12,3 +12,4 @@ pub mod shutdown;
 pub mod status;
 pub mod telemetry;
 pub mod token;
+pub mod wire;

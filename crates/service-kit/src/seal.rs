@@ -2,6 +2,8 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 
+use molecule_domain::seal::Sealer;
+
 use crate::token;
 
 /// A key of 256 bits.
@@ -57,6 +59,16 @@ impl Aes {
         let length = self.key.open_in_place(nonce, Aad::from(context.as_bytes()), &mut opened).ok()?.len();
         opened.truncate(length);
         Some(opened)
+    }
+}
+
+impl Sealer for Aes {
+    fn seal(&self, plain: &[u8], context: &str) -> Vec<u8> {
+        Self::seal(self, plain, context)
+    }
+
+    fn open(&self, sealed: &[u8], context: &str) -> Option<Vec<u8>> {
+        Self::open(self, sealed, context)
     }
 }
 

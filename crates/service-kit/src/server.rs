@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::service::{Routes, RoutesBuilder};
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic_health::server::HealthReporter;
 
 use crate::guard::Guard;
@@ -22,6 +23,7 @@ pub struct GrpcServer {
     routes: RoutesBuilder,
     health: HealthReporter,
     guard: Guard,
+    tls: Option<ServerTlsConfig>,
 }
 
 /// A server that can't be built or run.
@@ -52,7 +54,15 @@ impl GrpcServer {
         routes.add_service(health_service);
         routes.add_service(builder().build_v1().map_err(ServerError::Reflection)?);
         routes.add_service(builder().build_v1alpha().map_err(ServerError::Reflection)?);
-        Ok(Self { routes, health, guard })
+        Ok(Self { routes, health, guard, tls: None })
+    }
+
+    /// Speaks TLS with this certificate and key, as PEM.
+    #[must_use]
+    pub fn with_tls(mut self, certificate: &str, key: &SecretString) -> Self {
+        let identity = Identity::from_pem(certificate, key.expose_secret());
+        self.tls = Some(ServerTlsConfig::new().identity(identity));
+        self
     }
 
     /// Adds a service and reports it healthy.
@@ -79,7 +89,11 @@ impl GrpcServer {
             health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         };
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let served = Server::builder()
+        let mut server = Server::builder();
+        if let Some(tls) = self.tls {
+            server = server.tls_config(tls).map_err(ServerError::Transport)?;
+        }
+        let served = server
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .layer(self.guard)
             .add_routes(self.routes.routes())

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, Command};
 
+use molecule_domain::runtime::RuntimeRegistry;
+use molecule_domain::tier::TierTable;
+
 use crate::telemetry::LogFormat;
 
 /// A setting: its name in the environment; in the file it is the same in lower case, and as a flag in kebab
@@ -215,6 +218,24 @@ impl Values {
                 LogFormat::Human
             }
         }
+    }
+
+    /// The runtimes: the built-in ones, with those of the file that a setting names.
+    pub fn runtimes(&self, name: &str, problems: &mut Vec<String>) -> RuntimeRegistry {
+        let built_in = match RuntimeRegistry::built_in() {
+            Ok(registry) => registry,
+            Err(error) => unreachable!("the built-in runtimes are tested: {error}"),
+        };
+        let Some(text) = self.read(name, problems) else { return built_in };
+        built_in.clone().with_overrides(&text).unwrap_or_else(|problem| {
+            problems.push(format!("{name}: {problem}"));
+            built_in
+        })
+    }
+
+    /// What each tier gives, by `TIERn_MEMORY_MB` and `TIERn_CPU_SHARES`, and warnings about those.
+    pub fn tiers(&self) -> (TierTable, Vec<String>) {
+        TierTable::with_overrides(|name| self.get(name).map(str::to_owned))
     }
 
     /// A file that stands beside the program unless a setting names another.

@@ -1,32 +1,20 @@
 //! Between the wire's messages and the domain's types. What is wrong with a message is told all at once.
 
+use molecule_domain::Violations;
 use molecule_domain::error::{Error, Result};
-use molecule_domain::id::{IntentNumber, WorkspaceId};
+use molecule_domain::id::IntentNumber;
 use molecule_domain::launch::Mount;
-use molecule_domain::lifecycle::{Desired, ProvisioningPhase, Readiness, Reason, WorkspaceState};
+use molecule_domain::lifecycle::{ProvisioningPhase, Readiness, Reason, WorkspaceState};
 use molecule_domain::spec::{PrivateParts, WorkspaceSpec};
 use molecule_domain::tier::Tier;
-use molecule_domain::{Timestamp, Violations};
 use molecule_proto::workspace::v1 as wire;
 use molecule_service_kit::token;
+use molecule_service_kit::wire::{
+    desired_to_wire, duration, event_to_wire, reason_to_wire, tier, tier_to_wire, time,
+};
 use molecule_store_sqlite::tenant::model::{RequestKey, StoredEvent, WorkspaceRecord};
-use prost_types::Timestamp as WireTime;
 
 const MAX_REQUEST_ID: usize = 128;
-
-pub(crate) fn time(at: Timestamp) -> WireTime {
-    let (seconds, micros) = (at.micros().div_euclid(1_000_000), at.micros().rem_euclid(1_000_000));
-    WireTime { seconds, nanos: i32::try_from(micros).unwrap_or(0) * 1000 }
-}
-
-pub(crate) fn duration(length: std::time::Duration) -> prost_types::Duration {
-    prost_types::Duration::try_from(length).unwrap_or_default()
-}
-
-/// A workspace's id that must be there.
-pub(crate) fn workspace_id(text: &str) -> Result<WorkspaceId> {
-    text.parse().map_err(|_| Error::field("workspace_id", format!("{text:?} is not a UUID")))
-}
 
 /// The etag's number; any other text is no etag of ours and so is stale.
 pub(crate) fn etag(text: &str) -> Option<IntentNumber> {
@@ -55,17 +43,10 @@ pub(crate) fn request_key(
 /// A spec, and its private part.
 pub(crate) fn spec(wire: wire::WorkspaceSpec) -> Result<(WorkspaceSpec, PrivateParts)> {
     let mut v = Violations::default();
-    let tier = match wire::Tier::try_from(wire.tier) {
-        Ok(wire::Tier::Unspecified) => Tier::default(),
-        Ok(wire::Tier::T1) => Tier::T1,
-        Ok(wire::Tier::T2) => Tier::T2,
-        Ok(wire::Tier::T3) => Tier::T3,
-        Ok(wire::Tier::T4) => Tier::T4,
-        Err(_) => {
-            v.add("spec.tier", "there is no such tier; use TIER_T1 to TIER_T4");
-            Tier::default()
-        }
-    };
+    let tier = tier(wire.tier).unwrap_or_else(|| {
+        v.add("spec.tier", "there is no such tier; use TIER_T1 to TIER_T4");
+        Tier::default()
+    });
     let readiness = match wire::Readiness::try_from(wire.readiness) {
         Ok(wire::Readiness::Unspecified) => None,
         Ok(wire::Readiness::Agent) => Some(Readiness::Agent),
@@ -128,13 +109,7 @@ fn wire_spec(spec: &WorkspaceSpec) -> wire::WorkspaceSpec {
     wire::WorkspaceSpec {
         name: spec.name.clone(),
         runtime: spec.runtime.clone(),
-        tier: match spec.tier {
-            Tier::T1 => wire::Tier::T1,
-            Tier::T2 => wire::Tier::T2,
-            Tier::T3 => wire::Tier::T3,
-            Tier::T4 => wire::Tier::T4,
-        }
-        .into(),
+        tier: tier_to_wire(spec.tier).into(),
         labels: spec.labels.clone().into_iter().collect(),
         parent_workspace_id: spec.parent.map(|parent| parent.to_string()).unwrap_or_default(),
         role: spec.role.clone(),
@@ -162,14 +137,9 @@ pub(crate) fn workspace(record: &WorkspaceRecord) -> wire::Workspace {
         spec: Some(wire_spec(&record.spec)),
         state: state.into(),
         phase: phase.into(),
-        reason: reason(record.reason.or(agent_reason(record))).into(),
+        reason: reason_to_wire(record.reason.or(agent_reason(record))).into(),
         message: message(record),
-        desired_state: match record.desired {
-            Desired::Running => wire::DesiredState::Running,
-            Desired::Stopped => wire::DesiredState::Stopped,
-            Desired::Deleted => wire::DesiredState::Deleted,
-        }
-        .into(),
+        desired_state: desired_to_wire(record.desired).into(),
         generation: record.generation.0,
         revision: u64::try_from(record.revision.0).unwrap_or(0),
         etag: record.intent.to_string(),
@@ -242,25 +212,9 @@ fn state(state: WorkspaceState) -> (wire::WorkspaceState, wire::ProvisioningPhas
     }
 }
 
-fn reason(reason: Option<Reason>) -> wire::Reason {
-    let named = reason.and_then(|reason| wire::Reason::from_str_name(&format!("REASON_{reason}")));
-    named.unwrap_or(wire::Reason::Unspecified)
-}
-
 /// An event as a client sees it.
 pub(crate) fn event(event: StoredEvent) -> wire::Event {
-    wire::Event {
-        event_id: u64::try_from(event.id).unwrap_or(0),
-        workspace_id: event.workspace.to_string(),
-        time: Some(time(event.at)),
-        kind: event.detail.kind.into_owned(),
-        actor: event.detail.actor.as_str().to_owned(),
-        generation: event.detail.generation.0,
-        reason: reason(event.detail.reason).into(),
-        message: event.detail.message,
-        exit_code: event.detail.exit_code,
-        log_tail: event.detail.log_tail,
-    }
+    event_to_wire(event.id, event.workspace, event.at, event.detail)
 }
 
 /// The fields that filters know.
@@ -278,13 +232,6 @@ pub(crate) fn filter_field(record: &WorkspaceRecord, field: &str) -> Option<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_reason_is_on_the_wire() {
-        for known in Reason::ALL {
-            assert_ne!(reason(Some(*known)), wire::Reason::Unspecified, "{known}");
-        }
-    }
 
     #[test]
     fn a_fingerprint_is_of_all_that_was_asked_in_its_order() {

@@ -16,8 +16,8 @@ use molecule_proto::tenant::v1::{
     WatchWorkspacesRequest, WatchWorkspacesResponse,
 };
 use molecule_provisioner::backend::LogOptions;
-use molecule_service_kit::page;
 use molecule_service_kit::status::to_status;
+use molecule_service_kit::{page, wire};
 use molecule_store_sqlite::tenant::Place;
 use molecule_store_sqlite::tenant::model::WorkspaceRecord;
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,7 @@ impl WorkspaceApi {
         let workspace = if request.workspace_id.is_empty() {
             None
         } else {
-            Some(convert::workspace_id(&request.workspace_id)?)
+            Some(wire::workspace_id(&request.workspace_id)?)
         };
         let (spec, private) = convert::spec(request.spec.unwrap_or_default())?;
         let create = Create { key, workspace, spec, private, validate_only: request.validate_only };
@@ -64,7 +64,7 @@ impl WorkspaceApi {
             key: convert::request_key(&request.request_id, "update", &request)?,
             etag: convert::etag(&request.etag),
         };
-        let workspace = convert::workspace_id(&request.workspace_id)?;
+        let workspace = wire::workspace_id(&request.workspace_id)?;
         let (spec, private) = convert::spec(request.spec.unwrap_or_default())?;
         let fields = request.update_mask.unwrap_or_default().paths;
         let update = SpecUpdate { spec, private, fields };
@@ -102,7 +102,7 @@ impl WorkspaceApi {
     }
 
     async fn list_events(&self, request: ListWorkspaceEventsRequest) -> Result<ListWorkspaceEventsResponse> {
-        let workspace = convert::workspace_id(&request.workspace_id)?;
+        let workspace = wire::workspace_id(&request.workspace_id)?;
         self.workspaces.get(workspace).await?;
         let size = page::size(request.page_size)?;
         let (key, list) = (&self.workspaces.key, format!("events/{workspace}"));
@@ -149,7 +149,7 @@ impl WorkspaceApi {
         &self,
         request: StreamWorkspaceLogsRequest,
     ) -> Result<BoxStream<'static, std::result::Result<StreamWorkspaceLogsResponse, Status>>> {
-        let workspace = convert::workspace_id(&request.workspace_id)?;
+        let workspace = wire::workspace_id(&request.workspace_id)?;
         self.workspaces.get(workspace).await?;
         let tail = u32::try_from(request.tail_lines);
         let tail = tail.map_err(|_| Error::field("tail_lines", "must not be negative"))?;
@@ -180,7 +180,7 @@ impl WorkspaceService for WorkspaceApi {
 
     async fn get_workspace(&self, request: Request<GetWorkspaceRequest>) -> Answer<GetWorkspaceResponse> {
         let found = async {
-            let workspace = convert::workspace_id(&request.into_inner().workspace_id)?;
+            let workspace = wire::workspace_id(&request.into_inner().workspace_id)?;
             self.workspaces.get(workspace).await
         };
         answer(
@@ -207,7 +207,7 @@ impl WorkspaceService for WorkspaceApi {
         let request = request.into_inner();
         let stopped = async {
             let on = conditions(&request.request_id, &request.etag, "stop", &request)?;
-            self.workspaces.stop(convert::workspace_id(&request.workspace_id)?, on).await
+            self.workspaces.stop(wire::workspace_id(&request.workspace_id)?, on).await
         };
         answer(
             stopped
@@ -223,7 +223,7 @@ impl WorkspaceService for WorkspaceApi {
         let request = request.into_inner();
         let started = async {
             let on = conditions(&request.request_id, &request.etag, "start", &request)?;
-            self.workspaces.start(convert::workspace_id(&request.workspace_id)?, on).await
+            self.workspaces.start(wire::workspace_id(&request.workspace_id)?, on).await
         };
         answer(
             started
@@ -239,7 +239,7 @@ impl WorkspaceService for WorkspaceApi {
         let request = request.into_inner();
         let restarted = async {
             let on = conditions(&request.request_id, &request.etag, "restart", &request)?;
-            let workspace = convert::workspace_id(&request.workspace_id)?;
+            let workspace = wire::workspace_id(&request.workspace_id)?;
             self.workspaces.restart(workspace, on, request.reset_session).await
         };
         answer(
@@ -256,7 +256,7 @@ impl WorkspaceService for WorkspaceApi {
         let request = request.into_inner();
         let deleted = async {
             let on = conditions(&request.request_id, &request.etag, "delete", &request)?;
-            self.workspaces.delete(convert::workspace_id(&request.workspace_id)?, on).await
+            self.workspaces.delete(wire::workspace_id(&request.workspace_id)?, on).await
         };
         match deleted.await {
             Err(error) if request.allow_missing && error.reason == ErrorReason::WorkspaceNotFound => {
@@ -321,8 +321,8 @@ impl WorkspaceService for WorkspaceApi {
             mode: Mode::SelfHosted.into(),
             backend: self.workspaces.forwarder.provisioning.backend_kind(),
             capabilities: ["logs.stream", "mount.host_path", "session.reset"].map(str::to_owned).to_vec(),
-            server_time: Some(convert::time(self.workspaces.clock.now())),
-            mirror_age: Some(convert::duration(std::time::Duration::ZERO)),
+            server_time: Some(wire::time(self.workspaces.clock.now())),
+            mirror_age: Some(wire::duration(std::time::Duration::ZERO)),
         }))
     }
 }

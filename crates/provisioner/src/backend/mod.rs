@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::{AttemptNumber, LaunchSeq, OrganizationId, WorkspaceId};
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::Reason;
@@ -59,6 +60,11 @@ pub trait Backend: Send + Sync + 'static {
         instance: &InstanceRef,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>, CallError>;
+
+    /// What the machine wrote to its console; `None` where this backend has no machines.
+    async fn console(&self, _instance: &InstanceRef) -> Result<Option<Vec<u8>>, CallError> {
+        Ok(None)
+    }
 
     /// Says which workspaces the provider has something new on. Only a hint: it may end, stutter or lie by
     /// omission, and everything still works, but later.
@@ -135,6 +141,17 @@ pub enum CallError {
     /// No answer, or none that can be relied on: it may have happened.
     #[error("{0}")]
     Unknown(String),
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused(refusal) => Self::new(ErrorReason::WrongState, refusal.message),
+            CallError::Unknown(cause) => {
+                Self::new(ErrorReason::BackendUnavailable, format!("the provider does not answer: {cause}"))
+            }
+        }
+    }
 }
 
 /// A resource that belongs to a workspace and is no instance.

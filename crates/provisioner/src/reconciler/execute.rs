@@ -16,8 +16,8 @@ use crate::model::{AttemptState, Claimed, EventDetail, InstanceRecord, Lease};
 use crate::observation::{InstanceState, Sighting, Snapshot};
 use crate::outcome::{Fact, Outcome};
 use crate::policy::Policy;
-use crate::seal::{Sealer, token_context};
 use crate::store::{Store, StoreError};
+use molecule_domain::seal::{Sealer, token_context};
 
 /// What the executor works with.
 pub struct Executor {

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use super::execute::Executor;
 use crate::backend::OwnedResource;
 use crate::model::InstanceRef;
-use crate::observation::{InstanceState, Sighting, Snapshot};
+use crate::observation::{InstanceState, OwnedInstance, Sighting, Snapshot};
 use crate::policy::Policy;
 use crate::store::{Expectations, Expected, StoreError};
 
@@ -49,16 +49,10 @@ pub fn compare(
     comparison.beyond = highest.filter(|seq| *seq > expected.max_seq);
 
     let mut instances = Vec::new();
-    for sighting in sightings {
-        let found = sighting.found();
-        let explained = records.get(&found.instance.workspace).is_some_and(|record| {
-            record.generation == found.instance.generation && record.seq == Some(found.seq)
-        });
-        if !explained {
-            comparison.unexplained += 1;
-            if now.since(found.created_at) >= policy.orphan_grace {
-                instances.push((found.instance, found.seq));
-            }
+    for found in sightings.iter().map(Sighting::found).filter(|found| !explains(&records, found)) {
+        comparison.unexplained += 1;
+        if now.since(found.created_at) >= policy.orphan_grace {
+            instances.push((found.instance, found.seq));
         }
     }
     let mut of_workspaces = HashSet::new();
@@ -80,6 +74,46 @@ pub fn compare(
     comparison.instances = instances;
     comparison.resources = of_workspaces;
     comparison
+}
+
+fn explains(records: &HashMap<WorkspaceId, &Expected>, found: &OwnedInstance) -> bool {
+    records
+        .get(&found.instance.workspace)
+        .is_some_and(|record| record.generation == found.instance.generation && record.seq == Some(found.seq))
+}
+
+/// Everything that no record explains, without grace or bound: for an operator to decide about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orphans {
+    /// Instances.
+    pub instances: Vec<(InstanceRef, LaunchSeq)>,
+    /// Workspaces of which other resources are left.
+    pub workspaces: Vec<(OrganizationId, WorkspaceId)>,
+    /// Something carries a launch number that this store has not given out.
+    pub beyond: Option<LaunchSeq>,
+}
+
+/// Lists orphans; `None` where the provider does not answer.
+pub async fn list(executor: &Executor) -> Result<Option<Orphans>, StoreError> {
+    let snapshot = executor.look().await;
+    let Some((sightings, resources)) = everything(executor, &snapshot).await else { return Ok(None) };
+    let expected = executor.store.expectations(executor.backend.kind()).await?;
+    let records: HashMap<WorkspaceId, &Expected> =
+        expected.instances.iter().map(|record| (record.workspace, record)).collect();
+    let highest = sightings.iter().map(|s| s.found().seq).chain(resources.iter().map(|r| r.seq)).max();
+    let unexplained = sightings.iter().map(Sighting::found).filter(|found| !explains(&records, found));
+    let mut instances: Vec<_> = unexplained.map(|found| (found.instance, found.seq)).collect();
+    instances.sort_unstable();
+    let left = resources.iter().filter(|resource| !records.contains_key(&resource.workspace));
+    let mut workspaces: Vec<_> = left.map(|left| (left.organization, left.workspace)).collect();
+    workspaces.sort_unstable();
+    workspaces.dedup();
+    Ok(Some(Orphans { instances, workspaces, beyond: highest.filter(|seq| *seq > expected.max_seq) }))
+}
+
+/// Removes orphans. What the provider does not remove now is listed again.
+pub async fn remove(executor: &Executor, orphans: &Orphans) {
+    destroy(executor, &orphans.instances, &orphans.workspaces).await;
 }
 
 fn differing(expected: &Expectations, seen: &HashMap<InstanceRef, &Sighting>) -> Vec<WorkspaceId> {
@@ -135,24 +169,29 @@ impl Sweeper {
             info!(count = found.wake.len(), "instances are not as they were last known; looking at them");
             executor.store.wake(&found.wake, now).await?;
         }
-        self.destroy(executor, &found).await;
+        destroy(executor, &found.instances, &found.resources).await;
         Ok(found)
     }
+}
 
-    async fn destroy(&self, executor: &Executor, found: &Comparison) {
-        for (instance, seq) in &found.instances {
-            warn!(workspace = %instance.workspace, generation = %instance.generation, launch = %seq, "removing an orphan");
-            let remove = || executor.backend.remove(instance, *seq);
-            if let Err(error) = executor.call("sweep.remove", executor.policy.other_call, remove).await {
-                warn!(%error, "the orphan is still there; the next sweep tries again");
-            }
+async fn destroy(
+    executor: &Executor,
+    instances: &[(InstanceRef, LaunchSeq)],
+    workspaces: &[(OrganizationId, WorkspaceId)],
+) {
+    let limit = executor.policy.other_call;
+    for (instance, seq) in instances {
+        warn!(workspace = %instance.workspace, generation = %instance.generation, launch = %seq, "removing an orphan");
+        let remove = || executor.backend.remove(instance, *seq);
+        if let Err(error) = executor.call("sweep.remove", limit, remove).await {
+            warn!(%error, "the orphan is still there; the next sweep tries again");
         }
-        for (organization, workspace) in &found.resources {
-            warn!(%workspace, "removing an orphan's volumes");
-            let purge = || executor.backend.purge(*organization, *workspace);
-            if let Err(error) = executor.call("sweep.purge", executor.policy.other_call, purge).await {
-                warn!(%error, "some are still there; the next sweep tries again");
-            }
+    }
+    for (organization, workspace) in workspaces {
+        warn!(%workspace, "removing an orphan's volumes");
+        let purge = || executor.backend.purge(*organization, *workspace);
+        if let Err(error) = executor.call("sweep.purge", limit, purge).await {
+            warn!(%error, "some are still there; the next sweep tries again");
         }
     }
 }
@@ -178,7 +217,6 @@ mod tests {
     use molecule_domain::lifecycle::Desired;
 
     use super::*;
-    use crate::observation::OwnedInstance;
 
     fn instance(n: u128) -> InstanceRef {
         InstanceRef {

@@ -10,6 +10,7 @@ use molecule_domain::id::{
 };
 use molecule_domain::lifecycle::{Desired, Phase};
 use molecule_domain::limits::Amounts;
+use molecule_domain::seal::Sealer;
 use molecule_provisioner::admission::{Change, ChangeRequest, counted};
 use molecule_provisioner::backend::memory::{Host, MemoryBackend};
 use molecule_provisioner::faults::{Fault, Probe, Steps};
@@ -18,7 +19,6 @@ use molecule_provisioner::observation::InstanceState;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::execute::Executor;
 use molecule_provisioner::reconciler::orphans::Sweeper;
-use molecule_provisioner::seal::Sealer;
 use molecule_provisioner::store::memory::MemoryStore;
 use molecule_provisioner::store::{Store, contract};
 use tokio::sync::Semaphore;

@@ -56,6 +56,19 @@ pub struct Changes {
     pub standing: Option<molecule_domain::limits::Standing>,
 }
 
+/// Whose token it is, and where that organisation's workspaces may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The organisation.
+    pub organization: OrganizationId,
+    /// As in [`Organization`].
+    pub plan: String,
+    /// As in [`Organization`].
+    pub backend: String,
+    /// As in [`Organization`].
+    pub allowed_agent_hosts: Vec<String>,
+}
+
 /// A tenant's token, without the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::audit::{Audit, keep};
 use super::organizations::load;
-use super::{Accounts, Token};
+use super::{Accounts, Holder, Token};
 use crate::codec::{column, moment};
 use crate::sqlstate::store_error;
 
@@ -119,15 +119,21 @@ impl Accounts {
     }
 
     /// Whose live token has this hash.
-    pub async fn holder(&self, hash: &[u8]) -> Result<Option<OrganizationId>, StoreError> {
-        let holder = sqlx::query_scalar!(
-            "SELECT t.organization_id FROM tokens t JOIN organizations o USING (organization_id)
+    pub async fn holder(&self, hash: &[u8]) -> Result<Option<Holder>, StoreError> {
+        let holder = sqlx::query!(
+            "SELECT t.organization_id, o.plan, o.backend, o.allowed_agent_hosts
+             FROM tokens t JOIN organizations o USING (organization_id)
              WHERE t.hash = $1 AND t.revoked_at IS NULL AND o.deleted_at IS NULL",
             hash,
         )
         .fetch_optional(&self.0.pool)
         .await
         .map_err(store_error)?;
-        Ok(holder.map(OrganizationId::from_uuid))
+        Ok(holder.map(|row| Holder {
+            organization: OrganizationId::from_uuid(row.organization_id),
+            plan: row.plan,
+            backend: row.backend,
+            allowed_agent_hosts: row.allowed_agent_hosts,
+        }))
     }
 }

@@ -10,9 +10,6 @@ pub trait Sealer: Send + Sync + 'static {
 }
 
 /// The context that a workspace's bootstrap token is sealed in.
-pub fn token_context(
-    workspace: molecule_domain::id::WorkspaceId,
-    generation: molecule_domain::id::Generation,
-) -> String {
+pub fn token_context(workspace: crate::id::WorkspaceId, generation: crate::id::Generation) -> String {
     format!("bootstrap-token/{workspace}/{generation}")
 }

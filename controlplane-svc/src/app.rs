@@ -1,0 +1,145 @@
+//! Puts the parts together and runs them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use molecule_backend_docker::{DockerBackend, Settings};
+use molecule_domain::clock::Clock;
+use molecule_domain::id::InstallationId;
+use molecule_provisioner::Engine;
+use molecule_provisioner::faults::Steps;
+use molecule_provisioner::policy::Policy;
+use molecule_provisioner::store::Store;
+use molecule_service_kit::guard::Guard;
+use molecule_service_kit::seal::Aes;
+use molecule_service_kit::server::{GrpcServer, listen};
+use molecule_store_postgres::Database;
+use molecule_store_postgres::accounts::Accounts;
+use molecule_store_postgres::engine::EngineStore;
+use secrecy::ExposeSecret;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::clock::DatabaseClock;
+use crate::config::Config;
+use crate::engines::Engines;
+use crate::grpc::{self, Parts};
+use crate::networks::Networks;
+use crate::recount;
+
+/// Disk that a workspace counts for.
+const DISK_GIB: i64 = 10;
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What tests set and production leaves.
+#[derive(Clone, Debug, Default)]
+pub struct Hooks {
+    /// Where faults are injected.
+    pub steps: Steps,
+    /// How patient the engines are; `None` is the default.
+    pub policy: Option<Policy>,
+}
+
+/// Runs a replica until cancelled.
+pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> anyhow::Result<()> {
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let key = std::fs::read(&config.seal_key)
+        .with_context(|| format!("CONTROLPLANE_SEAL_KEY_FILE: {}", config.seal_key.display()))?;
+    let key = Aes::new(&key).context("CONTROLPLANE_SEAL_KEY_FILE must hold exactly 32 bytes")?;
+    let key = Arc::new(key);
+    anyhow::ensure!(
+        config.workspace_init.exists(),
+        "CONTROLPLANE_WORKSPACE_INIT: there is no workspace-init at {}; build it, or say where it is",
+        config.workspace_init.display()
+    );
+    // outlives the calls under way, which still commit
+    let listening = CancellationToken::new();
+    let database =
+        Database::open(config.database_url.expose_secret(), config.database_connections, listening.clone())
+            .await
+            .context("the database can't be opened")?;
+    let installation: InstallationId = database.setting("installation_id", InstallationId::generate).await?;
+    let database_clock = Arc::new(DatabaseClock::read(&database).await?);
+    let clock: Arc<dyn Clock> = database_clock.clone();
+    let (store, accounts) = (EngineStore::new(database.clone()), Accounts::new(database.clone()));
+
+    let pool = config.network_pool.context("CONTROLPLANE_NETWORK_POOL is not set")?;
+    let policy = Policy { restart_budget: config.restart_budget, ..hooks.policy.unwrap_or_default() };
+    let networks = Arc::new(Networks { database: database.clone(), installation, pool });
+    let engines = config.backends.iter().map(|_docker| {
+        let settings = Settings {
+            docker_host: config.docker_host.clone(),
+            installation,
+            workspace_init: config.workspace_init.clone(),
+            publish: config.agent_publish,
+        };
+        let backend = DockerBackend::new(settings, networks.clone(), hooks.steps.clone());
+        let (store, sealer) = (Arc::new(store.clone()), Arc::clone(&key));
+        Engine::new(Arc::new(backend), store, sealer, Arc::clone(&clock), policy.clone(), hooks.steps.clone())
+    });
+    let engines = Engines::new(engines.collect()).context("CONTROLPLANE_BACKENDS names no backend")?;
+
+    let listener = listen(config.listen).await?;
+    let address = listener.local_addr()?;
+    let guard = Guard::new(config.max_calls, Duration::from_secs(60));
+    let mut server = GrpcServer::new(guard, molecule_proto::DESCRIPTORS)?;
+    if let Some((certificate, key)) = &config.tls {
+        server = server.with_tls(certificate, key);
+    }
+    let parts = Parts {
+        engines: engines.clone(),
+        store: store.clone(),
+        accounts: accounts.clone(),
+        runtimes: Arc::new(config.runtimes),
+        tiers: Arc::new(config.tiers),
+        plans: Arc::new(config.plans),
+        disk_gib: DISK_GIB,
+        key,
+        clock: Arc::clone(&clock),
+        drain: cancel.clone(),
+    };
+    let callers = Arc::new(grpc::Callers::new(accounts.clone(), config.operators));
+    server.add(grpc::provisioning(parts.clone(), Arc::clone(&callers))).await;
+    server.add(grpc::organizations(parts, callers)).await;
+    info!(%installation, grpc = %address, backends = engines.kinds(), "controlplane-svc serves");
+
+    let tasks = TaskTracker::new();
+    for engine in engines.iter() {
+        let (engine, cancel) = (engine.clone(), cancel.clone());
+        tasks.spawn(async move { engine.run(cancel).await });
+    }
+    tasks.spawn({
+        let (database, cancel) = (database.clone(), cancel.clone());
+        async move { database_clock.keep(database, cancel).await }
+    });
+    tasks.spawn({
+        let (store, clock, cancel) = (store.clone(), Arc::clone(&clock), cancel.clone());
+        async move { recount::run(accounts, store, &*clock, cancel).await }
+    });
+    tasks.spawn(prune(store, clock, cancel.clone()));
+    tasks.close();
+
+    let served = server.serve(listener, cancel.clone()).await;
+    cancel.cancel();
+    tasks.wait().await;
+    listening.cancel();
+    database.close().await;
+    info!("controlplane-svc has ended");
+    served.context("the gRPC server failed")
+}
+
+async fn prune(store: EngineStore, clock: Arc<dyn Clock>, cancel: CancellationToken) {
+    while cancel.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
+        if let Err(error) = store.prune(clock.now() - MONTH).await {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "what is old could not be dropped; trying again later"
+            );
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Settings of controlplane-svc.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use molecule_backend_docker::Pool;
+use molecule_domain::runtime::RuntimeRegistry;
+use molecule_domain::tier::TierTable;
+pub use molecule_service_kit::settings::ConfigError;
+use molecule_service_kit::settings::{Program, Values, secret, setting};
+use molecule_service_kit::telemetry::LogFormat;
+use molecule_service_kit::token;
+use secrecy::SecretString;
+
+use crate::plans::Plans;
+
+const PROGRAM: Program = Program {
+    name: "controlplane-svc",
+    about: "Launches instances for many organisations, within their limits",
+    prefix: "CONTROLPLANE_",
+    file: "CONTROLPLANE_CONFIG_FILE",
+    settings: &[
+        setting("CONTROLPLANE_LISTEN", Some("127.0.0.1:7080"), "address of the gRPC APIs"),
+        setting("CONTROLPLANE_TLS_CERT_FILE", None, "PEM of the certificate to show; without it, plain text"),
+        setting("CONTROLPLANE_TLS_KEY_FILE", None, "PEM of its private key"),
+        secret("DATABASE_URL", "postgres://… of the database that all replicas share"),
+        setting("CONTROLPLANE_DATABASE_CONNECTIONS", Some("20"), "connections to the database, at most"),
+        setting(
+            "CONTROLPLANE_OPERATOR_TOKENS_FILE",
+            None,
+            "file with a line NAME TOKEN for each operator; readable by the owner only",
+        ),
+        setting(
+            "CONTROLPLANE_SEAL_KEY_FILE",
+            None,
+            "file of 32 random bytes, the same for all replicas, that bootstrap tokens are sealed with",
+        ),
+        setting("CONTROLPLANE_PLANS_FILE", None, "TOML file of plans"),
+        setting(
+            "CONTROLPLANE_BACKENDS",
+            Some("docker"),
+            "backends, separated by ','; the first is where workspaces go unless a plan or an organisation says \
+             otherwise",
+        ),
+        setting(
+            "CONTROLPLANE_NETWORK_POOL",
+            Some("10.202.0.0/16"),
+            "range that organisations' Docker networks are taken from, a /24 each",
+        ),
+        setting(
+            "CONTROLPLANE_AGENT_PUBLISH",
+            Some("127.0.0.1"),
+            "address of the Docker host that agents' ports are published on",
+        ),
+        setting(
+            "CONTROLPLANE_WORKSPACE_INIT",
+            None,
+            "the static workspace-init binary; default: beside this program",
+        ),
+        setting("CONTROLPLANE_RESTART_BUDGET", Some("5"), "how often in a row a runtime may end by itself"),
+        setting("CONTROLPLANE_MAX_CALLS", Some("2048"), "calls in flight beyond which more are refused"),
+        setting("CONTROLPLANE_LOG", Some("info"), "what to log, as tracing's EnvFilter reads it"),
+        setting("CONTROLPLANE_LOG_FORMAT", Some("human"), "human or json"),
+        setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
+        setting("DOCKER_HOST", None, "unix://… or tcp://… of the Docker daemon; default: the local socket"),
+        setting("TIER1_MEMORY_MB", None, "memory of tier 1 in MiB, or unlimited"),
+        setting("TIER2_MEMORY_MB", None, "memory of tier 2"),
+        setting("TIER3_MEMORY_MB", None, "memory of tier 3"),
+        setting("TIER4_MEMORY_MB", None, "memory of tier 4"),
+        setting("TIER1_CPU_SHARES", None, "CPU of tier 1 in shares of 1024 per CPU, or unlimited"),
+        setting("TIER2_CPU_SHARES", None, "CPU of tier 2"),
+        setting("TIER3_CPU_SHARES", None, "CPU of tier 3"),
+        setting("TIER4_CPU_SHARES", None, "CPU of tier 4"),
+    ],
+};
+
+/// Everything that was decided before anything starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address of the gRPC APIs.
+    pub listen: SocketAddr,
+    /// Certificate and key to show, as PEM.
+    pub tls: Option<(String, SecretString)>,
+    /// Where the database is.
+    pub database_url: SecretString,
+    /// Connections to it, at most.
+    pub database_connections: u32,
+    /// Operators' names, and the hashes of their tokens.
+    pub operators: Vec<(String, Vec<u8>)>,
+    /// The key that bootstrap tokens are sealed with.
+    pub seal_key: PathBuf,
+    /// The plans.
+    pub plans: Plans,
+    /// Kinds of backends; the first is the default.
+    pub backends: Vec<String>,
+    /// The range that networks are taken from.
+    pub network_pool: Option<Pool>,
+    /// Where agents' ports are published.
+    pub agent_publish: Option<IpAddr>,
+    /// The static workspace-init binary.
+    pub workspace_init: PathBuf,
+    /// How often in a row a runtime may end by itself.
+    pub restart_budget: u32,
+    /// Calls in flight beyond which more are refused.
+    pub max_calls: usize,
+    /// What to log.
+    pub log_filter: String,
+    /// How to log it.
+    pub log_format: LogFormat,
+    /// The known runtimes.
+    pub runtimes: RuntimeRegistry,
+    /// What each tier gives.
+    pub tiers: TierTable,
+    /// The Docker daemon.
+    pub docker_host: Option<String>,
+    /// What is odd, but no reason to stop.
+    pub warnings: Vec<String>,
+}
+
+/// What the process was asked to do.
+#[derive(Debug)]
+pub enum Startup {
+    /// Run.
+    Run(Box<Config>),
+    /// Print this and end.
+    Print(String),
+}
+
+impl Config {
+    /// Reads flags, environment and file.
+    pub fn from_process() -> Result<Startup, ConfigError> {
+        let (values, check) = PROGRAM.from_process()?;
+        let config = Self::from_values(&values)?;
+        if check {
+            return Ok(Startup::Print(describe(&values, &config)));
+        }
+        Ok(Startup::Run(Box::new(config)))
+    }
+
+    fn from_values(values: &Values) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let mut required = |name: &str, why: &str| {
+            let value = values.get(name).map(str::to_owned);
+            value.unwrap_or_else(|| {
+                problems.push(format!("{name} is not set: {why}"));
+                String::new()
+            })
+        };
+        let database_url = required("DATABASE_URL", "postgres://user:password@host/database").into();
+        let seal_key =
+            required("CONTROLPLANE_SEAL_KEY_FILE", "make the file with `head -c 32 /dev/urandom`").into();
+        required("CONTROLPLANE_OPERATOR_TOKENS_FILE", "without operators there would be no organisations");
+        let operators = values.read("CONTROLPLANE_OPERATOR_TOKENS_FILE", &mut problems).unwrap_or_default();
+        let plans = values.read("CONTROLPLANE_PLANS_FILE", &mut problems).unwrap_or_default();
+        let plans = Plans::parse(&plans).unwrap_or_else(|problem| {
+            problems.push(format!("CONTROLPLANE_PLANS_FILE: {problem}"));
+            Plans::default()
+        });
+        let backends: Vec<String> = values
+            .get("CONTROLPLANE_BACKENDS")
+            .unwrap_or_default()
+            .split(',')
+            .map(|kind| kind.trim().to_owned())
+            .collect();
+        for kind in backends.iter().filter(|kind| *kind != "docker") {
+            problems.push(format!("CONTROLPLANE_BACKENDS: there is no backend {kind:?}; known is: docker"));
+        }
+        let (tiers, warnings) = values.tiers();
+        let config = Self {
+            listen: values.parse("CONTROLPLANE_LISTEN", &mut problems).unwrap_or(([127, 0, 0, 1], 0).into()),
+            tls: tls(values, &mut problems),
+            database_url,
+            database_connections: values
+                .parse("CONTROLPLANE_DATABASE_CONNECTIONS", &mut problems)
+                .unwrap_or_default(),
+            operators: parse_operators(&operators, &mut problems),
+            seal_key,
+            plans,
+            backends,
+            network_pool: values.parse("CONTROLPLANE_NETWORK_POOL", &mut problems),
+            agent_publish: values.parse("CONTROLPLANE_AGENT_PUBLISH", &mut problems),
+            workspace_init: values.beside_program("CONTROLPLANE_WORKSPACE_INIT", "workspace-init"),
+            restart_budget: values.parse("CONTROLPLANE_RESTART_BUDGET", &mut problems).unwrap_or_default(),
+            max_calls: values.parse("CONTROLPLANE_MAX_CALLS", &mut problems).unwrap_or_default(),
+            log_filter: values.get("CONTROLPLANE_LOG").unwrap_or("info").to_owned(),
+            log_format: values.log_format("CONTROLPLANE_LOG_FORMAT", &mut problems),
+            runtimes: values.runtimes("RUNTIMES_FILE", &mut problems),
+            tiers,
+            docker_host: values.get("DOCKER_HOST").map(str::to_owned),
+            warnings,
+        };
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
+    }
+}
+
+fn tls(values: &Values, problems: &mut Vec<String>) -> Option<(String, SecretString)> {
+    let certificate = values.read("CONTROLPLANE_TLS_CERT_FILE", problems);
+    let key = values.read("CONTROLPLANE_TLS_KEY_FILE", problems);
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key.into())),
+        (None, None) => None,
+        _ => {
+            problems.push(
+                "CONTROLPLANE_TLS_CERT_FILE and CONTROLPLANE_TLS_KEY_FILE go together; one of them is not set"
+                    .to_owned(),
+            );
+            None
+        }
+    }
+}
+
+fn parse_operators(text: &str, problems: &mut Vec<String>) -> Vec<(String, Vec<u8>)> {
+    let mut operators = Vec::new();
+    let lines = text.lines().enumerate().map(|(number, line)| (number + 1, line.trim()));
+    for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            [name, secret] if secret.len() >= 20 => {
+                operators.push(((*name).to_owned(), token::hash(secret)));
+            }
+            _ => problems.push(format!(
+                "CONTROLPLANE_OPERATOR_TOKENS_FILE: line {number} is not NAME TOKEN with a token of 20 characters or more"
+            )),
+        }
+    }
+    operators
+}
+
+fn describe(values: &Values, config: &Config) -> String {
+    let mut text = PROGRAM.describe(values);
+    let names: Vec<_> = config.operators.iter().map(|(name, _)| name.as_str()).collect();
+    let _ = writeln!(text, "operators: {}", names.join(", "));
+    let _ = writeln!(text, "plans: {}", config.plans.names());
+    let _ = writeln!(text, "runtimes: {}", config.runtimes.names());
+    for warning in &config.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(settings: &[(&str, &str)]) -> String {
+        let values = PROGRAM.from_list(settings).unwrap();
+        Config::from_values(&values).map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_missing_and_wrong_is_named_at_once() {
+        let told = problems(&[
+            ("CONTROLPLANE_BACKENDS", "docker,moon"),
+            ("CONTROLPLANE_TLS_KEY_FILE", "/dev/null"),
+            ("CONTROLPLANE_PLANS_FILE", "/no/plans"),
+        ]);
+        for name in [
+            "DATABASE_URL",
+            "CONTROLPLANE_SEAL_KEY_FILE",
+            "CONTROLPLANE_OPERATOR_TOKENS_FILE",
+            "\"moon\"",
+            "CONTROLPLANE_TLS_CERT_FILE",
+            "/no/plans",
+        ] {
+            assert!(told.contains(name), "{name}: {told}");
+        }
+    }
+
+    #[test]
+    fn operators_are_read_line_by_line() {
+        let mut problems = Vec::new();
+        let text = "# comment\n\nann 0123456789012345678901234567\nbob short\n";
+        let operators = parse_operators(text, &mut problems);
+        assert_eq!(operators.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["ann"]);
+        assert!(problems[0].contains("line 4"), "{problems:?}");
+    }
+}

@@ -1,0 +1,324 @@
+//! The tenants' API. The organisation is the credential's, everywhere.
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use molecule_domain::error::{Error, Result};
+use molecule_domain::id::{Generation, Revision, WorkspaceId};
+use molecule_domain::lifecycle::Phase;
+use molecule_proto::controlplane::v1::provisioning_service_server::ProvisioningService;
+use molecule_proto::controlplane::v1::{
+    DeprovisionWorkspaceRequest, DeprovisionWorkspaceResponse, GetConsoleOutputRequest,
+    GetConsoleOutputResponse, GetQuotaRequest, GetQuotaResponse, GetWorkspaceInstanceRequest,
+    GetWorkspaceInstanceResponse, Instance, InstanceSpec, LimitCheck, ListInstancesRequest,
+    ListInstancesResponse, PreviewAdmissionRequest, PreviewAdmissionResponse, ProvisionWorkspaceRequest,
+    ProvisionWorkspaceResponse, RestartWorkspaceRequest, RestartWorkspaceResponse, StartWorkspaceRequest,
+    StartWorkspaceResponse, StopWorkspaceRequest, StopWorkspaceResponse, StreamInstanceLogsRequest,
+    StreamInstanceLogsResponse, UpdateWorkspaceRequest, UpdateWorkspaceResponse, WatchInstancesRequest,
+    WatchInstancesResponse,
+};
+use molecule_provisioner::admission::{self, Change, ChangeRequest, ProvisionRequest};
+use molecule_provisioner::backend::LogOptions;
+use molecule_provisioner::model::InstanceRecord;
+use molecule_provisioner::store::Store;
+use molecule_service_kit::auth::identity;
+use molecule_service_kit::page;
+use molecule_service_kit::wire::{reason, tier, workspace_id};
+use molecule_store_postgres::accounts::Holder;
+use tonic::{Request, Status};
+
+use super::convert::{intent, launch, signed};
+use super::watch::Cursors;
+use super::{Answer, Parts, answer, convert, watch};
+
+const MAX_MESSAGE: usize = 4096;
+const MAX_PREVIEW: u32 = 1000;
+
+pub(crate) struct ProvisioningApi(pub(super) Parts);
+
+/// A replacement, as both RPCs that ask for one bring it.
+struct Replacement {
+    intent: u64,
+    generation: u32,
+    spec: Option<InstanceSpec>,
+    bootstrap_token: Vec<u8>,
+    run: bool,
+}
+
+impl ProvisioningApi {
+    async fn provision(&self, holder: Holder, request: ProvisionWorkspaceRequest) -> Result<Instance> {
+        let workspace = workspace_id(&request.workspace_id)?;
+        let token = &request.bootstrap_token;
+        let (spec, sealed_token) = launch(&self.0, &holder, workspace, Generation(1), request.spec, token)?;
+        let request = ProvisionRequest {
+            organization: holder.organization,
+            workspace,
+            backend: self.0.backend_of(&holder.backend, &holder.plan)?.to_owned(),
+            spec,
+            sealed_token,
+        };
+        let record = self.0.engines.get(&request.backend)?.provision(&request).await?;
+        Ok(convert::instance(&record))
+    }
+
+    async fn change(&self, holder: &Holder, id: &str, number: u64, change: Change) -> Result<Instance> {
+        let request = ChangeRequest {
+            organization: holder.organization,
+            workspace: workspace_id(id)?,
+            intent: intent(number)?,
+            change,
+        };
+        let record = self.0.engines.any()?.change(&request).await?;
+        Ok(convert::instance(&record))
+    }
+
+    async fn replace(&self, holder: &Holder, id: &str, replacement: Replacement) -> Result<Instance> {
+        let workspace = workspace_id(id)?;
+        let generation = Generation(replacement.generation);
+        let token = &replacement.bootstrap_token;
+        let (spec, sealed_token) = launch(&self.0, holder, workspace, generation, replacement.spec, token)?;
+        let run = replacement.run;
+        let change = Change::Replace { generation, spec: Box::new(spec), sealed_token, run };
+        self.change(holder, id, replacement.intent, change).await
+    }
+
+    async fn record(&self, holder: &Holder, workspace: WorkspaceId) -> Result<InstanceRecord> {
+        self.0.engines.any()?.get(holder.organization, workspace).await
+    }
+
+    async fn list(&self, holder: &Holder, request: ListInstancesRequest) -> Result<ListInstancesResponse> {
+        let size = page::size(request.page_size)?.min(500) as usize;
+        let list = format!("instances/{}", holder.organization);
+        let mut after: Revision = page::place(&self.0.key, &list, &request.page_token)?.unwrap_or_default();
+        let mut found: Vec<InstanceRecord> = Vec::new();
+        let mut more = true;
+        while found.len() <= size && more {
+            let records = self.0.store.changed_after(holder.organization, after, 500).await?;
+            more = records.len() == 500;
+            after = records.last().map_or(after, |last| last.revision);
+            found.extend(records.into_iter().filter(|record| record.phase != Phase::Gone));
+        }
+        let next_page_token = if found.len() > size {
+            found.truncate(size);
+            let last = found.last().map(|last| page::token(&self.0.key, &list, &last.revision));
+            last.transpose()?.unwrap_or_default()
+        } else {
+            String::new()
+        };
+        Ok(ListInstancesResponse {
+            instances: found.iter().map(convert::instance).collect(),
+            next_page_token,
+        })
+    }
+
+    async fn preview(
+        &self,
+        holder: &Holder,
+        request: PreviewAdmissionRequest,
+    ) -> Result<PreviewAdmissionResponse> {
+        let count = request.count.max(1);
+        if count > MAX_PREVIEW {
+            return Err(Error::field("count", format!("must be at most {MAX_PREVIEW}")));
+        }
+        let tier = tier(request.tier).ok_or_else(|| Error::field("tier", "there is no such tier"))?;
+        let spec = self.0.launch_spec(&request.runtime, tier, "runtime")?;
+        let backend = self.0.backend_of(&holder.backend, &holder.plan)?;
+        let account = self.0.store.account(holder.organization, self.0.clock.now()).await?;
+        let (verdict, checks) = admission::preview(&account, &spec, backend, count);
+        let (message, reason) = match &verdict {
+            Ok(()) => (String::new(), String::new()),
+            Err(error) => (error.message.clone(), error.reason.as_str().to_owned()),
+        };
+        let checks = checks.into_iter().map(|check| LimitCheck {
+            limit: check.limit.to_owned(),
+            cap: check.cap,
+            used: check.used,
+            asked: check.asked,
+            exceeded: check.exceeded(),
+        });
+        Ok(PreviewAdmissionResponse { admitted: verdict.is_ok(), message, reason, checks: checks.collect() })
+    }
+}
+
+#[tonic::async_trait]
+impl ProvisioningService for ProvisioningApi {
+    type WatchInstancesStream = BoxStream<'static, std::result::Result<WatchInstancesResponse, Status>>;
+    type StreamInstanceLogsStream =
+        BoxStream<'static, std::result::Result<StreamInstanceLogsResponse, Status>>;
+
+    async fn provision_workspace(
+        &self,
+        request: Request<ProvisionWorkspaceRequest>,
+    ) -> Answer<ProvisionWorkspaceResponse> {
+        let result = async {
+            let holder = identity(request.extensions())?;
+            let instance = Some(self.provision(holder, request.into_inner()).await?);
+            Ok(ProvisionWorkspaceResponse { instance })
+        };
+        answer(result.await)
+    }
+
+    async fn update_workspace(
+        &self,
+        request: Request<UpdateWorkspaceRequest>,
+    ) -> Answer<UpdateWorkspaceResponse> {
+        let result = async {
+            let holder = identity(request.extensions())?;
+            let UpdateWorkspaceRequest { workspace_id, intent, generation, spec, bootstrap_token, run } =
+                request.into_inner();
+            let replacement = Replacement { intent, generation, spec, bootstrap_token, run };
+            let instance = Some(self.replace(&holder, &workspace_id, replacement).await?);
+            Ok(UpdateWorkspaceResponse { instance })
+        };
+        answer(result.await)
+    }
+
+    async fn get_workspace_instance(
+        &self,
+        request: Request<GetWorkspaceInstanceRequest>,
+    ) -> Answer<GetWorkspaceInstanceResponse> {
+        let result = async {
+            let holder: Holder = identity(request.extensions())?;
+            let record = self.record(&holder, workspace_id(&request.into_inner().workspace_id)?).await?;
+            Ok(GetWorkspaceInstanceResponse { instance: Some(convert::instance(&record)) })
+        };
+        answer(result.await)
+    }
+
+    async fn list_instances(&self, request: Request<ListInstancesRequest>) -> Answer<ListInstancesResponse> {
+        let result = async {
+            let holder: Holder = identity(request.extensions())?;
+            self.list(&holder, request.into_inner()).await
+        };
+        answer(result.await)
+    }
+
+    async fn stop_workspace(&self, request: Request<StopWorkspaceRequest>) -> Answer<StopWorkspaceResponse> {
+        let result = async {
+            let holder: Holder = identity(request.extensions())?;
+            let request = request.into_inner();
+            if request.message.len() > MAX_MESSAGE {
+                return Err(Error::field("message", "must have at most 4096 bytes"));
+            }
+            let cause = reason(request.reason).map(|reason| (reason, request.message.clone()));
+            let stop = Change::Stop(cause);
+            let instance = Some(self.change(&holder, &request.workspace_id, request.intent, stop).await?);
+            Ok(StopWorkspaceResponse { instance })
+        };
+        answer(result.await)
+    }
+
+    async fn start_workspace(
+        &self,
+        request: Request<StartWorkspaceRequest>,
+    ) -> Answer<StartWorkspaceResponse> {
+        let result = async {
+            let holder: Holder = identity(request.extensions())?;
+            let StartWorkspaceRequest { workspace_id, intent } = request.into_inner();
+            let instance = Some(self.change(&holder, &workspace_id, intent, Change::Start).await?);
+            Ok(StartWorkspaceResponse { instance })
+        };
+        answer(result.await)
+    }
+
+    async fn restart_workspace(
+        &self,
+        request: Request<RestartWorkspaceRequest>,
+    ) -> Answer<RestartWorkspaceResponse> {
+        let result = async {
+            let holder = identity(request.extensions())?;
+            let RestartWorkspaceRequest { workspace_id, intent, generation, spec, bootstrap_token } =
+                request.into_inner();
+            let replacement = Replacement { intent, generation, spec, bootstrap_token, run: true };
+            let instance = Some(self.replace(&holder, &workspace_id, replacement).await?);
+            Ok(RestartWorkspaceResponse { instance })
+        };
+        answer(result.await)
+    }
+
+    async fn deprovision_workspace(
+        &self,
+        request: Request<DeprovisionWorkspaceRequest>,
+    ) -> Answer<DeprovisionWorkspaceResponse> {
+        let result = async {
+            let holder: Holder = identity(request.extensions())?;
+            let DeprovisionWorkspaceRequest { workspace_id, intent } = request.into_inner();
+            let instance = Some(self.change(&holder, &workspace_id, intent, Change::Delete).await?);
+            Ok(DeprovisionWorkspaceResponse { instance })
+        };
+        answer(result.await)
+    }
+
+    async fn watch_instances(
+        &self,
+        request: Request<WatchInstancesRequest>,
+    ) -> Answer<Self::WatchInstancesStream> {
+        let result = async {
+            let holder: Holder = identity(request.extensions())?;
+            let request = request.into_inner();
+            let after = Cursors {
+                revision: Revision(signed(request.after_revision, "after_revision")?),
+                event: signed(request.after_event, "after_event")?,
+            };
+            let (store, drain) = (self.0.store.clone(), self.0.drain.clone());
+            Ok(watch::instances(store, holder.organization, after, drain).boxed())
+        };
+        answer(result.await)
+    }
+
+    async fn stream_instance_logs(
+        &self,
+        request: Request<StreamInstanceLogsRequest>,
+    ) -> Answer<Self::StreamInstanceLogsStream> {
+        let result = async {
+            let holder: Holder = identity(request.extensions())?;
+            let request = request.into_inner();
+            let workspace = workspace_id(&request.workspace_id)?;
+            let record = self.record(&holder, workspace).await?;
+            let tail = Some(request.tail_lines).filter(|lines| *lines > 0);
+            let options = LogOptions { follow: request.follow, tail };
+            let engine = self.0.engines.get(&record.backend)?;
+            let chunks = engine.logs(holder.organization, workspace, options).await?;
+            Ok(watch::logs(chunks, self.0.drain.clone()).boxed())
+        };
+        answer(result.await)
+    }
+
+    async fn get_console_output(
+        &self,
+        request: Request<GetConsoleOutputRequest>,
+    ) -> Answer<GetConsoleOutputResponse> {
+        let result = async {
+            let holder: Holder = identity(request.extensions())?;
+            let workspace = workspace_id(&request.into_inner().workspace_id)?;
+            let record = self.record(&holder, workspace).await?;
+            let data = self.0.engines.get(&record.backend)?.console(holder.organization, workspace).await?;
+            Ok(GetConsoleOutputResponse { data })
+        };
+        answer(result.await)
+    }
+
+    async fn get_quota(&self, request: Request<GetQuotaRequest>) -> Answer<GetQuotaResponse> {
+        let result = async {
+            let holder: Holder = identity(request.extensions())?;
+            let account = self.0.store.account(holder.organization, self.0.clock.now()).await?;
+            Ok(GetQuotaResponse {
+                organization_id: holder.organization.to_string(),
+                standing: convert::standing(account.standing).into(),
+                limits: Some(convert::limits(&account)),
+                used: Some(convert::usage(&account)),
+            })
+        };
+        answer(result.await)
+    }
+
+    async fn preview_admission(
+        &self,
+        request: Request<PreviewAdmissionRequest>,
+    ) -> Answer<PreviewAdmissionResponse> {
+        let result = async {
+            let holder: Holder = identity(request.extensions())?;
+            self.preview(&holder, request.into_inner()).await
+        };
+        answer(result.await)
+    }
+}

@@ -1,0 +1,124 @@
+//! The answers that go on: changes and output. Both end with UNAVAILABLE when this replica drains, so that their
+//! clients go to another and resume.
+
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use molecule_domain::error::Error;
+use molecule_domain::id::{OrganizationId, Revision};
+use molecule_proto::controlplane::v1::{StreamInstanceLogsResponse, WatchInstancesResponse};
+use molecule_provisioner::backend::{CallError, LogChunk};
+use molecule_provisioner::store::Store;
+use molecule_service_kit::status::to_status;
+use molecule_service_kit::wire::event_to_wire;
+use molecule_store_postgres::engine::EngineStore;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{convert, draining};
+
+/// How often a quiet stream says that it lives: its reader tells by that how old its mirror is.
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+/// What a lost wake-up costs.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How many answers may wait for a slow client; then reading waits too.
+const BUFFER: usize = 16;
+const BATCH: u32 = 200;
+
+/// How far a watcher is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cursors {
+    pub(super) revision: Revision,
+    pub(super) event: i64,
+}
+
+/// Everything after the cursors, then what comes.
+pub(super) fn instances(
+    store: EngineStore,
+    organization: OrganizationId,
+    after: Cursors,
+    drain: CancellationToken,
+) -> impl Stream<Item = Result<WatchInstancesResponse, Status>> + Send + 'static {
+    let (sender, receiver) = mpsc::channel(BUFFER);
+    tokio::spawn(async move {
+        let ended = tokio::select! {
+            ended = follow(store, organization, after, &sender) => ended,
+            () = drain.cancelled() => Err(draining()),
+            () = sender.closed() => return,
+        };
+        if let Err(error) = ended {
+            let _ = sender.send(Err(to_status(&error))).await;
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn follow(
+    store: EngineStore,
+    organization: OrganizationId,
+    mut after: Cursors,
+    sender: &mpsc::Sender<Result<WatchInstancesResponse, Status>>,
+) -> Result<(), Error> {
+    let mut news = store.wakes().of(organization);
+    let mut alive = tokio::time::interval(ALIVE_EVERY);
+    loop {
+        news.borrow_and_update();
+        loop {
+            let records = store.changed_after(organization, after.revision, BATCH).await?;
+            let events = store.events_after(organization, after.event, BATCH).await?;
+            if records.is_empty() && events.is_empty() {
+                break;
+            }
+            after.revision = records.last().map_or(after.revision, |last| last.revision);
+            after.event = events.last().map_or(after.event, |last| last.id);
+            let response = WatchInstancesResponse {
+                instances: records.iter().map(convert::instance).collect(),
+                events: events
+                    .into_iter()
+                    .map(|event| event_to_wire(event.id, event.workspace, event.at, event.detail))
+                    .collect(),
+            };
+            // one that is gone ends the task elsewhere
+            let _ = sender.send(Ok(response)).await;
+        }
+        tokio::select! {
+            _ = news.changed() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            _ = alive.tick() => {
+                let _ = sender.send(Ok(WatchInstancesResponse::default())).await;
+            }
+        }
+    }
+}
+
+/// The output of an instance.
+pub(super) fn logs(
+    mut chunks: BoxStream<'static, Result<LogChunk, CallError>>,
+    drain: CancellationToken,
+) -> impl Stream<Item = Result<StreamInstanceLogsResponse, Status>> + Send + 'static {
+    let (sender, receiver) = mpsc::channel(BUFFER);
+    tokio::spawn(async move {
+        loop {
+            let next = tokio::select! {
+                next = chunks.next() => next,
+                () = sender.closed() => return,
+                () = drain.cancelled() => {
+                    let _ = sender.send(Err(to_status(&draining()))).await;
+                    return;
+                }
+            };
+            let answer = match next {
+                None => return,
+                Some(Ok(LogChunk { stderr, data })) => Ok(StreamInstanceLogsResponse { data, stderr }),
+                Some(Err(error)) => Err(to_status(&error.into())),
+            };
+            if sender.send(answer).await.is_err() {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
+}

@@ -1,0 +1,11 @@
+//! The control plane: for many organisations, it launches instances over its backends and keeps them as they are
+//! wanted, within what each organisation may use. Any number of replicas share one database.
+
+pub mod app;
+mod clock;
+pub mod config;
+mod engines;
+mod grpc;
+mod networks;
+mod plans;
+mod recount;

@@ -1,0 +1,51 @@
+//! Once an hour, what organisations use is counted anew from their instances: a counter that disagrees is a bug,
+//! and an alarm.
+
+use std::time::Duration;
+
+use molecule_domain::Clock;
+use molecule_domain::id::LeaseOwner;
+use molecule_provisioner::store::Store;
+use molecule_store_postgres::accounts::Accounts;
+use molecule_store_postgres::engine::EngineStore;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+const EVERY: Duration = Duration::from_secs(3600);
+
+/// Counts until cancelled. One replica of all does so.
+pub(crate) async fn run(
+    accounts: Accounts,
+    store: EngineStore,
+    clock: &dyn Clock,
+    cancel: CancellationToken,
+) {
+    let owner = LeaseOwner::generate();
+    loop {
+        let now = clock.now();
+        match store.lead("recount", owner, now, now + EVERY * 2).await {
+            Ok(true) => count(&accounts).await,
+            Ok(false) => {}
+            Err(error) => warn!(%error, "the store does not say who counts"),
+        }
+        if cancel.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn count(accounts: &Accounts) {
+    match accounts.recount().await {
+        Ok(drifts) if drifts.is_empty() => info!("every organisation's counters agree with its instances"),
+        Ok(drifts) => {
+            for drift in drifts {
+                error!(
+                    organization = %drift.organization, counted = ?drift.counted, actual = ?drift.actual,
+                    "the counters of an organisation are not what its instances add up to: a bug; its limits are \
+                     judged by wrong figures until they are corrected"
+                );
+            }
+        }
+        Err(error) => warn!(error = &error as &dyn std::error::Error, "the instances could not be counted"),
+    }
+}

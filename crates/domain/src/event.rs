@@ -1,0 +1,52 @@
+//! What happens to instances and workspaces, as it is kept and told.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::Generation;
+use crate::lifecycle::Reason;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventDetail {
+    /// What, in one word: for programs.
+    pub kind: Cow<'static, str>,
+    /// Who caused it.
+    pub actor: Actor,
+    /// In which generation.
+    pub generation: Generation,
+    /// Why, where there is something to say.
+    pub reason: Option<Reason>,
+    /// For people.
+    pub message: String,
+    /// Of a process that ended.
+    pub exit_code: Option<i32>,
+    /// The last lines of its output.
+    pub log_tail: String,
+}
+
+/// Who causes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Actor {
+    Client,
+    Engine,
+    Agent,
+    Operator,
+}
+
+impl Actor {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Client, Self::Engine, Self::Agent, Self::Operator];
+
+    /// In lower case, for the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Engine => "engine",
+            Self::Agent => "agent",
+            Self::Operator => "operator",
+        }
+    }
+}
