@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use molecule_backend_docker::Pool;
+use molecule_domain::id::OrganizationId;
 use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::TierTable;
+use molecule_service_kit::client::check_url;
 pub use molecule_service_kit::settings::ConfigError;
-use molecule_service_kit::settings::{Program, Values, setting};
+use molecule_service_kit::settings::{Program, Values, secret, setting};
 use molecule_service_kit::telemetry::LogFormat;
+use secrecy::SecretString;
 
 const PROGRAM: Program = Program {
     name: "tenant-svc",
@@ -68,6 +71,15 @@ const PROGRAM: Program = Program {
         setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
         setting("DOCKER_HOST", None, "unix://… or tcp://… of the Docker daemon; default: the local socket"),
         setting("MOLECULE_ORG_ID", None, "organisation of a SaaS tenant; empty: self-hosted"),
+        secret("MOLECULE_ORG_TOKEN", "token of that organisation"),
+        setting("MOLECULE_ORG_TOKEN_FILE", None, "file that holds that token"),
+        setting(
+            "CP_PROVISION_URL",
+            Some("https://api.moleculesai.app"),
+            "the control plane of a SaaS tenant",
+        ),
+        setting("CP_CA_FILE", None, "PEM of the only authority trusted for it; default: the system's"),
+        setting("CP_ALLOW_PLAIN", None, "1 allows http:// to another machine"),
         setting("TIER1_MEMORY_MB", None, "memory of tier 1 in MiB, or unlimited"),
         setting("TIER2_MEMORY_MB", None, "memory of tier 2"),
         setting("TIER3_MEMORY_MB", None, "memory of tier 3"),
@@ -84,6 +96,8 @@ const PROGRAM: Program = Program {
 pub struct Config {
     /// Address of the gRPC API.
     pub listen: SocketAddr,
+    /// Of a SaaS tenant: its control plane.
+    pub saas: Option<Saas>,
     /// Address of the agents' listener, where the operator set one.
     pub agent_listen: Option<SocketAddr>,
     /// Where agents reach it, where the operator set it.
@@ -122,6 +136,21 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+/// How a SaaS tenant reaches its control plane.
+#[derive(Clone, Debug)]
+pub struct Saas {
+    /// Its organisation.
+    pub organization: OrganizationId,
+    /// That organisation's token.
+    pub token: SecretString,
+    /// Where the control plane is.
+    pub url: String,
+    /// The only authority trusted for it, as PEM.
+    pub authority: Option<String>,
+    /// Whether plain text may go to another machine.
+    pub allow_plain: bool,
+}
+
 /// What the process was asked to do.
 #[derive(Debug)]
 pub enum Startup {
@@ -150,13 +179,7 @@ impl Config {
     fn from_values(values: &Values) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let get = |name: &str| values.get(name);
-        if get("MOLECULE_ORG_ID").is_some() {
-            problems.push(
-                "MOLECULE_ORG_ID: this build has no control plane yet, so it can't be a SaaS tenant; unset it to run \
-                 self-hosted"
-                    .to_owned(),
-            );
-        }
+        let saas = saas(values, &mut problems);
         let (tiers, warnings) = values.tiers();
         let runtimes = values.runtimes("RUNTIMES_FILE", &mut problems);
         let mut roots = Vec::new();
@@ -178,6 +201,7 @@ impl Config {
         }
         let config = Self {
             listen: listen.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
+            saas,
             agent_listen,
             agent_url: get("TENANT_AGENT_URL").map(|url| url.trim_end_matches('/').to_owned()),
             agent_ca: values.read("TENANT_AGENT_CA_FILE", &mut problems),
@@ -217,8 +241,64 @@ impl Config {
     }
 }
 
+/// The settings of a SaaS tenant; none where `MOLECULE_ORG_ID` is empty. Half of them is a mistake, and so are
+/// those of the other mode.
+fn saas(values: &Values, problems: &mut Vec<String>) -> Option<Saas> {
+    let token = match (values.get("MOLECULE_ORG_TOKEN"), values.get("MOLECULE_ORG_TOKEN_FILE")) {
+        (Some(_), Some(_)) => {
+            problems
+                .push("MOLECULE_ORG_TOKEN and MOLECULE_ORG_TOKEN_FILE are both set; unset one".to_owned());
+            None
+        }
+        (Some(token), None) => Some(token.to_owned()),
+        (None, _) => values.read("MOLECULE_ORG_TOKEN_FILE", problems).map(|text| text.trim().to_owned()),
+    };
+    if values.get("MOLECULE_ORG_ID").is_none() {
+        if token.is_some() {
+            problems.push(
+                "MOLECULE_ORG_TOKEN is set and MOLECULE_ORG_ID is not: set both for a SaaS tenant, or neither to run \
+                 self-hosted"
+                    .to_owned(),
+            );
+        }
+        return None;
+    }
+    if token.is_none() {
+        problems.push(
+            "MOLECULE_ORG_ID is set and MOLECULE_ORG_TOKEN (or MOLECULE_ORG_TOKEN_FILE) is not: set both for a SaaS \
+             tenant, or neither to run self-hosted"
+                .to_owned(),
+        );
+    }
+    for (name, what) in
+        [("TENANT_AGENT_LISTEN", "listen for agents"), ("TENANT_AGENT_URL", "be reached by agents")]
+    {
+        if values.get(name).is_none() {
+            problems.push(format!("{name} is not set: with MOLECULE_ORG_ID it must say where to {what}"));
+        }
+    }
+    for name in ["DOCKER_HOST", "WORKSPACE_ROOTS"] {
+        if values.get(name).is_some() {
+            problems.push(format!(
+                "MOLECULE_ORG_ID and {name} are both set: a SaaS tenant launches nothing itself; unset one of them"
+            ));
+        }
+    }
+    let authority = values.read("CP_CA_FILE", problems);
+    let (url, allow_plain) = (
+        values.get("CP_PROVISION_URL").unwrap_or_default().to_owned(),
+        values.get("CP_ALLOW_PLAIN") == Some("1"),
+    );
+    if let Err(error) = check_url(&url, allow_plain) {
+        problems.push(format!("CP_PROVISION_URL: {error}"));
+    }
+    let organization = values.parse("MOLECULE_ORG_ID", problems)?;
+    Some(Saas { organization, token: token?.into(), url, authority, allow_plain })
+}
+
 fn describe(values: &Values, config: &Config) -> String {
-    let mut text = format!("mode: self-hosted\n{}", PROGRAM.describe(values));
+    let mode = if config.saas.is_some() { "SaaS" } else { "self-hosted" };
+    let mut text = format!("mode: {mode}\n{}", PROGRAM.describe(values));
     let _ = writeln!(text, "runtimes: {}", config.runtimes.names());
     for warning in &config.warnings {
         let _ = writeln!(text, "warning: {warning}");
@@ -252,6 +332,36 @@ mod tests {
         assert!(problems(&[("TENANT_AGENT_CA_FILE", "/no/ca.pem")]).contains("/no/ca.pem"));
         let unused = problems(&[("TENANT_AGENT_CA_FILE", "/dev/null")]);
         assert!(unused.contains("TENANT_AGENT_URL"), "{unused}");
-        assert!(problems(&[("MOLECULE_ORG_ID", "x")]).contains("MOLECULE_ORG_ID"));
+    }
+
+    const SAAS: [(&str, &str); 4] = [
+        ("MOLECULE_ORG_ID", "01890a5d-ac96-774b-bcce-b302099a8057"),
+        ("MOLECULE_ORG_TOKEN", "secret"),
+        ("TENANT_AGENT_LISTEN", "10.0.0.1:7071"),
+        ("TENANT_AGENT_URL", "https://agents.example"),
+    ];
+
+    #[test]
+    fn a_saas_tenant_is_set_up_whole_or_not_at_all() {
+        let config = Config::from_settings(&SAAS).unwrap();
+        let saas = config.saas.unwrap();
+        assert_eq!(saas.url, "https://api.moleculesai.app");
+        for left_out in 0..SAAS.len() {
+            let mut settings = SAAS.to_vec();
+            let (name, _) = settings.remove(left_out);
+            let told = problems(&settings);
+            assert!(told.contains(name) && told.contains("MOLECULE_ORG_ID"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_saas_tenant_launches_nothing_itself() {
+        let with = |name, value| [&SAAS[..], &[(name, value)]].concat();
+        for (name, value) in [("DOCKER_HOST", "unix:///x"), ("WORKSPACE_ROOTS", "/tmp")] {
+            let told = problems(&with(name, value));
+            assert!(told.contains(name) && told.contains("MOLECULE_ORG_ID"), "{told}");
+        }
+        assert!(problems(&with("CP_PROVISION_URL", "http://10.0.0.9:1")).contains("CP_PROVISION_URL"));
+        assert!(Config::from_settings(&with("CP_PROVISION_URL", "http://127.0.0.1:1")).is_ok());
     }
 }

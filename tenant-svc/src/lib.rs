@@ -7,6 +7,5 @@ pub mod config;
 mod data_dir;
 mod grpc;
 mod liveness;
-mod networks;
 mod provisioning;
 mod workspaces;

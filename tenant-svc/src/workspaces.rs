@@ -74,6 +74,7 @@ impl Workspaces {
         if create.validate_only {
             return Ok(preview(&new, self.clock.now()));
         }
+        self.forwarder.provisioning.ready()?;
         let (record, _) = self.store.create(&new, create.key.as_ref(), self.clock.now()).await?;
         self.forwarder.forward(record).await
     }
@@ -84,11 +85,11 @@ impl Workspaces {
     }
 
     pub(crate) async fn stop(&self, workspace: WorkspaceId, on: Conditions) -> Result<WorkspaceRecord> {
-        self.change(workspace, on, |record| {
+        let stored = self.store_change(workspace, on, |record| {
             refuse_deleting(record)?;
             Ok(intent(Intent::Stop(None)))
-        })
-        .await
+        });
+        self.forwarder.forward_soon(stored.await?).await
     }
 
     /// Stops a workspace for a reason of its own: it has failed.
@@ -100,11 +101,11 @@ impl Workspaces {
         message: String,
     ) -> Result<WorkspaceRecord> {
         let on = Conditions { key: None, etag: Some(seen) };
-        self.change(workspace, on, |record| {
+        let stored = self.store_change(workspace, on, |record| {
             refuse_deleting(record)?;
             Ok(intent(Intent::Stop(Some((reason, message)))))
-        })
-        .await
+        });
+        self.forwarder.forward_soon(stored.await?).await
     }
 
     pub(crate) async fn start(&self, workspace: WorkspaceId, on: Conditions) -> Result<WorkspaceRecord> {
@@ -139,7 +140,8 @@ impl Workspaces {
         if found.is_deleting() && on.etag.is_none() {
             return Ok(found);
         }
-        self.change(workspace, on, |_| Ok(intent(Intent::Delete))).await
+        let stored = self.store_change(workspace, on, |_| Ok(intent(Intent::Delete))).await?;
+        self.forwarder.forward_soon(stored).await
     }
 
     pub(crate) async fn update(
@@ -180,16 +182,26 @@ impl Workspaces {
         self.change(workspace, on, decide).await
     }
 
+    /// A change that needs an answer now: the provider may refuse it.
     async fn change(
         &self,
         workspace: WorkspaceId,
         on: Conditions,
         decide: impl FnOnce(&WorkspaceRecord) -> Result<ChangeIntent> + Send,
     ) -> Result<WorkspaceRecord> {
+        self.forwarder.provisioning.ready()?;
+        let stored = self.store_change(workspace, on, decide).await?;
+        self.forwarder.forward(stored).await
+    }
+
+    async fn store_change(
+        &self,
+        workspace: WorkspaceId,
+        on: Conditions,
+        decide: impl FnOnce(&WorkspaceRecord) -> Result<ChangeIntent> + Send,
+    ) -> Result<WorkspaceRecord> {
         let now = self.clock.now();
-        let changed = self.store.change(self.organization, workspace, on.etag, on.key.as_ref(), now, decide);
-        let changed = changed.await?;
-        self.forwarder.forward(changed).await
+        Ok(self.store.change(self.organization, workspace, on.etag, on.key.as_ref(), now, decide).await?)
     }
 
     fn replacement(&self, record: &WorkspaceRecord, run: bool, reset_session: bool) -> ChangeIntent {

@@ -1,10 +1,13 @@
 //! What the tests of the services share: images made from scratch, daemons that fail, services as processes.
 
 pub mod broken;
+pub mod controlplane;
 pub mod daemon;
 pub mod images;
+pub mod knife;
 pub mod leftovers;
 pub mod postgres;
+mod process;
 pub mod seed;
 pub mod tenant;
 pub mod tls;

@@ -1,10 +1,10 @@
 //! A tenant-svc as a real process, with a client.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use futures::StreamExt;
 use molecule_proto::tenant::v1::watch_workspaces_response::Event as WatchEvent;
 use molecule_proto::tenant::v1::workspace_service_client::WorkspaceServiceClient;
@@ -21,6 +21,7 @@ use tonic::{Request, Status};
 
 use crate::images::{docker, static_binary};
 use crate::leftovers;
+use crate::process::{LOG_FILTER, Process, end_of, runtimes};
 
 /// A client with its token.
 pub type Client = WorkspaceServiceClient<InterceptedService<Channel, Bearer>>;
@@ -50,7 +51,7 @@ pub struct Setup {
 /// A running tenant-svc. Dropping it kills it.
 #[derive(Debug)]
 pub struct Tenant {
-    child: Child,
+    process: Process,
     /// How it was started.
     pub setup: Setup,
     /// A client of it.
@@ -101,38 +102,30 @@ impl Setup {
         Ok(std::fs::read_to_string(self.data.join("token"))?.trim().to_owned())
     }
 
-    fn spawn(&self) -> anyhow::Result<Child> {
-        let runtimes = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/runtimes.toml");
-        let log =
-            std::fs::OpenOptions::new().create(true).append(true).open(self.data.with_extension("log"))?;
+    fn spawn(&self) -> anyhow::Result<Process> {
         let mut command = Command::new(&self.program);
         command
             .env("TENANT_DATA_DIR", &self.data)
             .env("TENANT_LISTEN", self.address())
             .env("TENANT_NETWORK_POOL", format!("10.214.{}.0/24", self.subnet))
             .env("TENANT_WORKSPACE_INIT", static_binary("workspace-init")?)
-            .env("RUNTIMES_FILE", runtimes)
-            .env("TENANT_LOG", "debug,h2=info,hyper=info,hyper_util=info,tower=info,sqlx=info,bollard=info")
-            .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .stdout(Stdio::null())
-            .stderr(log);
-        command.spawn().with_context(|| format!("{} can't be run", self.program.display()))
+            .env("RUNTIMES_FILE", runtimes())
+            .env("TENANT_LOG", LOG_FILTER)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        Process::start(&mut command, &self.data.with_extension("log"))
     }
 
     /// Starts it and waits until it answers.
     pub async fn start(&self) -> anyhow::Result<Tenant> {
-        let mut child = self.spawn()?;
+        let mut process = self.spawn()?;
         let began = Instant::now();
         loop {
-            if let Some(status) = child.try_wait()? {
-                bail!("tenant-svc has ended with {status}: {}", self.log());
-            }
+            process.lives()?;
             if let (Ok(token), Ok(channel)) = (self.token(), self.channel().await) {
                 let client = client(channel, &token)?;
-                return Ok(Tenant { child, setup: self.clone(), client });
+                return Ok(Tenant { process, setup: self.clone(), client });
             }
             if began.elapsed() > Duration::from_secs(20) {
-                let _ = child.kill();
                 bail!("tenant-svc does not answer: {}", self.log());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -146,8 +139,7 @@ impl Setup {
 
     /// The end of its log.
     pub fn log(&self) -> String {
-        let text = std::fs::read_to_string(self.data.with_extension("log")).unwrap_or_default();
-        text.chars().skip(text.chars().count().saturating_sub(4000)).collect()
+        end_of(&self.data.with_extension("log"))
     }
 
     /// Its whole log.
@@ -240,14 +232,7 @@ impl Tenant {
 
     /// Waits until the process has ended by itself.
     pub async fn ends(&mut self) -> anyhow::Result<()> {
-        let began = Instant::now();
-        while self.child.try_wait()?.is_none() {
-            if began.elapsed() > Duration::from_secs(60) {
-                bail!("it lives on: {}", self.setup.log());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
+        self.process.ends().await
     }
 
     /// Ends it and removes all that it has on the machine's daemon, its network included.
@@ -259,14 +244,6 @@ impl Tenant {
 
     /// Tells it to end, and waits.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
-        self.ends().await
-    }
-}
-
-impl Drop for Tenant {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.stop().await
     }
 }

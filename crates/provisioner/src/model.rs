@@ -82,6 +82,41 @@ impl InstanceRecord {
     }
 }
 
+/// An instance as its tenant sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as in InstanceRecord
+pub struct InstanceView {
+    pub workspace: WorkspaceId,
+    pub organization: OrganizationId,
+    pub desired: Desired,
+    pub intent: IntentNumber,
+    pub generation: Generation,
+    pub phase: Phase,
+    pub phase_since: Timestamp,
+    pub reason: Option<Reason>,
+    pub message: String,
+    pub endpoint: Option<Endpoint>,
+    pub revision: Revision,
+}
+
+impl From<InstanceRecord> for InstanceView {
+    fn from(record: InstanceRecord) -> Self {
+        Self {
+            workspace: record.workspace,
+            organization: record.organization,
+            desired: record.desired,
+            intent: record.intent,
+            generation: record.generation,
+            phase: record.phase,
+            phase_since: record.phase_since,
+            reason: record.reason,
+            message: record.message,
+            endpoint: record.endpoint,
+            revision: record.revision,
+        }
+    }
+}
+
 /// What names one instance on every provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceRef {

@@ -33,12 +33,39 @@ pub enum ChannelError {
 
 /// A channel that connects when it is first used, and again whenever it must.
 ///
-/// `authority` is the only authority to be trusted, as PEM; `None` are the system's. Plain text goes to the
-/// loopback only, unless `allow_plain`.
-pub fn channel(url: &str, authority: Option<&str>, allow_plain: bool) -> Result<Channel, ChannelError> {
+/// Several addresses, separated by commas, are replicas of one service that calls are spread over. `authority` is
+/// the only authority to be trusted, as PEM; `None` are the system's. Plain text goes to the loopback only, unless
+/// `allow_plain`.
+pub fn channel(urls: &str, authority: Option<&str>, allow_plain: bool) -> Result<Channel, ChannelError> {
+    let endpoints = urls.split(',').map(|url| endpoint(url.trim(), authority, allow_plain));
+    let mut endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+    if endpoints.len() == 1
+        && let Some(only) = endpoints.pop()
+    {
+        return Ok(only.connect_lazy());
+    }
+    Ok(Channel::balance_list(endpoints.into_iter()))
+}
+
+/// Whether [`channel`] could use these.
+pub fn check_url(urls: &str, allow_plain: bool) -> Result<(), ChannelError> {
+    urls.split(',').try_for_each(|url| parse(url.trim(), allow_plain).map(drop))
+}
+
+fn parse(url: &str, allow_plain: bool) -> Result<(Uri, String), ChannelError> {
     let bad = || ChannelError::Url(url.to_owned());
     let uri = Uri::from_str(url).map_err(|_| bad())?;
     let host = uri.host().ok_or_else(bad)?.to_owned();
+    match uri.scheme_str() {
+        Some("https") => Ok((uri, host)),
+        Some("http") if allow_plain || is_loopback(&host) => Ok((uri, host)),
+        Some("http") => Err(ChannelError::Plain(url.to_owned())),
+        _ => Err(bad()),
+    }
+}
+
+fn endpoint(url: &str, authority: Option<&str>, allow_plain: bool) -> Result<Endpoint, ChannelError> {
+    let (uri, host) = parse(url, allow_plain)?;
     let endpoint = Endpoint::from(uri.clone())
         .connect_timeout(CONNECT)
         .tcp_nodelay(true)
@@ -46,20 +73,15 @@ pub fn channel(url: &str, authority: Option<&str>, allow_plain: bool) -> Result<
         .http2_keep_alive_interval(Duration::from_secs(15))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true);
-    let endpoint = match uri.scheme_str() {
-        Some("https") => {
-            let tls = ClientTlsConfig::new().domain_name(host);
-            let tls = match authority {
-                Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
-                None => tls.with_native_roots(),
-            };
-            endpoint.tls_config(tls).map_err(ChannelError::Tls)?
-        }
-        Some("http") if allow_plain || is_loopback(&host) => endpoint,
-        Some("http") => return Err(ChannelError::Plain(url.to_owned())),
-        _ => return Err(bad()),
+    if uri.scheme_str() != Some("https") {
+        return Ok(endpoint);
+    }
+    let tls = ClientTlsConfig::new().domain_name(host);
+    let tls = match authority {
+        Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
+        None => tls.with_native_roots(),
     };
-    Ok(endpoint.connect_lazy())
+    endpoint.tls_config(tls).map_err(ChannelError::Tls)
 }
 
 fn is_loopback(host: &str) -> bool {

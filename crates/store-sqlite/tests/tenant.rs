@@ -5,6 +5,7 @@ use molecule_domain::id::{Generation, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::lifecycle::{AgentHealth, Desired, Phase, Readiness};
 use molecule_domain::spec::WorkspaceSpec;
 use molecule_provisioner::admission::{self, Account};
+use molecule_provisioner::model::InstanceView;
 use molecule_provisioner::store::contract;
 use molecule_store_sqlite::Database;
 use molecule_store_sqlite::tenant::model::{Intent, RequestKey};
@@ -126,7 +127,7 @@ async fn an_agent_that_registers_before_its_instance_is_known_up_stays_registere
     store.forwarded(workspace, created.intent).await.unwrap();
     let admitted = admission::provision(&Account::default(), &contract::provision(workspace), at(1)).unwrap();
     let becomes = |revision, phase| {
-        let mut instance = admitted.record.clone();
+        let mut instance = InstanceView::from(admitted.record.clone());
         (instance.revision, instance.phase, instance.phase_since) = (Revision(revision), phase, at(revision));
         let store = store.clone();
         async move { store.mirror_answer(&instance, at(revision)).await.unwrap().agent.health }

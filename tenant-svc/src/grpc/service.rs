@@ -10,7 +10,7 @@ use molecule_proto::tenant::v1::{
     CreateWorkspaceRequest, CreateWorkspaceResponse, DeleteWorkspaceRequest, DeleteWorkspaceResponse,
     GetServerInfoRequest, GetServerInfoResponse, GetWorkspaceRequest, GetWorkspaceResponse,
     ListRuntimesRequest, ListRuntimesResponse, ListWorkspaceEventsRequest, ListWorkspaceEventsResponse,
-    ListWorkspacesRequest, ListWorkspacesResponse, Mode, RestartWorkspaceRequest, RestartWorkspaceResponse,
+    ListWorkspacesRequest, ListWorkspacesResponse, RestartWorkspaceRequest, RestartWorkspaceResponse,
     Runtime, StartWorkspaceRequest, StartWorkspaceResponse, StopWorkspaceRequest, StopWorkspaceResponse,
     StreamWorkspaceLogsRequest, StreamWorkspaceLogsResponse, UpdateWorkspaceRequest, UpdateWorkspaceResponse,
     WatchWorkspacesRequest, WatchWorkspacesResponse,
@@ -316,13 +316,15 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         _request: Request<GetServerInfoRequest>,
     ) -> Answer<GetServerInfoResponse> {
+        let provisioning = &self.workspaces.forwarder.provisioning;
+        let (nature, now) = (provisioning.nature(), self.workspaces.clock.now());
         answer(Ok(GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: Mode::SelfHosted.into(),
-            backend: self.workspaces.forwarder.provisioning.backend_kind(),
-            capabilities: ["logs.stream", "mount.host_path", "session.reset"].map(str::to_owned).to_vec(),
-            server_time: Some(wire::time(self.workspaces.clock.now())),
-            mirror_age: Some(wire::duration(std::time::Duration::ZERO)),
+            mode: nature.mode.into(),
+            backend: nature.backend,
+            capabilities: nature.capabilities.iter().map(|&name| name.to_owned()).collect(),
+            server_time: Some(wire::time(now)),
+            mirror_age: Some(wire::duration(provisioning.age(now))),
         }))
     }
 }

@@ -3,7 +3,7 @@
 use molecule_domain::Timestamp;
 use molecule_domain::id::{OrganizationId, Revision};
 use molecule_domain::lifecycle::{AgentHealth, Phase};
-use molecule_provisioner::model::{Event, InstanceRecord};
+use molecule_provisioner::model::{Event, InstanceView};
 use molecule_provisioner::store::StoreError;
 
 use super::model::{AgentRecord, WorkspaceRecord};
@@ -30,7 +30,7 @@ impl TenantStore {
     pub async fn mirror(
         &self,
         organization: OrganizationId,
-        instances: &[InstanceRecord],
+        instances: &[InstanceView],
         events: &[Event],
         now: Timestamp,
     ) -> Result<(), StoreError> {
@@ -62,7 +62,7 @@ impl TenantStore {
     /// Takes over one record that the engine answered with, without moving the cursor.
     pub async fn mirror_answer(
         &self,
-        instance: &InstanceRecord,
+        instance: &InstanceView,
         now: Timestamp,
     ) -> Result<WorkspaceRecord, StoreError> {
         let mut tx = self.0.begin().await?;
@@ -75,7 +75,7 @@ impl TenantStore {
 
 async fn take_over(
     db: &mut sqlx::SqliteConnection,
-    instance: &InstanceRecord,
+    instance: &InstanceView,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let Some(mut record) = load(&mut *db, instance.organization, instance.workspace).await? else {
@@ -120,7 +120,7 @@ async fn take_over(
 
 /// Whether what the agent last told is of an instance that is no more. An agent may register before this hears
 /// that its instance is up, so only what was told before the instance went down is over.
-fn agent_is_over(record: &WorkspaceRecord, instance: &InstanceRecord) -> bool {
+fn agent_is_over(record: &WorkspaceRecord, instance: &InstanceView) -> bool {
     let agent = &record.agent;
     let down = !matches!(instance.phase, Phase::Booting | Phase::Up);
     let before = agent.last_seen.is_none_or(|seen| seen < instance.phase_since);

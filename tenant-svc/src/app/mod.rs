@@ -1,18 +1,22 @@
 //! Puts the parts together and runs them.
 
-use std::net::{IpAddr, SocketAddr};
+mod networks;
+mod saas;
+mod self_hosted;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use molecule_backend_docker::{DockerBackend, Settings};
+use futures::future::BoxFuture;
 use molecule_domain::clock::{Clock, SystemClock};
-use molecule_domain::id::{InstallationId, OrganizationId};
+use molecule_domain::id::OrganizationId;
 use molecule_domain::spec::SpecRules;
-use molecule_provisioner::Engine;
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::policy::Policy;
 use molecule_service_kit::guard::Guard;
+use molecule_service_kit::seal::Aes;
 use molecule_service_kit::server::{GrpcServer, listen};
 use molecule_store_sqlite::Database;
 use molecule_store_sqlite::engine::EngineStore;
@@ -26,12 +30,9 @@ use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::grpc;
 use crate::liveness::{self, Patience};
-use crate::networks::WorkspaceNetwork;
-use crate::provisioning::Forwarder;
+use crate::provisioning::{Forwarder, Provisioning};
 use crate::workspaces::Workspaces;
 
-/// The port of the agents' listener on the gateway.
-const AGENTS_PORT: u16 = 7071;
 /// Disk that a workspace counts for.
 const DISK_GIB: i64 = 10;
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
@@ -46,7 +47,27 @@ pub struct Hooks {
     pub policy: Option<Policy>,
 }
 
-/// Runs a self-hosted tenant until cancelled.
+/// Who provides, and how the agents' listener goes with that.
+struct Side {
+    organization: OrganizationId,
+    provisioning: Arc<dyn Provisioning>,
+    agents_at: SocketAddr,
+    agents_url: String,
+    admit: listener::Admit,
+    /// Runs until cancelled.
+    work: BoxFuture<'static, ()>,
+}
+
+/// What both sides are made from.
+struct Base {
+    database: Database,
+    store: TenantStore,
+    key: Arc<Aes>,
+    clock: Arc<dyn Clock>,
+    cancel: CancellationToken,
+}
+
+/// Runs a tenant until cancelled.
 pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> anyhow::Result<()> {
     for warning in &config.warnings {
         warn!("{warning}");
@@ -54,56 +75,38 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let data = DataDir::open(&config.data_dir)?;
     let (token, key) = (data.token()?, Arc::new(data.key()?));
     let database = Database::open(&data.database()).await?;
-    let installation: InstallationId = database.setting("installation_id", InstallationId::generate).await?;
-    let organization = OrganizationId::SELF_HOSTED;
-    let store = TenantStore::new(database.clone());
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-
-    let pool = config.network_pool.context("TENANT_NETWORK_POOL is not set")?;
-    let network = WorkspaceNetwork::find(&store, installation, organization, pool).await?;
-    let gateway = network.subnet.gateway();
-    let agents_at = config.agent_listen.unwrap_or_else(|| SocketAddr::from((gateway, AGENTS_PORT)));
-    let agents_url = config.agent_url.clone().unwrap_or_else(|| format!("http://{agents_at}"));
-    let agents_listener = listener::bind(agents_at)?;
+    let base = Base {
+        store: TenantStore::new(database.clone()),
+        database,
+        key,
+        clock: Arc::new(SystemClock),
+        cancel: cancel.clone(),
+    };
+    // decided once: a SaaS tenant never launches anything itself
+    let side = match &config.saas {
+        Some(saas) => saas::side(saas, &config, &base)?,
+        None => self_hosted::side(&config, hooks, &base).await?,
+    };
+    let Base { database, store, key, clock, cancel } = base;
+    let agents_listener = listener::bind(side.agents_at)?;
     let grpc_listener = listen(config.listen).await?;
     let grpc_at = grpc_listener.local_addr()?;
 
-    let settings = Settings {
-        docker_host: config.docker_host.clone(),
-        installation,
-        workspace_init: config.workspace_init.clone(),
-        publish: config.agent_publish,
-    };
-    anyhow::ensure!(
-        config.workspace_init.exists(),
-        "TENANT_WORKSPACE_INIT: there is no workspace-init at {}; build it, or say where it is",
-        config.workspace_init.display()
-    );
-    let backend = DockerBackend::new(settings, Arc::new(network.clone()), hooks.steps.clone());
-    let policy = hooks.policy.unwrap_or_default();
-    let engine = Engine::new(
-        Arc::new(backend),
-        Arc::new(EngineStore::new(database.clone())),
-        Arc::clone(&key) as Arc<_>,
-        Arc::clone(&clock),
-        Policy { restart_budget: config.restart_budget, ..policy },
-        hooks.steps,
-    );
     let rules = Arc::new(SpecRules {
         runtimes: config.runtimes.clone(),
         tiers: config.tiers.clone(),
         disk_gib: DISK_GIB,
-        agents_url: agents_url.clone(),
+        agents_url: side.agents_url.clone(),
         agents_ca: config.agent_ca.clone(),
     });
     let forwarder = Forwarder {
         store: store.clone(),
-        provisioning: Arc::new(engine.clone()),
+        provisioning: Arc::clone(&side.provisioning),
         rules: Arc::clone(&rules),
         clock: Arc::clone(&clock),
     };
     let workspaces = Workspaces {
-        organization,
+        organization: side.organization,
         store: store.clone(),
         forwarder: forwarder.clone(),
         rules,
@@ -115,24 +118,17 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let mut server =
         GrpcServer::new(Guard::new(config.max_calls, Duration::from_secs(60)), molecule_proto::DESCRIPTORS)?;
     server.add(grpc::service(workspaces.clone(), token, cancel.clone())).await;
-    info!(mode = "self-hosted", %installation, grpc = %grpc_at, agents = %agents_at, "tenant-svc serves");
+    let mode = side.provisioning.nature().mode.as_str_name();
+    info!(mode, organization = %side.organization, grpc = %grpc_at, agents = %side.agents_at, "tenant-svc serves");
 
     let tasks = TaskTracker::new();
-    let state = AgentsState { workspaces: workspaces.clone(), a2a: A2a::new(), agents_url };
-    let (explicit, subnet) = (config.agent_listen.is_some(), network.subnet);
-    let admit: listener::Admit = Arc::new(move |peer| match peer {
-        IpAddr::V4(peer) => subnet.has_workspace(peer) || explicit && peer.is_loopback(),
-        IpAddr::V6(_) => false,
-    });
-    tasks.spawn(listener::serve(agents_listener, router(state), admit, cancel.clone()));
-    tasks.spawn(forwarder.run(organization, cancel.clone()));
+    let state = AgentsState { workspaces: workspaces.clone(), a2a: A2a::new(), agents_url: side.agents_url };
+    tasks.spawn(listener::serve(agents_listener, router(state), side.admit, cancel.clone()));
+    tasks.spawn(forwarder.run(side.organization, cancel.clone()));
     let patience = Patience { connect: config.connect_deadline, silence: config.agent_silence };
     tasks.spawn(liveness::run(workspaces, patience, cancel.clone()));
     tasks.spawn(prune(store, EngineStore::new(database.clone()), clock, cancel.clone()));
-    tasks.spawn({
-        let cancel = cancel.clone();
-        async move { engine.run(cancel).await }
-    });
+    tasks.spawn(side.work);
     tasks.close();
 
     let served = server.serve(grpc_listener, cancel.clone()).await;

@@ -1,92 +1,24 @@
-//! The seam between what a customer wants and who provides it: an engine in this process now, a control plane
-//! for `SaaS` tenants later. Intent is stored first; this carries it over, and brings back what became of it.
+//! Carries intent over to whoever provides, and brings back what became of it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use futures::stream::BoxStream;
 use molecule_domain::error::{Error, ErrorCode, Result};
-use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::OrganizationId;
 use molecule_domain::spec::SpecRules;
 use molecule_domain::{Clock, ErrorReason};
-use molecule_provisioner::Engine;
 use molecule_provisioner::admission::{Change, ChangeRequest, ProvisionRequest};
-use molecule_provisioner::backend::{CallError, LogChunk, LogOptions};
-use molecule_provisioner::model::{Event, InstanceRecord};
 use molecule_store_sqlite::tenant::TenantStore;
 use molecule_store_sqlite::tenant::model::{Intent, Pending, WorkspaceRecord};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-/// Who provides instances.
-#[async_trait]
-pub(crate) trait Provisioning: Send + Sync + 'static {
-    /// What kind of backend it has.
-    fn backend_kind(&self) -> String;
-    /// Asks for a first instance; repeatable.
-    async fn provision(&self, request: &ProvisionRequest) -> Result<InstanceRecord>;
-    /// Asks for a change; repeatable.
-    async fn change(&self, request: &ChangeRequest) -> Result<InstanceRecord>;
-    /// Changes after a revision, in order.
-    async fn changed_after(
-        &self,
-        organization: OrganizationId,
-        after: Revision,
-    ) -> Result<Vec<InstanceRecord>>;
-    /// Events after an id, in order.
-    async fn events_after(&self, organization: OrganizationId, after: i64) -> Result<Vec<Event>>;
-    /// The output of an instance.
-    async fn logs(
-        &self,
-        organization: OrganizationId,
-        workspace: WorkspaceId,
-        options: LogOptions,
-    ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>>;
-    /// Rises when there may be something new.
-    fn news(&self, organization: OrganizationId) -> watch::Receiver<u64>;
-}
+use super::{Cursors, Provisioning};
 
-#[async_trait]
-impl Provisioning for Engine {
-    fn backend_kind(&self) -> String {
-        Self::backend_kind(self).to_owned()
-    }
-
-    async fn provision(&self, request: &ProvisionRequest) -> Result<InstanceRecord> {
-        Self::provision(self, request).await
-    }
-
-    async fn change(&self, request: &ChangeRequest) -> Result<InstanceRecord> {
-        Self::change(self, request).await
-    }
-
-    async fn changed_after(
-        &self,
-        organization: OrganizationId,
-        after: Revision,
-    ) -> Result<Vec<InstanceRecord>> {
-        Self::changed_after(self, organization, after).await
-    }
-
-    async fn events_after(&self, organization: OrganizationId, after: i64) -> Result<Vec<Event>> {
-        Self::events_after(self, organization, after).await
-    }
-
-    async fn logs(
-        &self,
-        organization: OrganizationId,
-        workspace: WorkspaceId,
-        options: LogOptions,
-    ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>> {
-        Self::logs(self, organization, workspace, options).await
-    }
-
-    fn news(&self, organization: OrganizationId) -> watch::Receiver<u64> {
-        Self::news(self, organization)
-    }
-}
+/// How often what could not be carried over is tried again.
+const BACKLOG_EVERY: Duration = Duration::from_secs(5);
+/// How long to wait before asking again for changes.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Carries intent over and answers back.
 #[derive(Clone)]
@@ -103,6 +35,17 @@ impl Forwarder {
     pub(crate) async fn forward(&self, record: WorkspaceRecord) -> Result<WorkspaceRecord> {
         let Some(pending) = self.store.pending_of(record.workspace).await? else { return Ok(record) };
         self.tell(&pending).await
+    }
+
+    /// The same for what may wait: where the provider is away, it is told later.
+    pub(crate) async fn forward_soon(&self, record: WorkspaceRecord) -> Result<WorkspaceRecord> {
+        match self.forward(record.clone()).await {
+            Err(error) if !is_definite(&error) => {
+                info!(workspace = %record.workspace, error = &error as &dyn std::error::Error, "told later");
+                Ok(record)
+            }
+            result => result,
+        }
     }
 
     async fn tell(&self, pending: &Pending) -> Result<WorkspaceRecord> {
@@ -149,7 +92,7 @@ impl Forwarder {
                 return Ok(Request::Provision(Box::new(ProvisionRequest {
                     organization,
                     workspace,
-                    backend: self.provisioning.backend_kind(),
+                    backend: self.provisioning.nature().backend,
                     spec,
                     sealed_token,
                 })));
@@ -169,23 +112,34 @@ impl Forwarder {
 
     /// Until cancelled: carries over what a crash or an outage left behind, and takes over every change.
     pub(crate) async fn run(self, organization: OrganizationId, cancel: CancellationToken) {
-        let mut news = self.provisioning.news(organization);
-        let mut backlog = tokio::time::interval(Duration::from_secs(5));
-        loop {
-            news.borrow_and_update();
-            match self.take_over(organization).await {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "changes wait to be taken over");
+        let backlog = async {
+            loop {
+                self.carry_over().await;
+                tokio::time::sleep(BACKLOG_EVERY).await;
+            }
+        };
+        let changes = async {
+            let mut away = false;
+            loop {
+                match self.take_over(organization).await {
+                    Ok(()) => {
+                        if std::mem::take(&mut away) {
+                            info!("changes are taken over again");
+                            self.carry_over().await;
+                        }
+                    }
+                    Err(error) => {
+                        // once for an outage, not every second
+                        if !std::mem::replace(&mut away, true) {
+                            warn!(error = &error as &dyn std::error::Error, "changes wait to be taken over");
+                        }
+                        tokio::time::sleep(PAUSE).await;
+                    }
                 }
             }
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                _ = news.changed() => {}
-                _ = backlog.tick() => self.carry_over().await,
-            }
-        }
+        };
+        let both = async { tokio::join!(backlog, changes) };
+        cancel.run_until_cancelled(Box::pin(both)).await;
     }
 
     async fn carry_over(&self) {
@@ -203,16 +157,15 @@ impl Forwarder {
         }
     }
 
-    /// One batch; whether there may be more.
-    async fn take_over(&self, organization: OrganizationId) -> Result<bool> {
+    /// One batch.
+    async fn take_over(&self, organization: OrganizationId) -> Result<()> {
         let (revision, event) = self.store.cursors(organization).await?;
-        let instances = self.provisioning.changed_after(organization, revision).await?;
-        let events = self.provisioning.events_after(organization, event).await?;
-        if instances.is_empty() && events.is_empty() {
-            return Ok(false);
+        let changes = self.provisioning.changes(organization, Cursors { revision, event }).await?;
+        if changes.instances.is_empty() && changes.events.is_empty() {
+            return Ok(());
         }
-        self.store.mirror(organization, &instances, &events, self.clock.now()).await?;
-        Ok(true)
+        self.store.mirror(organization, &changes.instances, &changes.events, self.clock.now()).await?;
+        Ok(())
     }
 }
 

@@ -9,14 +9,14 @@ use molecule_store_sqlite::tenant::TenantStore;
 
 /// A self-hosted tenant's one network.
 #[derive(Clone, Debug)]
-pub(crate) struct WorkspaceNetwork {
+pub(super) struct WorkspaceNetwork {
     spec: NetworkSpec,
-    pub(crate) subnet: Subnet,
+    pub(super) subnet: Subnet,
 }
 
 impl WorkspaceNetwork {
     /// The recorded network, or the first /24 of the pool that no route of this host covers.
-    pub(crate) async fn find(
+    pub(super) async fn find(
         store: &TenantStore,
         installation: InstallationId,
         organization: OrganizationId,

@@ -1,0 +1,208 @@
+//! A control plane as real processes over a database of its own, with clients.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use molecule_proto::controlplane::v1::organization_service_client::OrganizationServiceClient;
+use molecule_proto::controlplane::v1::provisioning_service_client::ProvisioningServiceClient;
+use molecule_proto::controlplane::v1::{
+    CreateOrganizationRequest, IssueTokenRequest, Limits, ListOrganizationsRequest, Organization,
+};
+use molecule_service_kit::client::Bearer;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+
+use crate::images::{docker, static_binary};
+use crate::leftovers;
+use crate::postgres::Scratch;
+use crate::process::{LOG_FILTER, Process, end_of, runtimes};
+use crate::tenant::Setup;
+
+/// A channel with a token.
+pub type Authorized = InterceptedService<Channel, Bearer>;
+/// An operator.
+pub type Operator = OrganizationServiceClient<Authorized>;
+/// A tenant, speaking to the control plane itself.
+pub type Customer = ProvisioningServiceClient<Authorized>;
+
+/// The operator's token.
+pub const OPERATOR_TOKEN: &str = "operator-token-of-the-tests";
+
+/// What all replicas share.
+#[derive(Debug)]
+pub struct Installation {
+    program: PathBuf,
+    folder: PathBuf,
+    /// Its own range of networks: `10.215.N.0/24`, so one organisation.
+    subnet: u8,
+    /// Its database.
+    pub database: Scratch,
+    env: Vec<(String, String)>,
+}
+
+/// One replica. Dropping it kills it.
+#[derive(Debug)]
+pub struct Replica {
+    process: Process,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Installation {
+    /// A database, keys and a range of networks; what an earlier run left on the daemon is removed. `program` is the
+    /// `controlplane-under-test` binary.
+    pub async fn new(program: &str, folder: &Path, subnet: u8) -> anyhow::Result<Self> {
+        leftovers::remove(&docker().await?, &format!("10.215.{subnet}.")).await?;
+        std::fs::write(folder.join("operators"), format!("tester {OPERATOR_TOKEN}\n"))?;
+        std::fs::write(folder.join("seal.key"), [7; 32])?;
+        Ok(Self {
+            program: program.into(),
+            folder: folder.to_owned(),
+            subnet,
+            database: Scratch::new().await?,
+            env: Vec::new(),
+        })
+    }
+
+    /// The same with another variable in its replicas' environment.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The gateway of the one organisation's network, where its tenant listens for agents.
+    pub fn gateway(&self) -> String {
+        format!("10.215.{}.1", self.subnet)
+    }
+
+    /// Starts a replica and waits until it answers.
+    pub async fn start(&self, name: &str) -> anyhow::Result<Replica> {
+        self.start_with(name, &[]).await
+    }
+
+    /// The same with more in its environment.
+    pub async fn start_with(&self, name: &str, env: &[(&str, String)]) -> anyhow::Result<Replica> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let log = self.folder.join(format!("{name}.log"));
+        let mut command = Command::new(&self.program);
+        command
+            .env("CONTROLPLANE_LISTEN", format!("127.0.0.1:{port}"))
+            .env("DATABASE_URL", self.database.url())
+            .env("CONTROLPLANE_OPERATOR_TOKENS_FILE", self.folder.join("operators"))
+            .env("CONTROLPLANE_SEAL_KEY_FILE", self.folder.join("seal.key"))
+            .env("CONTROLPLANE_NETWORK_POOL", format!("10.215.{}.0/24", self.subnet))
+            .env("CONTROLPLANE_WORKSPACE_INIT", static_binary("workspace-init")?)
+            .env("RUNTIMES_FILE", runtimes())
+            .env("CONTROLPLANE_LOG", LOG_FILTER)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .envs(env.iter().map(|(name, value)| (name, value)));
+        let mut replica = Replica { process: Process::start(&mut command, &log)?, port, log };
+        let began = Instant::now();
+        loop {
+            replica.process.lives()?;
+            if let Ok(mut operator) = replica.operator().await
+                && operator.list_organizations(ListOrganizationsRequest::default()).await.is_ok()
+            {
+                return Ok(replica);
+            }
+            if began.elapsed() > Duration::from_secs(20) {
+                bail!("controlplane-svc does not answer: {}", replica.log());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A tenant of an organisation over these replicas, with a token that its agents' listener needs no more than.
+    pub fn tenant(
+        &self,
+        program: &str,
+        replicas: &[&Replica],
+        organization: &str,
+        token: &str,
+    ) -> anyhow::Result<Setup> {
+        let urls: Vec<String> = replicas.iter().map(|replica| replica.url()).collect();
+        let agents = format!("{}:7071", self.gateway());
+        let setup = Setup::on_any_daemon(program, &self.folder, self.subnet)?;
+        Ok(setup
+            .with("MOLECULE_ORG_ID", organization)
+            .with("MOLECULE_ORG_TOKEN", token)
+            .with("CP_PROVISION_URL", urls.join(","))
+            .with("TENANT_AGENT_LISTEN", &agents)
+            .with("TENANT_AGENT_URL", format!("http://{agents}")))
+    }
+
+    /// Makes an organisation whose workspaces may reach its tenant here; its id and a token.
+    pub async fn organization(&self, replica: &Replica, limits: Limits) -> anyhow::Result<(String, String)> {
+        let mut operator = replica.operator().await?;
+        let organization = Organization {
+            name: "acme".to_owned(),
+            limits: Some(limits),
+            allowed_agent_hosts: vec![self.gateway()],
+            ..Organization::default()
+        };
+        let request = CreateOrganizationRequest { organization: Some(organization) };
+        let made = operator.create_organization(request).await?.into_inner().organization;
+        let organization_id = made.context("no organisation")?.organization_id;
+        let request =
+            IssueTokenRequest { organization_id: organization_id.clone(), name: "tests".to_owned() };
+        let token = operator.issue_token(request).await?.into_inner().secret;
+        Ok((organization_id, token))
+    }
+
+    /// Removes all that it has on the machine's daemon.
+    pub async fn finish(self) -> anyhow::Result<()> {
+        leftovers::remove(&docker().await?, &format!("10.215.{}.", self.subnet)).await
+    }
+}
+
+impl Replica {
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        end_of(&self.log)
+    }
+
+    async fn channel(&self) -> anyhow::Result<Channel> {
+        Ok(Channel::from_shared(self.url())?.connect().await?)
+    }
+
+    /// An operator's client.
+    pub async fn operator(&self) -> anyhow::Result<Operator> {
+        self.operator_with(OPERATOR_TOKEN).await
+    }
+
+    /// An operator's client with some token.
+    pub async fn operator_with(&self, token: &str) -> anyhow::Result<Operator> {
+        let bearer = Bearer::new(&token.to_owned().into()).context("no token")?;
+        Ok(OrganizationServiceClient::with_interceptor(self.channel().await?, bearer))
+    }
+
+    /// A tenant's client.
+    pub async fn customer(&self, token: &str) -> anyhow::Result<Customer> {
+        let bearer = Bearer::new(&token.to_owned().into()).context("no token")?;
+        Ok(ProvisioningServiceClient::with_interceptor(self.channel().await?, bearer))
+    }
+
+    /// Sends it a signal, by name.
+    pub fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ends(&mut self) -> anyhow::Result<()> {
+        self.process.ends().await
+    }
+
+    /// Tells it to end, and waits.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.process.stop().await
+    }
+}
