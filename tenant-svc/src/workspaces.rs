@@ -232,6 +232,13 @@ impl Workspaces {
 
     fn check(&self, spec: &WorkspaceSpec, private: &PrivateParts) -> Result<()> {
         self.rules.check(spec, private)?;
+        let binds = self.forwarder.provisioning.nature().capabilities.contains(&"mount.host_path");
+        if spec.mount != Mount::None && !binds {
+            return Err(Error::field(
+                "spec.mount.host_path",
+                "workspaces of this server can't bind folders of a host; GetServerInfo would declare mount.host_path",
+            ));
+        }
         check_mount(&spec.mount, &self.roots)
     }
 }

@@ -165,6 +165,11 @@ impl Replica {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Its whole log.
+    pub fn whole_log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// The end of its log.
     pub fn log(&self) -> String {
         end_of(&self.log)

@@ -9,5 +9,6 @@ pub mod leftovers;
 pub mod postgres;
 mod process;
 pub mod seed;
+pub mod stand;
 pub mod tenant;
 pub mod tls;

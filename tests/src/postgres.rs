@@ -28,6 +28,25 @@ impl Scratch {
     }
 }
 
+impl Scratch {
+    /// Every row of every table, as text.
+    pub async fn dump(&self) -> anyhow::Result<String> {
+        let mut connection = PgConnection::connect(&self.url()).await?;
+        let tables: Vec<String> =
+            sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
+                .fetch_all(&mut connection)
+                .await?;
+        let mut text = String::new();
+        for table in tables {
+            let rows = format!("SELECT t::text FROM \"{table}\" t");
+            let rows: Vec<String> =
+                sqlx::query_scalar(sqlx::AssertSqlSafe(rows)).fetch_all(&mut connection).await?;
+            text.extend(rows);
+        }
+        Ok(text)
+    }
+}
+
 impl Drop for Scratch {
     fn drop(&mut self) {
         let (server, drop) = (self.server.clone(), format!("DROP DATABASE {} WITH (FORCE)", self.name));

@@ -1,4 +1,5 @@
-//! The API's semantics and conventions, against a real process; the containers behind it are real too.
+//! The API's semantics and conventions, in both modes, against real processes; the containers behind them are real
+//! too.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,21 +11,30 @@ use molecule_proto::tenant::v1::{
     ListWorkspacesRequest, Mode, StopWorkspaceRequest, StreamWorkspaceLogsRequest, UpdateWorkspaceRequest,
     WatchWorkspacesRequest,
 };
-use molecule_proto::workspace::v1::{Workspace, WorkspaceSpec, WorkspaceState};
-use molecule_tests::images::{self, Kind, docker};
-use molecule_tests::tenant::{Setup, Tenant, client, spec};
+use molecule_proto::workspace::v1::{MountAccess, Workspace, WorkspaceMount, WorkspaceSpec, WorkspaceState};
+use molecule_tests::in_both_modes;
+use molecule_tests::stand::{self, Programs, Stand};
+use molecule_tests::tenant::{Tenant, client, spec};
 use prost_types::FieldMask;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_tenant-under-test");
+const PROGRAMS: Programs = Programs {
+    tenant: env!("CARGO_BIN_EXE_tenant-under-test"),
+    control_plane: env!("CARGO_BIN_EXE_controlplane-under-test"),
+};
 
-async fn tenant(folder: &tempfile::TempDir, subnet: u8) -> Tenant {
-    let docker = docker().await.unwrap();
-    if docker.inspect_image(&Kind::Root.image()).await.is_err() {
-        images::import(&docker, Kind::Root).await.unwrap();
-    }
-    Setup::new(PROGRAM, folder.path(), subnet).await.unwrap().start().await.unwrap()
+in_both_modes! {
+    PROGRAMS;
+    requests_repeat_and_ids_are_the_clients(41),
+    lists_have_pages_and_filters(42),
+    updates_follow_mask_and_etag(43),
+    a_watch_has_no_gap_and_no_duplicate_and_resumes(44),
+    nothing_is_open_without_the_token(45),
+    output_is_streamed(46),
+    a_drained_server_ends_its_streams(47),
+    clients_that_are_not_ours_work(48),
+    what_a_mode_can_do_it_declares(49),
 }
 
 fn reason(status: &Status) -> String {
@@ -44,10 +54,7 @@ async fn create(tenant: &mut Tenant, request: CreateWorkspaceRequest) -> Result<
     Ok(tenant.client.create_workspace(request).await?.into_inner().workspace.unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn requests_repeat_and_ids_are_the_clients() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut tenant = tenant(&folder, 41).await;
+async fn requests_repeat_and_ids_are_the_clients(mut tenant: Stand) {
     let id = uuid::Uuid::new_v4().to_string();
     let request = CreateWorkspaceRequest {
         request_id: "one".into(),
@@ -105,10 +112,7 @@ async fn requests_repeat_and_ids_are_the_clients() {
     tenant.finish().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn lists_have_pages_and_filters() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut tenant = tenant(&folder, 42).await;
+async fn lists_have_pages_and_filters(mut tenant: Stand) {
     let mut made = Vec::new();
     for n in 0..5 {
         let mut spec = spec(&format!("w{n}"), "demo");
@@ -152,10 +156,7 @@ async fn lists_have_pages_and_filters() {
     tenant.finish().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn updates_follow_mask_and_etag() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut tenant = tenant(&folder, 43).await;
+async fn updates_follow_mask_and_etag(mut tenant: Stand) {
     let created = tenant.create(spec("before", "demo")).await.unwrap();
     let id = created.workspace_id.clone();
     let up = tenant.reaches(&id, WorkspaceState::Running).await.unwrap();
@@ -190,10 +191,7 @@ async fn updates_follow_mask_and_etag() {
     tenant.finish().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_watch_has_no_gap_and_no_duplicate_and_resumes() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut tenant = tenant(&folder, 44).await;
+async fn a_watch_has_no_gap_and_no_duplicate_and_resumes(mut tenant: Stand) {
     let before = tenant.create(spec("before", "demo")).await.unwrap();
     tenant.reaches(&before.workspace_id, WorkspaceState::Running).await.unwrap();
     let mut stream =
@@ -242,10 +240,7 @@ async fn a_watch_has_no_gap_and_no_duplicate_and_resumes() {
     tenant.finish().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_open_without_the_token() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut tenant = tenant(&folder, 45).await;
+async fn nothing_is_open_without_the_token(mut tenant: Stand) {
     let channel = tenant.setup.channel().await.unwrap();
     for token in ["wrong", ""] {
         let mut stranger = client(channel.clone(), token).unwrap();
@@ -254,7 +249,11 @@ async fn nothing_is_open_without_the_token() {
         assert!(stranger.watch_workspaces(WatchWorkspacesRequest::default()).await.is_err());
     }
     let info = tenant.client.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
-    assert_eq!((info.mode(), info.backend.as_str()), (Mode::SelfHosted, "docker"));
+    let expected = match tenant.mode {
+        stand::Mode::SelfHosted => (Mode::SelfHosted, "docker"),
+        stand::Mode::Saas => (Mode::Saas, ""),
+    };
+    assert_eq!((info.mode(), info.backend.as_str()), expected);
     let runtimes = tenant.client.list_runtimes(ListRuntimesRequest { page_size: 3, ..Default::default() });
     let page = runtimes.await.unwrap().into_inner();
     assert_eq!(page.runtimes.len(), 3);
@@ -262,10 +261,7 @@ async fn nothing_is_open_without_the_token() {
     tenant.finish().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn output_is_streamed() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut tenant = tenant(&folder, 46).await;
+async fn output_is_streamed(mut tenant: Stand) {
     let created = tenant.create(spec("talks", "demo")).await.unwrap();
     let id = created.workspace_id;
     tenant.reaches(&id, WorkspaceState::Running).await.unwrap();
@@ -281,10 +277,7 @@ async fn output_is_streamed() {
 }
 
 /// A server that drains tells its watchers to go elsewhere.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drained_server_ends_its_streams() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut tenant = tenant(&folder, 47).await;
+async fn a_drained_server_ends_its_streams(mut tenant: Stand) {
     let mut stream =
         tenant.client.watch_workspaces(WatchWorkspacesRequest::default()).await.unwrap().into_inner();
     assert!(stream.next().await.unwrap().is_ok());
@@ -310,10 +303,7 @@ fn python_tool(name: &str) -> PathBuf {
 }
 
 /// Python's grpcio and Go's `buf curl` know the API from its reflection alone.
-#[tokio::test(flavor = "multi_thread")]
-async fn clients_that_are_not_ours_work() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut tenant = tenant(&folder, 48).await;
+async fn clients_that_are_not_ours_work(mut tenant: Stand) {
     let (address, token) = (tenant.setup.address(), tenant.setup.token().unwrap());
     let python = python_tool("python");
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("python/client.py");
@@ -344,7 +334,24 @@ async fn clients_that_are_not_ours_work() {
     });
     let ran = ran.await.unwrap().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    assert!(String::from_utf8_lossy(&ran.stdout).contains("MODE_SELF_HOSTED"), "{ran:?}");
+    assert!(String::from_utf8_lossy(&ran.stdout).contains("\"mode\":"), "{ran:?}");
     clear(&mut tenant).await;
+    tenant.finish().await.unwrap();
+}
+
+/// What one mode can't do is declared, and refused by name.
+async fn what_a_mode_can_do_it_declares(mut tenant: Stand) {
+    let info = tenant.client.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
+    assert!(info.capabilities.iter().any(|capability| capability == "logs.stream"));
+    let mut bound = spec("bound", "demo");
+    bound.mount = Some(WorkspaceMount { access: MountAccess::ReadOnly.into(), host_path: "/srv".into() });
+    let refused = tenant.create(bound).await.unwrap_err();
+    // no roots are allowed here; where folders can't be bound at all, it says so
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let fields = refused.get_details_bad_request().unwrap().field_violations;
+    assert_eq!(fields[0].field, "spec.mount.host_path");
+    let can = info.capabilities.iter().any(|capability| capability == "mount.host_path");
+    assert_eq!(can, tenant.mode == stand::Mode::SelfHosted);
+    assert_eq!(can, fields[0].description.contains("WORKSPACE_ROOTS"), "{fields:?}");
     tenant.finish().await.unwrap();
 }
