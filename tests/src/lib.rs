@@ -8,6 +8,7 @@ pub mod knife;
 pub mod leftovers;
 pub mod postgres;
 mod process;
+pub mod raw;
 pub mod seed;
 pub mod stand;
 pub mod tenant;
