@@ -81,12 +81,20 @@ impl Installation {
 
     /// Starts a replica and waits until it answers.
     pub async fn start(&self, name: &str) -> anyhow::Result<Replica> {
-        self.start_with(name, &[]).await
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        self.start_at(name, port, &[]).await
     }
 
-    /// The same with more in its environment.
-    pub async fn start_with(&self, name: &str, env: &[(&str, String)]) -> anyhow::Result<Replica> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    /// Kills a replica and starts it again where it was.
+    pub async fn replace(&self, name: &str, replica: &mut Replica) -> anyhow::Result<()> {
+        replica.signal("KILL")?;
+        replica.ends().await?;
+        *replica = self.start_at(name, replica.port, &[]).await?;
+        Ok(())
+    }
+
+    /// Starts a replica on a port, with more in its environment.
+    pub async fn start_at(&self, name: &str, port: u16, env: &[(&str, String)]) -> anyhow::Result<Replica> {
         let log = self.folder.join(format!("{name}.log"));
         let mut command = Command::new(&self.program);
         command
@@ -160,6 +168,11 @@ impl Installation {
 }
 
 impl Replica {
+    /// The port that it listens on.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where it is.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

@@ -29,6 +29,31 @@ impl Scratch {
 }
 
 impl Scratch {
+    /// Lets nobody in, and puts out who is in, for a while.
+    pub async fn outage(&self, length: std::time::Duration) -> anyhow::Result<()> {
+        let allow = |allow: bool| {
+            execute(&self.server, format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", self.name))
+        };
+        allow(false).await?;
+        let put_out =
+            format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'", self.name);
+        execute(&self.server, put_out).await?;
+        tokio::time::sleep(length).await;
+        allow(true).await
+    }
+
+    /// The number that a query of one number gives.
+    pub async fn number(&self, query: &'static str) -> anyhow::Result<i64> {
+        let mut connection = PgConnection::connect(&self.url()).await?;
+        Ok(sqlx::query_scalar(query).fetch_one(&mut connection).await?)
+    }
+
+    /// The text that a query of one text gives.
+    pub async fn text(&self, query: &'static str) -> anyhow::Result<String> {
+        let mut connection = PgConnection::connect(&self.url()).await?;
+        Ok(sqlx::query_scalar(query).fetch_one(&mut connection).await?)
+    }
+
     /// Every row of every table, as text.
     pub async fn dump(&self) -> anyhow::Result<String> {
         let mut connection = PgConnection::connect(&self.url()).await?;

@@ -36,7 +36,9 @@ impl Process {
 
     /// Sends it a signal, by name.
     pub(crate) fn signal(&self, signal: &str) -> anyhow::Result<()> {
-        Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status()?;
+        let kill = [format!("-{signal}"), self.child.id().to_string()];
+        // one that has ended already needs no signal
+        Command::new("kill").args(kill).stderr(Stdio::null()).status()?;
         Ok(())
     }
 

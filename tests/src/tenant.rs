@@ -242,6 +242,15 @@ impl Tenant {
         leftovers::remove(&docker().await?, &subnets).await
     }
 
+    /// Kills it, as kill -9 does, and starts it again on the same data.
+    pub async fn replace(&mut self) -> anyhow::Result<()> {
+        self.process.signal("KILL")?;
+        self.process.ends().await?;
+        let setup = self.setup.clone();
+        *self = setup.start().await?;
+        Ok(())
+    }
+
     /// Tells it to end, and waits.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.process.stop().await

@@ -2,12 +2,16 @@
 
 use molecule_domain::error::ErrorReason;
 use molecule_proto::controlplane::v1::{Limits, SuspendOrganizationRequest};
-use molecule_proto::tenant::v1::{GetServerInfoRequest, Mode};
+use molecule_proto::tenant::v1::{
+    CreateWorkspaceRequest, DeleteWorkspaceRequest, GetServerInfoRequest, ListWorkspacesRequest, Mode,
+    StopWorkspaceRequest,
+};
 use molecule_proto::workspace::v1::{Reason, WorkspaceState};
 use molecule_service_kit::status::from_status;
 use molecule_tests::controlplane::Installation;
 use molecule_tests::images::{self, Kind, docker};
 use molecule_tests::tenant::spec;
+use tonic::Code;
 
 const TENANT: &str = env!("CARGO_BIN_EXE_tenant-under-test");
 const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
@@ -56,5 +60,93 @@ async fn a_workspace_runs_within_its_quota_and_stops_when_suspended() {
     tenant.stop().await.unwrap();
     one.stop().await.unwrap();
     two.stop().await.unwrap();
+    installation.finish().await.unwrap();
+}
+
+/// While the control plane is away, what is there is read, stopped and deleted; nothing new begins, and nothing ever
+/// begins on local Docker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_is_away_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let installation = installation(&folder, 3).await;
+    let mut replica = installation.start("one").await.unwrap();
+    let (organization, token) = installation.organization(&replica, Limits::default()).await.unwrap();
+    let setup = installation.tenant(TENANT, &[&replica], &organization, &token).unwrap();
+    let mut tenant = setup.start().await.unwrap();
+    let [stopped, deleted] = [(); 2].map(|()| uuid::Uuid::new_v4().to_string());
+    for id in [&stopped, &deleted] {
+        let request = CreateWorkspaceRequest {
+            workspace_id: id.clone(),
+            spec: Some(spec("there", "demo")),
+            ..CreateWorkspaceRequest::default()
+        };
+        tenant.client.create_workspace(request).await.unwrap();
+        tenant.reaches(id, WorkspaceState::Running).await.unwrap();
+    }
+
+    replica.signal("KILL").unwrap();
+    replica.ends().await.unwrap();
+    // it takes a moment to be noticed; until then a call finds out by itself
+    let refused = loop {
+        let request = CreateWorkspaceRequest {
+            request_id: "while away".to_owned(),
+            spec: Some(spec("new", "demo")),
+            ..CreateWorkspaceRequest::default()
+        };
+        let refused = tenant.client.create_workspace(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+        let info = tenant.client.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
+        if info.mirror_age.is_some_and(|age| age.seconds >= 2) {
+            break refused;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    };
+    let refused = from_status(refused);
+    assert_eq!(refused.reason, ErrorReason::ControlPlaneUnavailable);
+    assert!(refused.retry_after.is_some());
+    assert_eq!(tenant.get(&stopped).await.unwrap().state(), WorkspaceState::Running);
+    let stop = StopWorkspaceRequest { workspace_id: stopped.clone(), ..StopWorkspaceRequest::default() };
+    tenant.client.stop_workspace(stop).await.unwrap();
+    let delete =
+        DeleteWorkspaceRequest { workspace_id: deleted.clone(), ..DeleteWorkspaceRequest::default() };
+    let deleting = tenant.client.delete_workspace(delete).await.unwrap().into_inner().workspace.unwrap();
+    assert_eq!(deleting.state(), WorkspaceState::Deleting);
+    // a tenant that starts now knows all of it still
+    tenant.replace().await.unwrap();
+    assert_eq!(tenant.get(&deleted).await.unwrap().state(), WorkspaceState::Deleting);
+
+    installation.replace("one", &mut replica).await.unwrap();
+    tenant.reaches(&stopped, WorkspaceState::Stopped).await.unwrap();
+    tenant.reaches(&deleted, WorkspaceState::Deleted).await.unwrap();
+    let all = tenant.client.list_workspaces(ListWorkspacesRequest::default()).await.unwrap().into_inner();
+    let left: Vec<_> = all.workspaces.iter().filter(|workspace| workspace.workspace_id != stopped).collect();
+    // what was asked for in the moment before the outage was noticed may have been stored: then it is done
+    for workspace in left {
+        tenant.delete(&workspace.workspace_id).await.unwrap();
+    }
+    tenant.delete(&stopped).await.unwrap();
+    tenant.stop().await.unwrap();
+    replica.stop().await.unwrap();
+    installation.finish().await.unwrap();
+}
+
+/// A token of another organisation's gets nothing, and the tenant says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_another_organization_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let installation = installation(&folder, 4).await;
+    let replica = installation.start("one").await.unwrap();
+    let (_, token) = installation.organization(&replica, Limits::default()).await.unwrap();
+    let (other, _) = installation.organization(&replica, Limits::default()).await.unwrap();
+    let setup = installation.tenant(TENANT, &[&replica], &other, &token).unwrap();
+    let mut tenant = setup.start().await.unwrap();
+    let began = std::time::Instant::now();
+    while !tenant.setup.whole_log().contains("MOLECULE_ORG_TOKEN is a token of organisation") {
+        assert!(began.elapsed().as_secs() < 20, "{}", tenant.setup.whole_log());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(tenant.create(spec("x", "demo")).await.unwrap_err().code(), Code::Unavailable);
+    tenant.stop().await.unwrap();
+    replica.stop().await.unwrap();
     installation.finish().await.unwrap();
 }
