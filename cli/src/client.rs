@@ -1,57 +1,41 @@
 //! The connection to tenant-svc.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use molecule_proto::tenant::v1::workspace_service_client::WorkspaceServiceClient;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
+use molecule_service_kit::client::Bearer;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
 
-use crate::Cli;
 use crate::failure::Failure;
 
 pub(crate) type Client = WorkspaceServiceClient<InterceptedService<Channel, Bearer>>;
 
-/// Adds the token to every call.
-#[derive(Clone)]
-pub(crate) struct Bearer(MetadataValue<Ascii>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
-        Ok(request)
-    }
-}
-
-pub(crate) async fn connect(cli: &Cli) -> Result<Client, Failure> {
-    let token = token(cli)?;
-    let header = format!("Bearer {}", token.trim());
-    let header =
-        header.parse().map_err(|_| Failure::Usage("the token file does not hold a token".to_owned()))?;
-    let endpoint = Endpoint::from_shared(cli.server.clone())
-        .map_err(|error| Failure::Usage(format!("--server {}: {error}", cli.server)))?
+pub(crate) async fn connect(server: &str, token_file: Option<&Path>) -> Result<Client, Failure> {
+    let token = token(token_file)?;
+    let bearer = Bearer::new(&token.trim().to_owned().into());
+    let bearer = bearer.ok_or_else(|| Failure::Usage("the token file does not hold a token".to_owned()))?;
+    let endpoint = Endpoint::from_shared(server.to_owned())
+        .map_err(|error| Failure::Usage(format!("--server {server}: {error}")))?
         .connect_timeout(Duration::from_secs(5))
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_while_idle(true);
     let channel = endpoint.connect().await.map_err(|_| {
         Failure::Unreachable(format!(
-            "there is no tenant-svc at {}; start one with `cargo xtask up`, or name another with --server",
-            cli.server
+            "there is no tenant-svc at {server}; start one with `cargo xtask up`, or name another with --server"
         ))
     })?;
-    Ok(WorkspaceServiceClient::with_interceptor(channel, Bearer(header)))
+    Ok(WorkspaceServiceClient::with_interceptor(channel, bearer))
 }
 
 /// The token: from the environment, the named file, or where a tenant-svc on this machine keeps it.
-fn token(cli: &Cli) -> Result<String, Failure> {
+fn token(token_file: Option<&Path>) -> Result<String, Failure> {
     if let Ok(token) = std::env::var("MOLECULE_TOKEN") {
         return Ok(token);
     }
-    let read = |path: &PathBuf| std::fs::read_to_string(path);
-    if let Some(path) = &cli.token_file {
+    let read = |path: &Path| std::fs::read_to_string(path);
+    if let Some(path) = token_file {
         return read(path)
             .map_err(|error| Failure::Usage(format!("--token-file {}: {error}", path.display())));
     }

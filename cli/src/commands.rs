@@ -24,50 +24,60 @@ use tonic::Code;
 
 use crate::client::{Client, connect};
 use crate::failure::Failure;
-use crate::{Cli, Command, Create, Format, OnOne, output};
+use crate::{Cli, Command, Create, Format, OnOne, TenantCommand, output};
 
 type Result<T> = std::result::Result<T, Failure>;
 
 pub(crate) async fn run(cli: Cli) -> Result<()> {
-    let mut client = connect(&cli).await?;
-    let format = cli.output;
-    match cli.command {
-        Command::Create(create) => self::create(&mut client, *create, format).await,
-        Command::Get { id } => {
+    let Cli { server, token_file, output, command } = cli;
+    match command {
+        Command::Quota(quota) => crate::admin::quota(quota, output).await,
+        Command::Admin(admin) => crate::admin::run(admin, output).await,
+        Command::Tenant(command) => {
+            let client = connect(&server, token_file.as_deref()).await?;
+            on_tenant(client, command, output).await
+        }
+    }
+}
+
+async fn on_tenant(mut client: Client, command: TenantCommand, format: Format) -> Result<()> {
+    match command {
+        TenantCommand::Create(create) => self::create(&mut client, *create, format).await,
+        TenantCommand::Get { id } => {
             output::workspace(&get(&mut client, &id).await?, format);
             Ok(())
         }
-        Command::List { filter, deleted } => list(&mut client, filter, deleted, format).await,
-        Command::Watch { filter, after } => watch(&mut client, filter, after, format).await,
-        Command::Events { id } => events(&mut client, id, format).await,
-        Command::Logs { id, follow, tail } => logs(&mut client, id, follow, tail).await,
-        Command::Stop(on) => {
+        TenantCommand::List { filter, deleted } => list(&mut client, filter, deleted, format).await,
+        TenantCommand::Watch { filter, after } => watch(&mut client, filter, after, format).await,
+        TenantCommand::Events { id } => events(&mut client, id, format).await,
+        TenantCommand::Logs { id, follow, tail } => logs(&mut client, id, follow, tail).await,
+        TenantCommand::Stop(on) => {
             let request = StopWorkspaceRequest { workspace_id: on.id.clone(), ..Default::default() };
             let stopped = client.stop_workspace(request).await?.into_inner().workspace;
             done(&mut client, stopped, &on, WorkspaceState::Stopped, format).await
         }
-        Command::Start(on) => {
+        TenantCommand::Start(on) => {
             let request = StartWorkspaceRequest { workspace_id: on.id.clone(), ..Default::default() };
             let started = client.start_workspace(request).await?.into_inner().workspace;
             done(&mut client, started, &on, WorkspaceState::Running, format).await
         }
-        Command::Restart { on, reset_session } => {
+        TenantCommand::Restart { on, reset_session } => {
             let request =
                 RestartWorkspaceRequest { workspace_id: on.id.clone(), reset_session, ..Default::default() };
             let restarted = client.restart_workspace(request).await?.into_inner().workspace;
             done(&mut client, restarted, &on, WorkspaceState::Running, format).await
         }
-        Command::Delete(on) => {
+        TenantCommand::Delete(on) => {
             let request = DeleteWorkspaceRequest { workspace_id: on.id.clone(), ..Default::default() };
             let deleted = client.delete_workspace(request).await?.into_inner().workspace;
             done(&mut client, deleted, &on, WorkspaceState::Deleted, format).await
         }
-        Command::Runtimes => runtimes(&mut client, format).await,
-        Command::Info => {
+        TenantCommand::Runtimes => runtimes(&mut client, format).await,
+        TenantCommand::Info => {
             output::server(&client.get_server_info(GetServerInfoRequest {}).await?.into_inner(), format);
             Ok(())
         }
-        Command::Send { id, text } => send(&mut client, &id, &text).await,
+        TenantCommand::Send { id, text } => send(&mut client, &id, &text).await,
     }
 }
 

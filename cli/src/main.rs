@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 the server can't be reached; 4 not found;
 //! 5 the workspace FAILED while it was waited for; 6 waited too long.
 
+mod admin;
 mod client;
 mod commands;
 mod failure;
@@ -41,6 +42,17 @@ enum Format {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Tenant(TenantCommand),
+    /// Show what a SaaS tenant's organisation may use, and uses.
+    Quota(admin::Quota),
+    /// What operators of a control plane do.
+    Admin(admin::Admin),
+}
+
+/// What is asked of tenant-svc.
+#[derive(Debug, Subcommand)]
+enum TenantCommand {
     /// Create a workspace.
     Create(Box<Create>),
     /// Show a workspace.

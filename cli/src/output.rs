@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::Format;
 
 /// A name on the wire without the prefix of its enum.
-fn short(name: &'static str, prefix: &str) -> &'static str {
+pub(crate) fn short(name: &'static str, prefix: &str) -> &'static str {
     name.strip_prefix(prefix).unwrap_or(name)
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn workspace_json(workspace: &Workspace) -> Value {
     })
 }
 
-fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -70,7 +70,7 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn print_json(value: &Value) {
+pub(crate) fn print_json(value: &Value) {
     println!("{value:#}");
 }
 
@@ -190,10 +190,6 @@ pub(crate) fn server(info: &GetServerInfoResponse, format: Format) {
             "version": info.version, "mode": mode, "backend": info.backend, "capabilities": info.capabilities,
         }));
     }
-    println!(
-        "tenant-svc {} · {mode} over {} · can: {}",
-        info.version,
-        info.backend,
-        info.capabilities.join(", ")
-    );
+    let over = if info.backend.is_empty() { "the control plane" } else { &info.backend };
+    println!("tenant-svc {} · {mode} over {over} · can: {}", info.version, info.capabilities.join(", "));
 }

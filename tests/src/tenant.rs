@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use futures::StreamExt;
 use molecule_proto::tenant::v1::watch_workspaces_response::Event as WatchEvent;
 use molecule_proto::tenant::v1::workspace_service_client::WorkspaceServiceClient;
@@ -13,11 +13,10 @@ use molecule_proto::tenant::v1::{
     WatchWorkspacesRequest,
 };
 use molecule_proto::workspace::v1::{Event, Workspace, WorkspaceSpec, WorkspaceState};
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
+use molecule_service_kit::client::Bearer;
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
 
 use crate::images::{docker, static_binary};
 use crate::leftovers;
@@ -25,17 +24,6 @@ use crate::process::{LOG_FILTER, Process, end_of, runtimes};
 
 /// A client with its token.
 pub type Client = WorkspaceServiceClient<InterceptedService<Channel, Bearer>>;
-
-/// Adds a token to every call.
-#[derive(Clone, Debug)]
-pub struct Bearer(MetadataValue<Ascii>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
-        Ok(request)
-    }
-}
 
 /// How a tenant-svc is started.
 #[derive(Clone, Debug)]
@@ -150,7 +138,7 @@ impl Setup {
 
 /// A client with this token.
 pub fn client(channel: Channel, token: &str) -> anyhow::Result<Client> {
-    let bearer = Bearer(format!("Bearer {token}").parse()?);
+    let bearer = Bearer::new(&token.to_owned().into()).context("no token")?;
     Ok(WorkspaceServiceClient::with_interceptor(channel, bearer))
 }
 

@@ -1,0 +1,239 @@
+//! What the control plane answers, as tables for people and JSON for programs.
+
+use molecule_proto::controlplane::v1 as wire;
+use molecule_proto::workspace::v1::Tier;
+use serde_json::{Value, json};
+
+use crate::Format;
+use crate::output::{print_json, short, table, time};
+
+/// A limit's name, its cap, and what is used of it; `None` is no cap.
+fn limits(limits: &wire::Limits, used: &wire::Usage) -> [(&'static str, Option<i64>, i64); 6] {
+    [
+        ("workspaces", limits.workspaces, used.workspaces),
+        ("disk_gib", limits.disk_gib, used.disk_gib),
+        ("running_workspaces", limits.running_workspaces, used.running_workspaces),
+        ("milli_cpus", limits.milli_cpus, used.milli_cpus),
+        ("memory_mib", limits.memory_mib, used.memory_mib),
+        ("launches_per_hour", limits.launches_per_hour, used.launches_last_hour),
+    ]
+}
+
+fn limits_json(of: &wire::Limits, used: &wire::Usage) -> Value {
+    let counted = limits(of, used).into_iter();
+    let counted = counted.map(|(name, cap, used)| (name.to_owned(), json!({ "cap": cap, "used": used })));
+    let mut all: serde_json::Map<String, Value> = counted.collect();
+    all.insert("highest_tier".to_owned(), json!(tier(of)));
+    all.insert("runtimes".to_owned(), json!(of.runtimes));
+    all.insert("backends".to_owned(), json!(of.backends));
+    Value::Object(all)
+}
+
+fn tier(limits: &wire::Limits) -> Option<&'static str> {
+    Some(limits.highest_tier())
+        .filter(|tier| *tier != Tier::Unspecified)
+        .map(|tier| short(tier.as_str_name(), "TIER_"))
+}
+
+fn standing(standing: wire::Standing) -> &'static str {
+    short(standing.as_str_name(), "STANDING_")
+}
+
+fn print_limits(of: &wire::Limits, used: &wire::Usage) {
+    let mut rows = table(&["LIMIT", "USED", "CAP"]);
+    for (name, cap, used) in limits(of, used) {
+        rows.add_row([
+            name.to_owned(),
+            used.to_string(),
+            cap.map_or("none".to_owned(), |cap| cap.to_string()),
+        ]);
+    }
+    for (name, allowed) in [
+        ("highest_tier", tier(of).map(str::to_owned)),
+        ("runtimes", Some(of.runtimes.join(", ")).filter(|list| !list.is_empty())),
+        ("backends", Some(of.backends.join(", ")).filter(|list| !list.is_empty())),
+    ] {
+        rows.add_row([name.to_owned(), String::new(), allowed.unwrap_or_else(|| "all".to_owned())]);
+    }
+    println!("{rows}");
+}
+
+fn organization_json(one: &wire::Organization) -> Value {
+    let (limits, used) = (one.limits.clone().unwrap_or_default(), one.used.unwrap_or_default());
+    json!({
+        "organization_id": one.organization_id,
+        "name": one.name,
+        "plan": one.plan,
+        "standing": standing(one.standing()),
+        "backend": one.backend,
+        "allowed_agent_hosts": one.allowed_agent_hosts,
+        "limits": limits_json(&limits, &used),
+        "create_time": time(one.create_time.as_ref()),
+    })
+}
+
+pub(super) fn organization(one: &wire::Organization, format: Format) {
+    if format == Format::Json {
+        return print_json(&organization_json(one));
+    }
+    let mut rows = table(&["FIELD", "VALUE"]);
+    for (name, value) in [
+        ("organization_id", one.organization_id.clone()),
+        ("name", one.name.clone()),
+        ("plan", one.plan.clone()),
+        ("standing", standing(one.standing()).to_owned()),
+        ("backend", one.backend.clone()),
+        ("allowed_agent_hosts", one.allowed_agent_hosts.join(", ")),
+        ("create_time", time(one.create_time.as_ref())),
+    ] {
+        if !value.is_empty() {
+            rows.add_row([name.to_owned(), value]);
+        }
+    }
+    println!("{rows}");
+    print_limits(&one.limits.clone().unwrap_or_default(), &one.used.unwrap_or_default());
+}
+
+pub(super) fn organizations(all: &[wire::Organization], format: Format) {
+    if format == Format::Json {
+        return print_json(&all.iter().map(organization_json).collect());
+    }
+    let mut rows = table(&["ORGANIZATION", "NAME", "PLAN", "STANDING", "WORKSPACES", "RUNNING"]);
+    for one in all {
+        let used = one.used.unwrap_or_default();
+        rows.add_row([
+            one.organization_id.clone(),
+            one.name.clone(),
+            one.plan.clone(),
+            standing(one.standing()).to_owned(),
+            used.workspaces.to_string(),
+            used.running_workspaces.to_string(),
+        ]);
+    }
+    println!("{rows}");
+}
+
+fn token_json(token: &wire::Token) -> Value {
+    json!({
+        "token_id": token.token_id,
+        "name": token.name,
+        "create_time": time(token.create_time.as_ref()),
+        "revoke_time": token.revoke_time.as_ref().map(|at| time(Some(at))),
+    })
+}
+
+pub(super) fn issued(issued: &wire::IssueTokenResponse, format: Format) {
+    let token = issued.token.clone().unwrap_or_default();
+    if format == Format::Json {
+        let mut value = token_json(&token);
+        value["secret"] = json!(issued.secret);
+        return print_json(&value);
+    }
+    println!("{}", issued.secret);
+    eprintln!("token {} ({}); it is shown this once", token.token_id, token.name);
+}
+
+pub(super) fn tokens(all: &[wire::Token], format: Format) {
+    if format == Format::Json {
+        return print_json(&all.iter().map(token_json).collect());
+    }
+    let mut rows = table(&["TOKEN", "NAME", "ISSUED", "REVOKED"]);
+    for token in all {
+        let revoked = token.revoke_time.as_ref().map_or(String::new(), |at| time(Some(at)));
+        rows.add_row([token.token_id.clone(), token.name.clone(), time(token.create_time.as_ref()), revoked]);
+    }
+    println!("{rows}");
+}
+
+pub(super) fn audit(all: &[wire::AuditEvent], format: Format) {
+    if format == Format::Json {
+        let all = all.iter().map(|event| {
+            json!({
+                "event_id": event.event_id,
+                "time": time(event.time.as_ref()),
+                "actor": event.actor,
+                "action": event.action,
+                "organization_id": event.organization_id,
+                "message": event.message,
+            })
+        });
+        return print_json(&all.collect());
+    }
+    let mut rows = table(&["TIME", "BY", "ACTION", "ORGANIZATION", "MESSAGE"]);
+    for event in all {
+        rows.add_row([
+            time(event.time.as_ref()),
+            event.actor.clone(),
+            event.action.clone(),
+            event.organization_id.clone(),
+            event.message.clone(),
+        ]);
+    }
+    println!("{rows}");
+}
+
+pub(super) fn orphans(all: &[wire::Orphan], unreachable: &[String], format: Format) {
+    if format == Format::Json {
+        let orphans = all.iter().map(|orphan| {
+            json!({
+                "backend": orphan.backend,
+                "organization_id": orphan.organization_id,
+                "workspace_id": orphan.workspace_id,
+                "generation": orphan.generation,
+                "launch": orphan.launch,
+            })
+        });
+        let orphans: Vec<Value> = orphans.collect();
+        return print_json(&json!({ "orphans": orphans, "unreachable_backends": unreachable }));
+    }
+    let mut rows = table(&["BACKEND", "ORGANIZATION", "WORKSPACE", "WHAT"]);
+    for orphan in all {
+        let what = match orphan.generation {
+            0 => "volumes and the like".to_owned(),
+            generation => format!("generation {generation}, launch {}", orphan.launch),
+        };
+        let (organization, workspace) = (orphan.organization_id.clone(), orphan.workspace_id.clone());
+        rows.add_row([orphan.backend.clone(), organization, workspace, what]);
+    }
+    println!("{rows}");
+    for backend in unreachable {
+        eprintln!("the backend {backend} does not answer; of it nothing is known");
+    }
+}
+
+pub(super) fn quota(quota: &wire::GetQuotaResponse, format: Format) {
+    let (limits, used) = (quota.limits.clone().unwrap_or_default(), quota.used.unwrap_or_default());
+    if format == Format::Json {
+        return print_json(&json!({
+            "organization_id": quota.organization_id,
+            "standing": standing(quota.standing()),
+            "limits": limits_json(&limits, &used),
+        }));
+    }
+    println!("organisation {} · {}", quota.organization_id, standing(quota.standing()));
+    print_limits(&limits, &used);
+}
+
+pub(super) fn preview(preview: &wire::PreviewAdmissionResponse, format: Format) {
+    if format == Format::Json {
+        let checks = preview.checks.iter().map(|check| {
+            json!({
+                "limit": check.limit, "cap": check.cap, "used": check.used, "asked": check.asked,
+                "exceeded": check.exceeded,
+            })
+        });
+        let checks: Vec<Value> = checks.collect();
+        return print_json(&json!({
+            "admitted": preview.admitted, "reason": preview.reason, "message": preview.message, "checks": checks,
+        }));
+    }
+    let mut rows = table(&["LIMIT", "USED", "ASKED", "CAP", ""]);
+    for check in &preview.checks {
+        let verdict = if check.exceeded { "exceeded" } else { "fits" };
+        let numbers = [check.used, check.asked, check.cap].map(|number| number.to_string());
+        let [used, asked, cap] = numbers;
+        rows.add_row([check.limit.clone(), used, asked, cap, verdict.to_owned()]);
+    }
+    println!("{rows}");
+    println!("{}", if preview.admitted { "would be admitted" } else { "would not be admitted" });
+}
