@@ -16,6 +16,9 @@ use clap::{Parser, Subcommand};
 enum Task {
     /// Start everything, create a demo workspace, show it, and serve until Ctrl-C.
     Up {
+        /// The SaaS pair: two control planes over PostgreSQL, and a tenant.
+        #[arg(long)]
+        saas: bool,
         /// End after the demo.
         #[arg(long)]
         exit: bool,
@@ -60,7 +63,7 @@ enum Bench {
 fn main() -> anyhow::Result<()> {
     shell::enter_repository()?;
     match Task::parse() {
-        Task::Up { exit } => up::run(exit),
+        Task::Up { saas, exit } => up::run(saas, exit),
         Task::Test { arguments } => checks::test(&arguments),
         Task::Lint => checks::lint(),
         Task::Static => tools::build_static(),

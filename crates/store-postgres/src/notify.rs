@@ -59,6 +59,9 @@ async fn tell(pool: PgPool, mut receiver: mpsc::Receiver<OrganizationId>) {
 async fn listen(pool: PgPool, wakes: Arc<Wakes>) {
     loop {
         if let Err(error) = listen_once(&pool, &wakes).await {
+            if pool.is_closed() {
+                return;
+            }
             warn!(%error, "commits of other replicas are not heard; trying again");
         }
         tokio::time::sleep(PAUSE).await;

@@ -1,0 +1,185 @@
+//! `cargo xtask up`: the main job, from nothing to an agent that answers.
+
+mod saas;
+mod self_hosted;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::docker::Docker;
+use crate::shell::{self, cargo, command, say, succeeds};
+use crate::tools::{build_static, import_images};
+
+/// Where the tenant's API is.
+const SERVER: &str = "127.0.0.1:7070";
+const MOLECULE: &str = "target/debug/molecule";
+const DEMO: &str = "demo";
+const RUNTIMES: &str = "tests/demo/runtimes.toml";
+
+/// Runs the demo of a mode, and serves on unless `exit`.
+pub(crate) fn run(saas: bool, exit: bool) -> anyhow::Result<()> {
+    let (told, stop) = mpsc::channel();
+    ctrlc::set_handler(move || {
+        let _ = told.send(());
+    })?;
+    let _docker = Docker::ensure()?;
+    // dropped after the services that use it
+    let postgres = if saas { Some(crate::postgres::Postgres::ensure()?) } else { None };
+    say("building");
+    shell::run(&mut cargo(&["build", "--locked", "--workspace"]))?;
+    build_static()?;
+    import_images()?;
+    match &postgres {
+        Some(postgres) => saas::run(postgres, exit, &stop),
+        None => self_hosted::run(exit, &stop),
+    }
+}
+
+/// A service that ends with this.
+struct Service {
+    name: &'static str,
+    child: Child,
+}
+
+impl Service {
+    fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
+        let child = command.spawn().with_context(|| format!("{name} can't be run"))?;
+        Ok(Self { name, child })
+    }
+
+    fn lives(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{} has ended with {status}; its message is above", self.name),
+        }
+    }
+
+    /// Waits until a command of `molecule`'s succeeds on it.
+    fn answers(&mut self, ask: impl Fn() -> Command, stop: &mpsc::Receiver<()>) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(30) {
+            if succeeds(&mut ask()) {
+                return Ok(());
+            }
+            self.lives()?;
+            if stop.recv_timeout(Duration::from_millis(100)).is_ok() {
+                bail!("stopped");
+            }
+        }
+        bail!("{} does not answer", self.name)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = command("kill", &["-TERM", &self.child.id().to_string()]).status();
+        let _ = self.child.wait();
+    }
+}
+
+/// The demo workspace of a tenant whose data are in a folder.
+struct Demo {
+    data: PathBuf,
+}
+
+impl Demo {
+    fn molecule(&self, arguments: &[&str]) -> Command {
+        let mut molecule = command(MOLECULE, arguments);
+        molecule
+            .env("MOLECULE_TOKEN_FILE", self.data.join("token"))
+            .env("MOLECULE_SERVER", format!("http://{SERVER}"));
+        molecule
+    }
+
+    /// Makes sure that the workspace runs, and speaks with its agent.
+    fn play(&self) -> anyhow::Result<String> {
+        shell::run(&mut self.molecule(&["info"]))?;
+        let id = if let Some(id) = self.existing()? {
+            say("the demo workspace is there; making sure that it runs");
+            if !succeeds(&mut self.molecule(&["start", &id, "--wait", "--timeout", "120"])) {
+                shell::run(&mut self.molecule(&["restart", &id, "--wait", "--timeout", "120"]))?;
+            }
+            id
+        } else {
+            say("creating a demo workspace");
+            let create =
+                ["create", DEMO, "--runtime", "demo", "--label", "made-by=up", "--wait", "--timeout", "120"];
+            shell::run(&mut self.molecule(&create))?;
+            self.existing()?.context("the demo workspace is not listed")?
+        };
+        say("its first message");
+        let sent = self.molecule(&["send", &id, "hello, agent"]).output()?;
+        let answer = String::from_utf8_lossy(&sent.stdout);
+        println!("you:   hello, agent\nagent: {}", answer.trim());
+        ensure!(
+            sent.status.success() && answer.contains("hello, agent"),
+            "the agent did not answer: {sent:?}"
+        );
+        Ok(id)
+    }
+
+    /// The demo workspace of an earlier run.
+    fn existing(&self) -> anyhow::Result<Option<String>> {
+        let filter = format!("labels.made-by = up AND name = {DEMO}");
+        let mut list = self.molecule(&["list", "-o", "json", "--filter", &filter]);
+        let listed = list.stderr(Stdio::inherit()).output()?;
+        ensure!(listed.status.success(), "the workspaces can't be listed");
+        Ok(field(&String::from_utf8(listed.stdout)?, "workspace_id"))
+    }
+
+    fn how_to_go_on(&self, id: &str) {
+        say("how to go on");
+        let token = self.data.join("token");
+        println!(
+            "  export MOLECULE_TOKEN_FILE={}\n  {MOLECULE} list\n  {MOLECULE} create mine --runtime demo --wait\n  \
+             {MOLECULE} send {id} 'how are you?'\n  {MOLECULE} events {id}\n  {MOLECULE} logs -f {id}\n  {MOLECULE} \
+             stop {id} --wait\n  {MOLECULE} delete {id} --wait\nAPI: grpc://{SERVER}, token in {}",
+            token.display(),
+            token.display(),
+        );
+    }
+
+    /// Serves until told to stop, then stops the workspace, whose disk stays for the next time, and the services,
+    /// the last first.
+    fn serve(
+        &self,
+        id: &str,
+        exit: bool,
+        mut services: Vec<Service>,
+        stop: &mpsc::Receiver<()>,
+    ) -> anyhow::Result<()> {
+        if !exit {
+            println!("\nServing until Ctrl-C.");
+            while stop.recv_timeout(Duration::from_millis(200)).is_err() {
+                services.iter_mut().try_for_each(Service::lives)?;
+            }
+        }
+        say("stopping the demo workspace");
+        shell::run(self.molecule(&["stop", id, "--wait"]).stdout(Stdio::null()))?;
+        services.into_iter().rev().for_each(drop);
+        Ok(())
+    }
+}
+
+/// The first value of a field in JSON that `molecule` printed.
+fn field(json: &str, name: &str) -> Option<String> {
+    let prefix = format!("\"{name}\": \"");
+    let rest = json.lines().find_map(|line| line.trim().strip_prefix(&prefix))?;
+    rest.split('"').next().map(str::to_owned)
+}
+
+/// A file of secrets, which only its owner reads, made with `content` where there is none.
+fn secret_file(path: &Path, content: impl FnOnce() -> anyhow::Result<Vec<u8>>) -> anyhow::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    if !path.exists() {
+        let content = content()?;
+        let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+        file.write_all(&content)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! The SaaS pair on one machine: two replicas of controlplane-svc over PostgreSQL and Docker, and one tenant.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+
+use anyhow::{Context, bail, ensure};
+
+use super::{DEMO, Demo, MOLECULE, RUNTIMES, SERVER, Service, field, secret_file};
+use crate::postgres::Postgres;
+use crate::shell::{self, command, say};
+use crate::tools::static_binary;
+
+const FOLDER: &str = "target/molecule-saas";
+const REPLICAS: [&str; 2] = ["127.0.0.1:7080", "127.0.0.1:7081"];
+const AGENTS_PORT: u16 = 7071;
+
+struct Files {
+    operators: PathBuf,
+    seal_key: PathBuf,
+    organization_token: PathBuf,
+}
+
+pub(super) fn run(postgres: &Postgres, exit: bool, stop: &mpsc::Receiver<()>) -> anyhow::Result<()> {
+    let files = files()?;
+    let mut services = Vec::new();
+    for replica in REPLICAS {
+        say(&format!("starting controlplane-svc at {replica}"));
+        services.push(Service::start("controlplane-svc", &mut control_plane(postgres, &files, replica))?);
+    }
+    for service in &mut services {
+        service.answers(|| admin(&files, &["org", "list"]), stop)?;
+    }
+
+    let agents_host = bridge_gateway()?;
+    let organization = organization(&files, &agents_host)?;
+    say("starting tenant-svc, which forwards to them");
+    let demo = Demo { data: Path::new(FOLDER).join("tenant") };
+    let agents = format!("{agents_host}:{AGENTS_PORT}");
+    let mut command = Command::new("target/debug/tenant-svc");
+    command
+        .env("TENANT_DATA_DIR", &demo.data)
+        .env("TENANT_LISTEN", SERVER)
+        .env("TENANT_AGENT_LISTEN", &agents)
+        .env("TENANT_AGENT_URL", format!("http://{agents}"))
+        .env("RUNTIMES_FILE", RUNTIMES)
+        .env("TENANT_LOG", "warn,tenant_svc=info")
+        .env("MOLECULE_ORG_ID", &organization)
+        .env("MOLECULE_ORG_TOKEN_FILE", &files.organization_token)
+        .env("CP_PROVISION_URL", REPLICAS.map(|replica| format!("http://{replica}")).join(","))
+        .env_remove("DOCKER_HOST");
+    let mut tenant = Service::start("tenant-svc", &mut command)?;
+    tenant.answers(|| demo.molecule(&["info"]), stop)?;
+    services.push(tenant);
+    let id = demo.play()?;
+
+    say("one workspace too many");
+    let too_many = demo.molecule(&["create", "one-too-many", "--runtime", "demo"]).output()?;
+    let denial = String::from_utf8_lossy(&too_many.stderr);
+    print!("{denial}");
+    ensure!(
+        !too_many.status.success() && denial.contains("QUOTA_EXCEEDED"),
+        "a workspace beyond the quota was not denied: {too_many:?}"
+    );
+    say("the quota, as the tenant sees it");
+    let mut quota = command_at(&["quota"]);
+    shell::run(quota.env("MOLECULE_ORG_TOKEN_FILE", &files.organization_token))?;
+    say("the audit, as operators see it");
+    shell::run(&mut admin(&files, &["audit", "--org", &organization, "--limit", "5"]))?;
+
+    demo.how_to_go_on(&id);
+    println!(
+        "operators: {MOLECULE} admin --operator-token-file {} org get {organization}",
+        files.operators.display()
+    );
+    demo.serve(&id, exit, services, stop)
+}
+
+/// Keys and tokens, made at the first run.
+fn files() -> anyhow::Result<Files> {
+    let folder = Path::new(FOLDER);
+    fs::create_dir_all(folder)?;
+    let files = Files {
+        operators: folder.join("operators"),
+        seal_key: folder.join("seal.key"),
+        organization_token: folder.join("organization-token"),
+    };
+    secret_file(&files.operators, || {
+        let random = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        Ok(format!("demo-operator {}\n", random.trim()).into_bytes())
+    })?;
+    secret_file(&files.seal_key, || {
+        let mut key = [0; 32];
+        fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
+        Ok(key.to_vec())
+    })?;
+    Ok(files)
+}
+
+fn control_plane(postgres: &Postgres, files: &Files, listen: &str) -> Command {
+    let mut command = Command::new("target/debug/controlplane-svc");
+    command
+        .env("CONTROLPLANE_LISTEN", listen)
+        .env("DATABASE_URL", &postgres.url)
+        .env("CONTROLPLANE_OPERATOR_TOKENS_FILE", &files.operators)
+        .env("CONTROLPLANE_SEAL_KEY_FILE", &files.seal_key)
+        .env("CONTROLPLANE_WORKSPACE_INIT", static_binary("workspace-init"))
+        .env("RUNTIMES_FILE", RUNTIMES)
+        .env("CONTROLPLANE_LOG", "warn,controlplane_svc=info");
+    command
+}
+
+fn command_at(arguments: &[&str]) -> Command {
+    let mut molecule = command(MOLECULE, arguments);
+    molecule.env("CP_PROVISION_URL", format!("http://{}", REPLICAS[0]));
+    molecule
+}
+
+fn admin(files: &Files, arguments: &[&str]) -> Command {
+    let mut molecule = command_at(&[&["admin"], arguments].concat());
+    molecule.env("MOLECULE_OPERATOR_TOKEN_FILE", &files.operators);
+    molecule
+}
+
+/// The demo's organisation, which may have one workspace, and a token of it; an earlier run's where there is one.
+fn organization(files: &Files, agents_host: &str) -> anyhow::Result<String> {
+    let kept = Path::new(FOLDER).join("organization");
+    if let Ok(id) = fs::read_to_string(&kept)
+        && admin(files, &["org", "get", &id]).stdout(Stdio::null()).stderr(Stdio::null()).status()?.success()
+    {
+        // the machine may have another address now
+        shell::run(admin(files, &["org", "update", &id, "--agent-host", agents_host]).stdout(Stdio::null()))?;
+        return Ok(id);
+    }
+    say("making an organisation that may have one workspace");
+    let create =
+        ["org", "create", DEMO, "--limit", "workspaces=1", "--agent-host", agents_host, "-o", "json"];
+    let made = admin(files, &create).stderr(Stdio::inherit()).output()?;
+    ensure!(made.status.success(), "the organisation can't be made");
+    let id = field(&String::from_utf8(made.stdout)?, "organization_id").context("no organization_id")?;
+    let issued = admin(files, &["tokens", "issue", &id, "the demo's tenant"]).output()?;
+    ensure!(issued.status.success(), "a token can't be issued: {issued:?}");
+    let _ = fs::remove_file(&files.organization_token);
+    secret_file(&files.organization_token, || Ok(issued.stdout))?;
+    // what an earlier organisation's tenant kept is another's
+    let _ = fs::remove_dir_all(Path::new(FOLDER).join("tenant"));
+    fs::write(kept, &id)?;
+    Ok(id)
+}
+
+/// The host's address on Docker's own bridge: workspaces of any network reach it.
+fn bridge_gateway() -> anyhow::Result<String> {
+    let mut stream = UnixStream::connect("/var/run/docker.sock")?;
+    stream.write_all(b"GET /networks/bridge HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let gateway = answer.split("\"Gateway\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    match gateway {
+        Some(gateway) if !gateway.is_empty() => Ok(gateway.to_owned()),
+        _ => bail!("Docker's bridge network has no gateway that agents could reach the tenant at"),
+    }
+}

@@ -1,0 +1,25 @@
+//! One machine: tenant-svc over local Docker.
+
+use std::process::Command;
+use std::sync::mpsc;
+
+use super::{Demo, RUNTIMES, SERVER, Service};
+use crate::shell::say;
+use crate::tools::static_binary;
+
+pub(super) fn run(exit: bool, stop: &mpsc::Receiver<()>) -> anyhow::Result<()> {
+    let demo = Demo { data: "target/molecule-data".into() };
+    say("starting tenant-svc, self-hosted");
+    let mut command = Command::new("target/debug/tenant-svc");
+    command
+        .env("TENANT_DATA_DIR", &demo.data)
+        .env("TENANT_LISTEN", SERVER)
+        .env("TENANT_WORKSPACE_INIT", static_binary("workspace-init"))
+        .env("RUNTIMES_FILE", RUNTIMES)
+        .env("TENANT_LOG", "warn,tenant_svc=info");
+    let mut tenant = Service::start("tenant-svc", &mut command)?;
+    tenant.answers(|| demo.molecule(&["info"]), stop)?;
+    let id = demo.play()?;
+    demo.how_to_go_on(&id);
+    demo.serve(&id, exit, vec![tenant], stop)
+}
