@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::engines::Engines;
 use crate::grpc::{self, Parts};
 use crate::networks::Networks;
-use crate::recount;
+use crate::{isolation, recount};
 
 /// Disk that a workspace counts for.
 const DISK_GIB: i64 = 10;
@@ -71,18 +71,18 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let pool = config.network_pool.context("CONTROLPLANE_NETWORK_POOL is not set")?;
     let policy = Policy { restart_budget: config.restart_budget, ..hooks.policy.unwrap_or_default() };
     let networks = Arc::new(Networks { database: database.clone(), installation, pool });
-    let engines = config.backends.iter().map(|_docker| {
-        let settings = Settings {
-            docker_host: config.docker_host.clone(),
-            installation,
-            workspace_init: config.workspace_init.clone(),
-            publish: config.agent_publish,
-        };
-        let backend = DockerBackend::new(settings, networks.clone(), hooks.steps.clone());
-        let (store, sealer) = (Arc::new(store.clone()), Arc::clone(&key));
-        Engine::new(Arc::new(backend), store, sealer, Arc::clone(&clock), policy.clone(), hooks.steps.clone())
-    });
-    let engines = Engines::new(engines.collect()).context("CONTROLPLANE_BACKENDS names no backend")?;
+    let settings = Settings {
+        docker_host: config.docker_host.clone(),
+        installation,
+        workspace_init: config.workspace_init.clone(),
+        publish: config.agent_publish,
+    };
+    // the one kind of backend that there is
+    let docker = Arc::new(DockerBackend::new(settings, networks, hooks.steps.clone()));
+    let (backend, sealer) = (Arc::clone(&docker), Arc::clone(&key));
+    let engine =
+        Engine::new(backend, Arc::new(store.clone()), sealer, Arc::clone(&clock), policy, hooks.steps);
+    let engines = Engines::new(vec![engine.clone()]).context("CONTROLPLANE_BACKENDS names no backend")?;
 
     let listener = listen(config.listen).await?;
     let address = listener.local_addr()?;
@@ -109,10 +109,21 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     info!(%installation, grpc = %address, backends = engines.kinds(), "controlplane-svc serves");
 
     let tasks = TaskTracker::new();
-    for engine in engines.iter() {
-        let (engine, cancel) = (engine.clone(), cancel.clone());
-        tasks.spawn(async move { engine.run(cancel).await });
-    }
+    let require_isolation = config.docker_isolation;
+    let isolated = tasks.spawn({
+        let cancel = cancel.clone();
+        async move {
+            if require_isolation
+                && let Err(not_isolated) = isolation::verify(&docker, &cancel).await.transpose()
+            {
+                // what is stored waits for another start; nothing is launched
+                cancel.cancel();
+                return Err(not_isolated);
+            }
+            engine.run(cancel).await;
+            Ok(())
+        }
+    });
     tasks.spawn({
         let (database, cancel) = (database.clone(), cancel.clone());
         async move { database_clock.keep(database, cancel).await }
@@ -130,7 +141,8 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     listening.cancel();
     database.close().await;
     info!("controlplane-svc has ended");
-    served.context("the gRPC server failed")
+    served.context("the gRPC server failed")?;
+    Ok(isolated.await.context("the engine ended badly")??)
 }
 
 async fn prune(store: EngineStore, clock: Arc<dyn Clock>, cancel: CancellationToken) {

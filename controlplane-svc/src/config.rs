@@ -49,6 +49,12 @@ const PROGRAM: Program = Program {
             "range that organisations' Docker networks are taken from, a /24 each",
         ),
         setting(
+            "CONTROLPLANE_DOCKER_ISOLATION",
+            Some("require"),
+            "require: launch on Docker only where workspaces are found to be kept apart; trusted: organisations trust \
+             each other",
+        ),
+        setting(
             "CONTROLPLANE_AGENT_PUBLISH",
             Some("127.0.0.1"),
             "address of the Docker host that agents' ports are published on",
@@ -96,6 +102,8 @@ pub struct Config {
     pub backends: Vec<String>,
     /// The range that networks are taken from.
     pub network_pool: Option<Pool>,
+    /// Whether the Docker host must keep organisations apart.
+    pub docker_isolation: bool,
     /// Where agents' ports are published.
     pub agent_publish: Option<IpAddr>,
     /// The static workspace-init binary.
@@ -179,6 +187,16 @@ impl Config {
             plans,
             backends,
             network_pool: values.parse("CONTROLPLANE_NETWORK_POOL", &mut problems),
+            docker_isolation: match values.get("CONTROLPLANE_DOCKER_ISOLATION") {
+                Some("require") | None => true,
+                Some("trusted") => false,
+                Some(other) => {
+                    problems.push(format!(
+                        "CONTROLPLANE_DOCKER_ISOLATION: {other:?} is neither require nor trusted"
+                    ));
+                    true
+                }
+            },
             agent_publish: values.parse("CONTROLPLANE_AGENT_PUBLISH", &mut problems),
             workspace_init: values.beside_program("CONTROLPLANE_WORKSPACE_INIT", "workspace-init"),
             restart_budget: values.parse("CONTROLPLANE_RESTART_BUDGET", &mut problems).unwrap_or_default(),

@@ -6,6 +6,7 @@ mod clock;
 pub mod config;
 mod engines;
 mod grpc;
+pub mod isolation;
 mod networks;
 mod plans;
 mod recount;

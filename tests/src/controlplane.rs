@@ -106,6 +106,8 @@ impl Installation {
             .env("CONTROLPLANE_WORKSPACE_INIT", static_binary("workspace-init")?)
             .env("RUNTIMES_FILE", runtimes())
             .env("CONTROLPLANE_LOG", LOG_FILTER)
+            // one organisation has the host for itself, but where a test is about that
+            .env("CONTROLPLANE_DOCKER_ISOLATION", "trusted")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .envs(env.iter().map(|(name, value)| (name, value)));
         let mut replica = Replica { process: Process::start(&mut command, &log)?, port, log };

@@ -2,6 +2,7 @@
 //! becomes the image's own entrypoint and command. So nothing secret is in the container's description, and
 //! the configuration is there before the runtime starts.
 
+pub mod canary;
 mod fetch;
 mod files;
 

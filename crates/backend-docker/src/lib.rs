@@ -4,6 +4,7 @@
 //! organisation. Labels tell whose they are: nothing without this installation's own is ever touched.
 
 mod archive;
+mod canary;
 mod client;
 mod container;
 mod image;

@@ -11,12 +11,14 @@ use anyhow::{Context, bail, ensure};
 
 use super::{DEMO, Demo, MOLECULE, RUNTIMES, SERVER, Service, field, secret_file};
 use crate::postgres::Postgres;
-use crate::shell::{self, command, say};
+use crate::shell::{self, command, is_root, is_there, say};
 use crate::tools::static_binary;
 
 const FOLDER: &str = "target/molecule-saas";
 const REPLICAS: [&str; 2] = ["127.0.0.1:7080", "127.0.0.1:7081"];
 const AGENTS_PORT: u16 = 7071;
+const POOL: &str = "10.202.0.0/16";
+const RULES: &str = "deploy/host-rules.sh";
 
 struct Files {
     operators: PathBuf,
@@ -26,6 +28,8 @@ struct Files {
 
 pub(super) fn run(postgres: &Postgres, exit: bool, stop: &mpsc::Receiver<()>) -> anyhow::Result<()> {
     let files = files()?;
+    let agents_host = bridge_gateway()?;
+    let _rules = HostRules::install(&format!("{agents_host}:{AGENTS_PORT}"))?;
     let mut services = Vec::new();
     for replica in REPLICAS {
         say(&format!("starting controlplane-svc at {replica}"));
@@ -35,7 +39,6 @@ pub(super) fn run(postgres: &Postgres, exit: bool, stop: &mpsc::Receiver<()>) ->
         service.answers(|| admin(&files, &["org", "list"]), stop)?;
     }
 
-    let agents_host = bridge_gateway()?;
     let organization = organization(&files, &agents_host)?;
     say("starting tenant-svc, which forwards to them");
     let demo = Demo { data: Path::new(FOLDER).join("tenant") };
@@ -79,6 +82,35 @@ pub(super) fn run(postgres: &Postgres, exit: bool, stop: &mpsc::Receiver<()>) ->
     demo.serve(&id, exit, services, stop)
 }
 
+/// The host's rules that keep organisations apart, for as long as this runs.
+struct HostRules {
+    ours: bool,
+}
+
+impl HostRules {
+    /// As root. Otherwise they must be there already; the control plane finds out, and says so.
+    fn install(allowed: &str) -> anyhow::Result<Self> {
+        if !is_root() {
+            println!("without root, these must have been run: sudo {RULES} install {POOL} {allowed}");
+            return Ok(Self { ours: false });
+        }
+        if !is_there("iptables") {
+            shell::install(&["iptables"], "iptables")?;
+        }
+        say("installing the rules that keep organisations' workspaces apart");
+        shell::run(&mut command(RULES, &["install", POOL, allowed]))?;
+        Ok(Self { ours: true })
+    }
+}
+
+impl Drop for HostRules {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = command(RULES, &["remove"]).status();
+        }
+    }
+}
+
 /// Keys and tokens, made at the first run.
 fn files() -> anyhow::Result<Files> {
     let folder = Path::new(FOLDER);
@@ -105,6 +137,7 @@ fn control_plane(postgres: &Postgres, files: &Files, listen: &str) -> Command {
     command
         .env("CONTROLPLANE_LISTEN", listen)
         .env("DATABASE_URL", &postgres.url)
+        .env("CONTROLPLANE_NETWORK_POOL", POOL)
         .env("CONTROLPLANE_OPERATOR_TOKENS_FILE", &files.operators)
         .env("CONTROLPLANE_SEAL_KEY_FILE", &files.seal_key)
         .env("CONTROLPLANE_WORKSPACE_INIT", static_binary("workspace-init"))
