@@ -48,6 +48,8 @@ async fn a_workspace_runs_within_its_quota_and_stops_when_suspended() {
         ("workspaces", 1, 1)
     );
 
+    // a replica that drains sends the tenant to the other, where it goes on from its cursor
+    one.stop().await.unwrap();
     let suspend = SuspendOrganizationRequest { organization_id: organization, message: "unpaid".to_owned() };
     two.operator().await.unwrap().suspend_organization(suspend).await.unwrap();
     let stopped = tenant.reaches(&id, WorkspaceState::Stopped).await.unwrap();
@@ -58,7 +60,6 @@ async fn a_workspace_runs_within_its_quota_and_stops_when_suspended() {
 
     tenant.delete(&id).await.unwrap();
     tenant.stop().await.unwrap();
-    one.stop().await.unwrap();
     two.stop().await.unwrap();
     installation.finish().await.unwrap();
 }
