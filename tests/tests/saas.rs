@@ -10,6 +10,7 @@ use molecule_proto::workspace::v1::{Reason, WorkspaceState};
 use molecule_service_kit::status::from_status;
 use molecule_tests::controlplane::Installation;
 use molecule_tests::images::{self, Kind, docker};
+use molecule_tests::postgres::execute;
 use molecule_tests::tenant::spec;
 use tonic::Code;
 
@@ -147,6 +148,44 @@ async fn a_token_of_another_organization_is_found_out() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     assert_eq!(tenant.create(spec("x", "demo")).await.unwrap_err().code(), Code::Unavailable);
+    tenant.stop().await.unwrap();
+    replica.stop().await.unwrap();
+    installation.finish().await.unwrap();
+}
+
+/// A control plane whose database was restored knows less than the tenant's mirror has heard: the tenant follows anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_is_ahead_of_a_restored_database_follows_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let installation = installation(&folder, 8).await;
+    let mut replica = installation.start("one").await.unwrap();
+    let (organization, token) = installation.organization(&replica, Limits::default()).await.unwrap();
+    let setup = installation.tenant(TENANT, &[&replica], &organization, &token).unwrap();
+    let mut tenant = setup.start().await.unwrap();
+    let created = tenant.create(spec("restored", "demo")).await.unwrap();
+    let id = created.workspace_id;
+    tenant.reaches(&id, WorkspaceState::Running).await.unwrap();
+    let told = tenant.events(&id).await.unwrap().len();
+
+    replica.signal("KILL").unwrap();
+    replica.ends().await.unwrap();
+    // as a backup from right after the creation would have it
+    for statement in [
+        "UPDATE organizations SET revision = 1, events = 1",
+        "UPDATE instances SET revision = 1",
+        "DELETE FROM instance_events WHERE event_id > 1",
+    ] {
+        execute(&installation.database.url(), statement.to_owned()).await.unwrap();
+    }
+    installation.replace("one", &mut replica).await.unwrap();
+    let stop = StopWorkspaceRequest { workspace_id: id.clone(), ..StopWorkspaceRequest::default() };
+    tenant.client.stop_workspace(stop).await.unwrap();
+    tenant.reaches(&id, WorkspaceState::Stopped).await.unwrap();
+    let events = tenant.events(&id).await.unwrap();
+    assert!(events.len() > told, "what happens since is told");
+    let admitted = events.iter().filter(|event| event.kind == "admitted").count();
+    assert_eq!(admitted, 1, "what was told is not told again");
+    tenant.delete(&id).await.unwrap();
     tenant.stop().await.unwrap();
     replica.stop().await.unwrap();
     installation.finish().await.unwrap();

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tracing::warn;
 
 use super::{convert, draining};
 
@@ -63,6 +64,14 @@ async fn follow(
     sender: &mpsc::Sender<Result<WatchInstancesResponse, Status>>,
 ) -> Result<(), Error> {
     let mut news = store.wakes().of(organization);
+    let (revision, event) = store.counters(organization).await?;
+    if after.revision > revision || after.event > event {
+        warn!(%organization, asked = ?after, %revision, event, "a mirror is ahead of this database, as after a restore");
+        after = Cursors { revision: Revision(0), event };
+        let restarted_after_event = Some(convert::unsigned(event));
+        let response = WatchInstancesResponse { restarted_after_event, ..WatchInstancesResponse::default() };
+        let _ = sender.send(Ok(response)).await;
+    }
     let mut alive = tokio::time::interval(ALIVE_EVERY);
     loop {
         news.borrow_and_update();
@@ -80,6 +89,7 @@ async fn follow(
                     .into_iter()
                     .map(|event| event_to_wire(event.id, event.workspace, event.at, event.detail))
                     .collect(),
+                restarted_after_event: None,
             };
             // one that is gone ends the task elsewhere
             let _ = sender.send(Ok(response)).await;

@@ -56,7 +56,7 @@ impl Provisioning for Embedded {
             let events = self.0.events_after(organization, after.event).await?;
             if !instances.is_empty() || !events.is_empty() {
                 let instances = instances.into_iter().map(InstanceView::from).collect();
-                return Ok(Changes { instances, events });
+                return Ok(Changes { instances, events, restarted_after_event: None });
             }
             if tokio::time::timeout(PATIENCE, news.changed()).await.is_err() {
                 return Ok(Changes::default());

@@ -161,6 +161,11 @@ impl Forwarder {
     async fn take_over(&self, organization: OrganizationId) -> Result<()> {
         let (revision, event) = self.store.cursors(organization).await?;
         let changes = self.provisioning.changes(organization, Cursors { revision, event }).await?;
+        if let Some(event) = changes.restarted_after_event {
+            warn!(%revision, "the control plane knows less than it told before, as after a restore; following it anew");
+            self.store.restart_mirror(organization, event).await?;
+            return Ok(());
+        }
         if changes.instances.is_empty() && changes.events.is_empty() {
             return Ok(());
         }

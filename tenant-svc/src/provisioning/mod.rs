@@ -42,6 +42,8 @@ pub(crate) struct Cursors {
 pub(crate) struct Changes {
     pub(crate) instances: Vec<InstanceView>,
     pub(crate) events: Vec<Event>,
+    /// The provider knows less than the cursors say: its records follow from the first, its events after this one.
+    pub(crate) restarted_after_event: Option<i64>,
 }
 
 /// Who provides instances.

@@ -142,10 +142,14 @@ impl Remote {
         let changes = Changes {
             instances: instances.collect::<Result<_>>()?,
             events: message.events.into_iter().map(event_of).collect::<Result<_>>()?,
+            restarted_after_event: message.restarted_after_event.map(signed),
         };
-        following.at = Cursors {
-            revision: changes.instances.last().map_or(after.revision, |last| last.revision),
-            event: changes.events.last().map_or(after.event, |last| last.id),
+        following.at = match changes.restarted_after_event {
+            Some(event) => Cursors { revision: Revision(0), event },
+            None => Cursors {
+                revision: changes.instances.last().map_or(after.revision, |last| last.revision),
+                event: changes.events.last().map_or(after.event, |last| last.id),
+            },
         };
         *stream = Some(following);
         Ok(changes)

@@ -34,6 +34,11 @@ impl EngineStore {
     pub const fn new(database: Database) -> Self {
         Self(database)
     }
+
+    /// The organisation's last revision and the number of its last event.
+    pub async fn counters(&self, organization: OrganizationId) -> Result<(Revision, i64), StoreError> {
+        queries::counters(&self.0.pool, organization).await
+    }
 }
 
 /// There is no such organisation.

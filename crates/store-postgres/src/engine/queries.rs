@@ -69,6 +69,20 @@ pub(super) async fn events_after(
         .collect()
 }
 
+pub(super) async fn counters(
+    pool: &PgPool,
+    organization: OrganizationId,
+) -> Result<(Revision, i64), StoreError> {
+    let row = sqlx::query!(
+        "SELECT revision, events FROM organizations WHERE organization_id = $1",
+        organization.as_uuid(),
+    )
+    .fetch_optional(pool)
+    .await
+    .map_err(store_error)?;
+    Ok(row.map_or((Revision(0), 0), |row| (Revision(row.revision), row.events)))
+}
+
 pub(super) async fn claim(
     pool: &PgPool,
     backend: &str,

@@ -59,6 +59,27 @@ impl TenantStore {
         commit(tx, &self.0.tenant_commits).await
     }
 
+    /// Follows a provider anew that knows less than it told before: every record of its is news again, and events
+    /// are after this one.
+    pub async fn restart_mirror(&self, organization: OrganizationId, event: i64) -> Result<(), StoreError> {
+        let owner = organization.to_string();
+        let mut tx = self.0.begin().await?;
+        for query in [
+            sqlx::query!(
+                "UPDATE tenant_state SET instance_cursor = 0, event_cursor = ? WHERE organization_id = ?",
+                event,
+                owner,
+            ),
+            sqlx::query!(
+                "UPDATE workspaces SET record = json_set(record, '$.instance_revision', 0) WHERE organization_id = ?",
+                owner,
+            ),
+        ] {
+            query.execute(&mut *tx).await.map_err(unavailable)?;
+        }
+        tx.commit().await.map_err(unavailable)
+    }
+
     /// Takes over one record that the engine answered with, without moving the cursor.
     pub async fn mirror_answer(
         &self,
