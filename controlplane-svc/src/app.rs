@@ -11,6 +11,7 @@ use molecule_provisioner::Engine;
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::store::Store;
+use molecule_provisioner::watch::Feed;
 use molecule_service_kit::guard::Guard;
 use molecule_service_kit::seal::Aes;
 use molecule_service_kit::server::{GrpcServer, listen};
@@ -94,6 +95,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let parts = Parts {
         engines: engines.clone(),
         store: store.clone(),
+        feed: Feed::new(Arc::new(store.clone())),
         accounts: accounts.clone(),
         runtimes: Arc::new(config.runtimes),
         tiers: Arc::new(config.tiers),

@@ -22,8 +22,8 @@ use molecule_tests::broken::{self, Failure};
 use molecule_tests::images::{self, Kind};
 use molecule_tests::leftovers;
 
-/// This test's own.
-const SUBNETS: &str = "10.213.";
+/// The conformance suite's own.
+const SUBNETS: [&str; 2] = ["10.213.1.", "10.213.2."];
 
 struct OneNetwork(NetworkSpec);
 
@@ -42,18 +42,41 @@ struct Subject {
 
 impl Subject {
     fn make(installation: InstallationId, docker_host: Option<String>, subnet: u8) -> Arc<dyn Backend> {
-        let network = NetworkSpec {
-            name: NetworkSpec::name_of(installation, OrganizationId::SELF_HOSTED),
-            subnet: format!("10.213.{subnet}.0/24"),
-            gateway: format!("10.213.{subnet}.1"),
-        };
-        let settings = Settings {
-            docker_host,
-            installation,
-            workspace_init: images::static_binary("workspace-init").unwrap(),
-            publish: Some(Ipv4Addr::LOCALHOST.into()),
-        };
-        Arc::new(DockerBackend::new(settings, Arc::new(OneNetwork(network)), Steps::default()))
+        Arc::new(backend(installation, docker_host, subnet))
+    }
+}
+
+fn backend(installation: InstallationId, docker_host: Option<String>, subnet: u8) -> DockerBackend {
+    let network = NetworkSpec {
+        name: NetworkSpec::name_of(installation, OrganizationId::SELF_HOSTED),
+        subnet: format!("10.213.{subnet}.0/24"),
+        gateway: format!("10.213.{subnet}.1"),
+    };
+    let settings = Settings {
+        docker_host,
+        installation,
+        workspace_init: images::static_binary("workspace-init").unwrap(),
+        publish: Some(Ipv4Addr::LOCALHOST.into()),
+    };
+    DockerBackend::new(settings, Arc::new(OneNetwork(network)), Steps::default())
+}
+
+/// Replicas that need an organisation's network at the same moment make it once, and all go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_make_a_network_once() {
+    let docker = images::docker().await.unwrap();
+    leftovers::remove(&docker, "10.213.3.").await.unwrap();
+    for _ in 0..5 {
+        let installation = InstallationId::generate();
+        let replicas = (0..4).map(|_| {
+            tokio::spawn(async move {
+                backend(installation, None, 3).ensure_network(OrganizationId::SELF_HOSTED).await
+            })
+        });
+        for replica in replicas.collect::<Vec<_>>() {
+            replica.await.unwrap().unwrap();
+        }
+        leftovers::remove(&docker, "10.213.3.").await.unwrap();
     }
 }
 
@@ -130,9 +153,13 @@ impl conformance::Subject for Subject {
 async fn the_docker_backend_conforms() {
     let docker = images::docker().await.unwrap();
     images::import(&docker, Kind::Root).await.unwrap();
-    leftovers::remove(&docker, SUBNETS).await.unwrap();
+    for subnets in SUBNETS {
+        leftovers::remove(&docker, subnets).await.unwrap();
+    }
     let installation = InstallationId::generate();
     let subject = Subject { docker, installation, folder: tempfile::tempdir().unwrap() };
     conformance::run(&subject).await;
-    leftovers::remove(&subject.docker, SUBNETS).await.unwrap();
+    for subnets in SUBNETS {
+        leftovers::remove(&subject.docker, subnets).await.unwrap();
+    }
 }

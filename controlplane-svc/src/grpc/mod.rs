@@ -16,6 +16,7 @@ use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::{Tier, TierTable};
 use molecule_proto::controlplane::v1::organization_service_server::OrganizationServiceServer;
 use molecule_proto::controlplane::v1::provisioning_service_server::ProvisioningServiceServer;
+use molecule_provisioner::watch::Feed;
 use molecule_service_kit::auth::Authenticated;
 use molecule_service_kit::seal::Aes;
 use molecule_service_kit::status::to_status;
@@ -39,6 +40,7 @@ const MAX_REQUEST: usize = 256 << 10;
 pub(crate) struct Parts {
     pub(crate) engines: Engines,
     pub(crate) store: EngineStore,
+    pub(crate) feed: Arc<Feed>,
     pub(crate) accounts: Accounts,
     pub(crate) runtimes: Arc<RuntimeRegistry>,
     pub(crate) tiers: Arc<TierTable>,

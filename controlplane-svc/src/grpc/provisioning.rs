@@ -20,6 +20,7 @@ use molecule_provisioner::admission::{self, Change, ChangeRequest, ProvisionRequ
 use molecule_provisioner::backend::LogOptions;
 use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::store::Store;
+use molecule_provisioner::watch::Cursors;
 use molecule_service_kit::auth::identity;
 use molecule_service_kit::page;
 use molecule_service_kit::wire::{reason, tier, workspace_id};
@@ -27,7 +28,6 @@ use molecule_store_postgres::accounts::Holder;
 use tonic::{Request, Status};
 
 use super::convert::{intent, launch, signed};
-use super::watch::Cursors;
 use super::{Answer, Parts, answer, convert, watch};
 
 const MAX_MESSAGE: usize = 4096;
@@ -259,8 +259,8 @@ impl ProvisioningService for ProvisioningApi {
                 revision: Revision(signed(request.after_revision, "after_revision")?),
                 event: signed(request.after_event, "after_event")?,
             };
-            let (store, drain) = (self.0.store.clone(), self.0.drain.clone());
-            Ok(watch::instances(store, holder.organization, after, drain).boxed())
+            let (feed, store) = (self.0.feed.clone(), self.0.store.clone());
+            Ok(watch::instances(feed, store, holder.organization, after, self.0.drain.clone()).boxed())
         };
         answer(result.await)
     }

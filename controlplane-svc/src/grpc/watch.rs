@@ -1,6 +1,7 @@
 //! The answers that go on: changes and output. Both end with UNAVAILABLE when this replica drains, so that their
 //! clients go to another and resume.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -9,7 +10,7 @@ use molecule_domain::error::Error;
 use molecule_domain::id::{OrganizationId, Revision};
 use molecule_proto::controlplane::v1::{StreamInstanceLogsResponse, WatchInstancesResponse};
 use molecule_provisioner::backend::{CallError, LogChunk};
-use molecule_provisioner::store::Store;
+use molecule_provisioner::watch::{Batch, Cursors, Feed};
 use molecule_service_kit::status::to_status;
 use molecule_service_kit::wire::event_to_wire;
 use molecule_store_postgres::engine::EngineStore;
@@ -23,21 +24,12 @@ use super::{convert, draining};
 
 /// How often a quiet stream says that it lives: its reader tells by that how old its mirror is.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// What a lost wake-up costs.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How many answers may wait for a slow client; then reading waits too.
 const BUFFER: usize = 16;
-const BATCH: u32 = 200;
-
-/// How far a watcher is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Cursors {
-    pub(super) revision: Revision,
-    pub(super) event: i64,
-}
 
 /// Everything after the cursors, then what comes.
 pub(super) fn instances(
+    feed: Arc<Feed>,
     store: EngineStore,
     organization: OrganizationId,
     after: Cursors,
@@ -46,7 +38,7 @@ pub(super) fn instances(
     let (sender, receiver) = mpsc::channel(BUFFER);
     tokio::spawn(async move {
         let ended = tokio::select! {
-            ended = follow(store, organization, after, &sender) => ended,
+            ended = follow(&feed, &store, organization, after, &sender) => ended,
             () = drain.cancelled() => Err(draining()),
             () = sender.closed() => return,
         };
@@ -58,12 +50,13 @@ pub(super) fn instances(
 }
 
 async fn follow(
-    store: EngineStore,
+    feed: &Arc<Feed>,
+    store: &EngineStore,
     organization: OrganizationId,
     mut after: Cursors,
     sender: &mpsc::Sender<Result<WatchInstancesResponse, Status>>,
 ) -> Result<(), Error> {
-    let mut news = store.wakes().of(organization);
+    // one that is gone ends the task elsewhere, so what can't be sent doesn't matter
     let (revision, event) = store.counters(organization).await?;
     if after.revision > revision || after.event > event {
         warn!(%organization, asked = ?after, %revision, event, "a mirror is ahead of this database, as after a restore");
@@ -72,35 +65,25 @@ async fn follow(
         let response = WatchInstancesResponse { restarted_after_event, ..WatchInstancesResponse::default() };
         let _ = sender.send(Ok(response)).await;
     }
+    let mut follower = feed.follow(organization, after);
     let mut alive = tokio::time::interval(ALIVE_EVERY);
     loop {
-        news.borrow_and_update();
-        loop {
-            let records = store.changed_after(organization, after.revision, BATCH).await?;
-            let events = store.events_after(organization, after.event, BATCH).await?;
-            if records.is_empty() && events.is_empty() {
-                break;
-            }
-            after.revision = records.last().map_or(after.revision, |last| last.revision);
-            after.event = events.last().map_or(after.event, |last| last.id);
-            let response = WatchInstancesResponse {
-                instances: records.iter().map(convert::instance).collect(),
-                events: events
-                    .into_iter()
-                    .map(|event| event_to_wire(event.id, event.workspace, event.at, event.detail))
-                    .collect(),
-                restarted_after_event: None,
-            };
-            // one that is gone ends the task elsewhere
-            let _ = sender.send(Ok(response)).await;
-        }
-        tokio::select! {
-            _ = news.changed() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            _ = alive.tick() => {
-                let _ = sender.send(Ok(WatchInstancesResponse::default())).await;
-            }
-        }
+        let response = tokio::select! {
+            batch = follower.next() => response(batch?),
+            _ = alive.tick() => WatchInstancesResponse::default(),
+        };
+        let _ = sender.send(Ok(response)).await;
+    }
+}
+
+fn response(batch: Batch) -> WatchInstancesResponse {
+    let events = batch.events.into_iter();
+    WatchInstancesResponse {
+        instances: batch.records.iter().map(convert::instance).collect(),
+        events: events
+            .map(|event| event_to_wire(event.id, event.workspace, event.at, event.detail))
+            .collect(),
+        restarted_after_event: None,
     }
 }
 

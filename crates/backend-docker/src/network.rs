@@ -1,12 +1,14 @@
 //! One network per organisation, in subnets of our own.
 
 use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
-use bollard::query_parameters::InspectNetworkOptions;
+use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptions};
 use molecule_domain::id::{InstallationId, OrganizationId};
 use molecule_domain::lifecycle::Reason;
 use molecule_domain::network::NetworkSpec;
@@ -15,6 +17,10 @@ use tokio::sync::Mutex;
 
 use crate::client::{Problem, refused, unknown};
 use crate::names;
+
+/// How often to look whether a network that another replica is making is there.
+const LOOKS: u32 = 40;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Knows each organisation's network, and gives out subnets once.
 #[async_trait]
@@ -52,21 +58,28 @@ impl Networks {
         if there.contains(&spec.name) {
             return Ok(spec);
         }
-        match docker.inspect_network(&spec.name, None::<InspectNetworkOptions>).await.map_err(Problem::from) {
-            Ok(found) => {
-                let labels = found.labels.unwrap_or_default();
-                if !names::is_ours(&labels, self.installation) {
-                    return Err(refused(
-                        Reason::NetworkUnavailable,
-                        format!("a network {} that is not ours is on this Docker host; remove it", spec.name),
-                    ));
-                }
-            }
-            Err(Problem::NotFound(_)) => self.create(docker, organization, &spec).await?,
-            Err(problem) => return Err(problem.into_call_error("look at the network")),
+        if !self.is_there(docker, &spec).await? {
+            self.create(docker, organization, &spec).await?;
         }
         there.insert(spec.name.clone());
         Ok(spec)
+    }
+
+    fn is_ours(&self, labels: Option<&names::Labels>) -> bool {
+        labels.is_some_and(|labels| names::is_ours(labels, self.installation))
+    }
+
+    /// Whether the network is there; a stranger's of the same name is an error.
+    async fn is_there(&self, docker: &Docker, spec: &NetworkSpec) -> Result<bool, CallError> {
+        match docker.inspect_network(&spec.name, None::<InspectNetworkOptions>).await.map_err(Problem::from) {
+            Ok(found) if self.is_ours(found.labels.as_ref()) => Ok(true),
+            Ok(_) => Err(refused(
+                Reason::NetworkUnavailable,
+                format!("a network {} that is not ours is on this Docker host; remove it", spec.name),
+            )),
+            Err(Problem::NotFound(_)) => Ok(false),
+            Err(problem) => Err(problem.into_call_error("look at the network")),
+        }
     }
 
     async fn create(
@@ -96,17 +109,70 @@ impl Networks {
             Err(problem) => {
                 let error = problem.into_call_error("make the network").to_string();
                 if error.contains("overlaps") {
-                    return Err(refused(
-                        Reason::NetworkUnavailable,
-                        format!(
-                            "the subnet {} of the network {} is in use by another network of this Docker host: \
-                             remove that one, or set the network pool to a free range",
-                            spec.subnet, spec.name
-                        ),
-                    ));
+                    return self.overlapping(docker, spec).await;
                 }
                 Err(unknown(error))
             }
         }
+    }
+
+    /// The daemon says that the subnet is in use. By another network: that is definite. By none that can be seen:
+    /// then another replica is just making ours.
+    async fn overlapping(&self, docker: &Docker, spec: &NetworkSpec) -> Result<(), CallError> {
+        for _ in 0..LOOKS {
+            if self.is_there(docker, spec).await? {
+                return Ok(());
+            }
+            let listed = docker.list_networks(None::<ListNetworksOptions>).await;
+            let listed = listed.map_err(|error| Problem::from(error).into_call_error("list the networks"))?;
+            let other = listed.into_iter().find(|network| {
+                let configs =
+                    network.ipam.as_ref().and_then(|ipam| ipam.config.as_deref()).unwrap_or_default();
+                network.name.as_deref() != Some(&spec.name)
+                    && configs
+                        .iter()
+                        .filter_map(|config| config.subnet.as_deref())
+                        .any(|s| overlap(s, &spec.subnet))
+            });
+            if let Some(other) = other {
+                return Err(refused(
+                    Reason::NetworkUnavailable,
+                    format!(
+                        "the subnet {} of the network {} is in use by the network {} of this Docker host: remove that \
+                         one, or set the network pool to a free range",
+                        spec.subnet,
+                        spec.name,
+                        other.name.unwrap_or_default()
+                    ),
+                ));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Err(unknown(format!("the network {} is being made", spec.name)))
+    }
+}
+
+/// Whether two IPv4 ranges in CIDR notation share addresses. What is no such range shares none.
+fn overlap(one: &str, other: &str) -> bool {
+    let range = |text: &str| -> Option<(u32, u32)> {
+        let (address, length) = text.split_once('/')?;
+        let mask = u32::MAX.checked_shl(32 - length.parse::<u32>().ok()?.min(32)).unwrap_or(0);
+        Some((u32::from(address.parse::<Ipv4Addr>().ok()?), mask))
+    };
+    let (Some((a, a_mask)), Some((b, b_mask))) = (range(one), range(other)) else { return false };
+    a & a_mask & b_mask == b & a_mask & b_mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_overlap_where_one_holds_the_other() {
+        assert!(overlap("10.1.2.0/24", "10.1.0.0/16"));
+        assert!(overlap("10.1.2.0/24", "10.1.2.128/25"));
+        assert!(overlap("0.0.0.0/0", "10.1.2.0/24"));
+        assert!(!overlap("10.1.2.0/24", "10.1.3.0/24"));
+        assert!(!overlap("fd00::/8", "10.1.3.0/24"));
     }
 }

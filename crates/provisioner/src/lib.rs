@@ -20,5 +20,6 @@ pub mod policy;
 pub mod reconciler;
 pub mod store;
 pub mod wakes;
+pub mod watch;
 
 pub use engine::Engine;

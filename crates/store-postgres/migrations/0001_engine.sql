@@ -27,7 +27,8 @@ CREATE TABLE organizations (
     used_milli_cpus         bigint NOT NULL DEFAULT 0,
     used_memory_mib         bigint NOT NULL DEFAULT 0,
     -- counters of this organisation's own, raised within the transaction that changes something: a sequence's
-    -- numbers commit out of order, and a cursor would miss some
+    -- numbers commit out of order, and a cursor would miss some. They are never behind the clock (microseconds since
+    -- 1970), so that what comes after a restore from a backup is above every cursor
     revision                bigint NOT NULL DEFAULT 0,
     events                  bigint NOT NULL DEFAULT 0,
     created_at              timestamptz NOT NULL DEFAULT now(),

@@ -53,8 +53,8 @@ impl Accounts {
                          COUNT(*) OVER () AS total
                      FROM instances WHERE organization_id = $1 AND desired = $2
                  ), o AS (
-                     UPDATE organizations SET revision = revision + (SELECT COUNT(*) FROM running),
-                         events = events + (SELECT COUNT(*) FROM running)
+                     UPDATE organizations SET revision = GREATEST(revision, $8) + (SELECT COUNT(*) FROM running),
+                         events = GREATEST(events, $8) + (SELECT COUNT(*) FROM running)
                      WHERE organization_id = $1 RETURNING revision, events
                  ), e AS (
                      INSERT INTO instance_events (organization_id, event_id, workspace_id, at, kind, actor,
@@ -72,6 +72,7 @@ impl Accounts {
                 text(Reason::OrganizationSuspended),
                 MESSAGE,
                 text(Desired::Stopped),
+                now.micros(),
             )
             .execute(&mut *tx)
             .await

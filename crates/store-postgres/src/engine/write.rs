@@ -1,5 +1,8 @@
 //! Writes a record with all that changes beside it, in one statement: the organisation's counters, the event, the
 //! usage segment, the launch.
+//!
+//! Revisions and event numbers are the organisation's counters, but never behind the clock: after a restore from a
+//! backup, what is new is still above every cursor that was ever given out.
 
 use molecule_domain::Timestamp;
 use molecule_domain::id::Revision;
@@ -82,7 +85,7 @@ pub(super) async fn insert(
     let columns = Columns::of(record)?;
     let revision = sqlx::query_scalar!(
         "WITH o AS (
-             UPDATE organizations SET revision = revision + 1, events = events + 1,
+             UPDATE organizations SET revision = GREATEST(revision + 1, $26), events = GREATEST(events + 1, $26),
                  used_workspaces = used_workspaces + $18, used_disk_gib = used_disk_gib + $19,
                  used_running_workspaces = used_running_workspaces + $20,
                  used_milli_cpus = used_milli_cpus + $21, used_memory_mib = used_memory_mib + $22
@@ -124,6 +127,7 @@ pub(super) async fn insert(
         event.kind.as_ref(),
         text(event.actor),
         event.message,
+        now.micros(),
     )
     .fetch_one(db)
     .await
@@ -144,7 +148,9 @@ pub(super) async fn update(
     let event = beside.event;
     let revision = sqlx::query_scalar!(
         r#"WITH o AS (
-             UPDATE organizations SET revision = revision + $28::bigint, events = events + $29::bigint,
+             UPDATE organizations SET
+                 revision = CASE WHEN $28::bigint > 0 THEN GREATEST(revision + 1, $46::bigint) ELSE revision END,
+                 events = CASE WHEN $29::bigint > 0 THEN GREATEST(events + 1, $46::bigint) ELSE events END,
                  used_workspaces = used_workspaces + $30, used_disk_gib = used_disk_gib + $31,
                  used_running_workspaces = used_running_workspaces + $32,
                  used_milli_cpus = used_milli_cpus + $33, used_memory_mib = used_memory_mib + $34
@@ -222,6 +228,7 @@ pub(super) async fn update(
         beside.close_segment.map(column),
         beside.open_segment.map(column),
         i64::from(beside.segment_generation),
+        now.micros(),
     )
     .fetch_one(db)
     .await
