@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use molecule_backend_docker::Pool;
 use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::TierTable;
+use molecule_service_kit::program::{Logs, Startup};
 pub use molecule_service_kit::settings::ConfigError;
 use molecule_service_kit::settings::{Program, Values, secret, setting};
 use molecule_service_kit::telemetry::LogFormat;
@@ -112,10 +113,8 @@ pub struct Config {
     pub restart_budget: u32,
     /// Calls in flight beyond which more are refused.
     pub max_calls: usize,
-    /// What to log.
-    pub log_filter: String,
-    /// How to log it.
-    pub log_format: LogFormat,
+    log_filter: String,
+    log_format: LogFormat,
     /// The known runtimes.
     pub runtimes: RuntimeRegistry,
     /// What each tier gives.
@@ -126,18 +125,15 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// What the process was asked to do.
-#[derive(Debug)]
-pub enum Startup {
-    /// Run.
-    Run(Box<Config>),
-    /// Print this and end.
-    Print(String),
+impl Logs for Config {
+    fn logs(&self) -> (LogFormat, &str) {
+        (self.log_format, &self.log_filter)
+    }
 }
 
 impl Config {
     /// Reads flags, environment and file.
-    pub fn from_process() -> Result<Startup, ConfigError> {
+    pub fn from_process() -> Result<Startup<Self>, ConfigError> {
         let (values, check) = PROGRAM.from_process()?;
         let config = Self::from_values(&values)?;
         if check {

@@ -10,7 +10,7 @@ mod watch;
 use std::sync::Arc;
 
 use molecule_domain::Clock;
-use molecule_domain::error::{Error, ErrorReason, Result};
+use molecule_domain::error::{Error, Result};
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::{Tier, TierTable};
@@ -93,9 +93,4 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 
 fn answer<T>(result: Result<T>) -> Answer<T> {
     result.map(Response::new).map_err(|error| to_status(&error))
-}
-
-fn draining() -> Error {
-    Error::new(ErrorReason::Draining, "this replica is going away; connect again and resume")
-        .with_retry_after(std::time::Duration::from_secs(1))
 }

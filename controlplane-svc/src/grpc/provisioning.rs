@@ -17,13 +17,13 @@ use molecule_proto::controlplane::v1::{
     WatchInstancesResponse,
 };
 use molecule_provisioner::admission::{self, Change, ChangeRequest, ProvisionRequest};
-use molecule_provisioner::backend::LogOptions;
+use molecule_provisioner::backend::{LogChunk, LogOptions};
 use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::store::Store;
 use molecule_provisioner::watch::Cursors;
 use molecule_service_kit::auth::identity;
-use molecule_service_kit::page;
 use molecule_service_kit::wire::{reason, tier, workspace_id};
+use molecule_service_kit::{page, streams};
 use molecule_store_postgres::accounts::Holder;
 use tonic::{Request, Status};
 
@@ -278,7 +278,9 @@ impl ProvisioningService for ProvisioningApi {
             let options = LogOptions { follow: request.follow, tail };
             let engine = self.0.engines.get(&record.backend)?;
             let chunks = engine.logs(holder.organization, workspace, options).await?;
-            Ok(watch::logs(chunks, self.0.drain.clone()).boxed())
+            let answer =
+                |chunk: LogChunk| StreamInstanceLogsResponse { data: chunk.data, stderr: chunk.stderr };
+            Ok(streams::items(self.0.drain.clone(), chunks, answer).boxed())
         };
         answer(result.await)
     }

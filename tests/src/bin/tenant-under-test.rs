@@ -1,14 +1,16 @@
 //! tenant-svc [under the knife](molecule_tests::knife).
 
-use molecule_service_kit::{shutdown, telemetry};
-use molecule_tests::knife;
-use tenant_svc::app::{Hooks, run};
-use tenant_svc::config::{Config, Startup};
+use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let Startup::Run(config) = Config::from_process()? else { return Ok(()) };
-    telemetry::start(config.log_format, &config.log_filter).map_err(anyhow::Error::msg)?;
+use tenant_svc::app::{self, Hooks};
+use tenant_svc::config::Config;
+
+use molecule_service_kit::program;
+use molecule_tests::knife;
+
+fn main() -> ExitCode {
     let hooks = Hooks { steps: knife::steps(), policy: Some(knife::impatient()) };
-    run(*config, hooks, shutdown::on_signal()?).await
+    program::run("tenant-under-test", Config::from_process(), |config, cancel| {
+        app::run(config, hooks, cancel)
+    })
 }
