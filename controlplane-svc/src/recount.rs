@@ -12,23 +12,25 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 const EVERY: Duration = Duration::from_secs(3600);
+/// How late the count may be where the replica that made the last one is gone.
+const LOOK_EVERY: Duration = Duration::from_secs(300);
 
-/// Counts until cancelled. One replica of all does so.
+/// Counts until cancelled; all replicas together once an hour.
 pub(crate) async fn run(
     accounts: Accounts,
     store: EngineStore,
     clock: &dyn Clock,
     cancel: CancellationToken,
 ) {
-    let owner = LeaseOwner::generate();
     loop {
         let now = clock.now();
-        match store.lead("recount", owner, now, now + EVERY * 2).await {
+        // the role is this hour's: under a new name each time, nobody can prolong it
+        match store.lead("recount", LeaseOwner::generate(), now, now + EVERY).await {
             Ok(true) => count(&accounts).await,
             Ok(false) => {}
             Err(error) => warn!(%error, "the store does not say who counts"),
         }
-        if cancel.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
+        if cancel.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
             return;
         }
     }
