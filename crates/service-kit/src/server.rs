@@ -22,6 +22,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 pub struct GrpcServer {
     routes: RoutesBuilder,
     health: HealthReporter,
+    services: Vec<&'static str>,
     guard: Guard,
     tls: Option<ServerTlsConfig>,
 }
@@ -54,7 +55,7 @@ impl GrpcServer {
         routes.add_service(health_service);
         routes.add_service(builder().build_v1().map_err(ServerError::Reflection)?);
         routes.add_service(builder().build_v1alpha().map_err(ServerError::Reflection)?);
-        Ok(Self { routes, health, guard, tls: None })
+        Ok(Self { routes, health, services: vec![""], guard, tls: None })
     }
 
     /// Speaks TLS with this certificate and key, as PEM.
@@ -78,15 +79,18 @@ impl GrpcServer {
         S::Future: Send + 'static,
     {
         self.health.set_serving::<S>().await;
+        self.services.push(S::NAME);
         self.routes.add_service(service);
     }
 
     /// Serves until cancelled; then reports itself unhealthy and lets calls under way come to their end.
     pub async fn serve(self, listener: TcpListener, cancel: CancellationToken) -> Result<(), ServerError> {
-        let (health, drain) = (self.health, cancel.clone());
+        let (health, services, drain) = (self.health, self.services, cancel.clone());
         let drained = async move {
             drain.cancelled().await;
-            health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            for service in services {
+                health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+            }
         };
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let mut server = Server::builder();
