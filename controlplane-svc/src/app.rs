@@ -83,7 +83,8 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let (backend, sealer) = (Arc::clone(&docker), Arc::clone(&key));
     let engine =
         Engine::new(backend, Arc::new(store.clone()), sealer, Arc::clone(&clock), policy, hooks.steps);
-    let engines = Engines::new(vec![engine.clone()]).context("CONTROLPLANE_BACKENDS names no backend")?;
+    let engines = Engines::new(vec![engine.clone()]).context("there is no backend")?;
+    config.plans.check(|backend| engines.has(backend)).map_err(anyhow::Error::msg)?;
 
     let listener = listen(config.listen).await?;
     let address = listener.local_addr()?;

@@ -39,12 +39,6 @@ const PROGRAM: Program = Program {
         ),
         setting("CONTROLPLANE_PLANS_FILE", None, "TOML file of plans"),
         setting(
-            "CONTROLPLANE_BACKENDS",
-            Some("docker"),
-            "backends, separated by ','; the first is where workspaces go unless a plan or an organisation says \
-             otherwise",
-        ),
-        setting(
             "CONTROLPLANE_NETWORK_POOL",
             Some("10.202.0.0/16"),
             "range that organisations' Docker networks are taken from, a /24 each",
@@ -99,8 +93,6 @@ pub struct Config {
     pub seal_key: PathBuf,
     /// The plans.
     pub plans: Plans,
-    /// Kinds of backends; the first is the default.
-    pub backends: Vec<String>,
     /// The range that networks are taken from.
     pub network_pool: Option<Pool>,
     /// Whether the Docker host must keep organisations apart.
@@ -161,15 +153,6 @@ impl Config {
             problems.push(format!("CONTROLPLANE_PLANS_FILE: {problem}"));
             Plans::default()
         });
-        let backends: Vec<String> = values
-            .get("CONTROLPLANE_BACKENDS")
-            .unwrap_or_default()
-            .split(',')
-            .map(|kind| kind.trim().to_owned())
-            .collect();
-        for kind in backends.iter().filter(|kind| *kind != "docker") {
-            problems.push(format!("CONTROLPLANE_BACKENDS: there is no backend {kind:?}; known is: docker"));
-        }
         let (tiers, warnings) = values.tiers();
         let config = Self {
             listen: values.parse("CONTROLPLANE_LISTEN", &mut problems).unwrap_or(([127, 0, 0, 1], 0).into()),
@@ -181,7 +164,6 @@ impl Config {
             operators: parse_operators(&operators, &mut problems),
             seal_key,
             plans,
-            backends,
             network_pool: values.parse("CONTROLPLANE_NETWORK_POOL", &mut problems),
             docker_isolation: match values.get("CONTROLPLANE_DOCKER_ISOLATION") {
                 Some("require") | None => true,
@@ -263,16 +245,12 @@ mod tests {
 
     #[test]
     fn what_is_missing_and_wrong_is_named_at_once() {
-        let told = problems(&[
-            ("CONTROLPLANE_BACKENDS", "docker,moon"),
-            ("CONTROLPLANE_TLS_KEY_FILE", "/dev/null"),
-            ("CONTROLPLANE_PLANS_FILE", "/no/plans"),
-        ]);
+        let told =
+            problems(&[("CONTROLPLANE_TLS_KEY_FILE", "/dev/null"), ("CONTROLPLANE_PLANS_FILE", "/no/plans")]);
         for name in [
             "DATABASE_URL",
             "CONTROLPLANE_SEAL_KEY_FILE",
             "CONTROLPLANE_OPERATOR_TOKENS_FILE",
-            "\"moon\"",
             "CONTROLPLANE_TLS_CERT_FILE",
             "/no/plans",
         ] {

@@ -76,6 +76,14 @@ impl Plans {
         self.0.get(name)
     }
 
+    /// Refuses a plan that sends workspaces to a backend that isn't there.
+    pub(crate) fn check(&self, is_backend: impl Fn(&str) -> bool) -> Result<(), String> {
+        let wrong = self.0.iter().find(|(_, plan)| !plan.backend.is_empty() && !is_backend(&plan.backend));
+        wrong.map_or(Ok(()), |(name, plan)| {
+            Err(format!("CONTROLPLANE_PLANS_FILE: plan {name}: there is no backend {:?} here", plan.backend))
+        })
+    }
+
     /// All names, for messages.
     pub(crate) fn names(&self) -> String {
         if self.0.is_empty() {
@@ -98,6 +106,9 @@ mod tests {
         let small = plans.get("small").unwrap();
         assert_eq!((small.limits.workspaces, small.limits.disk_gib), (Some(3), None));
         assert_eq!((small.permits.highest_tier, small.backend.as_str()), (Some(Tier::T2), "docker"));
+        assert!(plans.check(|backend| backend == "docker").is_ok());
+        let error = plans.check(|backend| backend == "ec2").unwrap_err();
+        assert!(error.contains("small") && error.contains("docker"), "{error}");
         assert!(Plans::parse("[plans.small]\nworkspace = 3").is_err());
         let error = Plans::parse("[plans.small]\nhighest_tier = 'T9'").unwrap_err();
         assert!(error.contains("small") && error.contains("T9"), "{error}");
