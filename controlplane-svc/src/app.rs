@@ -27,7 +27,7 @@ use crate::clock::DatabaseClock;
 use crate::config::Config;
 use crate::engines::Engines;
 use crate::grpc::{self, Parts};
-use crate::networks::Networks;
+use crate::networks::{self, Networks};
 use crate::{isolation, recount};
 
 /// Disk that a workspace counts for.
@@ -112,6 +112,10 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     info!(%installation, grpc = %address, backends = engines.kinds(), "controlplane-svc serves");
 
     let tasks = TaskTracker::new();
+    tasks.spawn({
+        let (database, docker, cancel) = (database.clone(), Arc::clone(&docker), cancel.clone());
+        async move { networks::take_away(database, &docker, cancel).await }
+    });
     let require_isolation = config.docker_isolation;
     let isolated = tasks.spawn({
         let cancel = cancel.clone();

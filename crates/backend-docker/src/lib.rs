@@ -91,6 +91,12 @@ impl DockerBackend {
         self.networks.ensure(docker, organization).await
     }
 
+    /// Takes an organisation's network away, once the organisation has nothing left.
+    pub async fn remove_network(&self, organization: OrganizationId) -> Result<(), CallError> {
+        let docker = self.client.get().await?;
+        self.networks.remove(docker, organization).await
+    }
+
     /// A container of ours by name, with its labels; a stranger's is an error.
     async fn find(&self, instance: &InstanceRef) -> Result<Option<Found>, CallError> {
         let docker = self.client.get().await?;

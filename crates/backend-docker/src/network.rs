@@ -69,6 +69,26 @@ impl Networks {
         labels.is_some_and(|labels| names::is_ours(labels, self.installation))
     }
 
+    /// Takes an organisation's network away. Succeeds where it is gone, and where what has its name is a stranger's.
+    pub(crate) async fn remove(
+        &self,
+        docker: &Docker,
+        organization: OrganizationId,
+    ) -> Result<(), CallError> {
+        let name = NetworkSpec::name_of(self.installation, organization);
+        self.forget(&name).await;
+        match docker.inspect_network(&name, None::<InspectNetworkOptions>).await.map_err(Problem::from) {
+            Ok(found) if !self.is_ours(found.labels.as_ref()) => return Ok(()),
+            Err(Problem::NotFound(_)) => return Ok(()),
+            Ok(_) => {}
+            Err(problem) => return Err(problem.into_call_error("look at the network")),
+        }
+        match docker.remove_network(&name).await.map_err(Problem::from) {
+            Ok(()) | Err(Problem::NotFound(_)) => Ok(()),
+            Err(problem) => Err(problem.into_call_error("remove the network")),
+        }
+    }
+
     /// Whether the network is there; a stranger's of the same name is an error.
     async fn is_there(&self, docker: &Docker, spec: &NetworkSpec) -> Result<bool, CallError> {
         match docker.inspect_network(&spec.name, None::<InspectNetworkOptions>).await.map_err(Problem::from) {

@@ -51,4 +51,25 @@ impl Database {
         }
         Ok(None)
     }
+
+    /// Organisations that are deleted and whose network has not been confirmed gone.
+    pub async fn networks_left(&self) -> Result<Vec<OrganizationId>, StoreError> {
+        let left = sqlx::query_scalar!(
+            "SELECT n.organization_id FROM networks n JOIN organizations o USING (organization_id)
+             WHERE o.deleted_at IS NOT NULL",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error)?;
+        Ok(left.into_iter().map(OrganizationId::from_uuid).collect())
+    }
+
+    /// An organisation's network is gone: its subnet may be given out again.
+    pub async fn forget_network(&self, organization: OrganizationId) -> Result<(), StoreError> {
+        sqlx::query!("DELETE FROM networks WHERE organization_id = $1", organization.as_uuid())
+            .execute(&self.pool)
+            .await
+            .map_err(store_error)?;
+        Ok(())
+    }
 }

@@ -281,10 +281,6 @@ impl Accounts {
             .execute(&mut *tx)
             .await
             .map_err(store_error)?;
-            sqlx::query!("DELETE FROM networks WHERE organization_id = $1", organization.as_uuid())
-                .execute(&mut *tx)
-                .await
-                .map_err(store_error)?;
             keep(&mut tx, audit, Some(organization), now).await?;
             tx.commit().await.map_err(store_error)
         };

@@ -1,0 +1,173 @@
+//! What operators do: plans, limits, the hosts that workspaces may be told to reach, orphans, and the end of an
+//! organisation with all that it has at a provider.
+
+use std::collections::HashMap;
+
+use bollard::Docker;
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::{CreateContainerOptions, InspectContainerOptions, ListNetworksOptions};
+use molecule_domain::error::ErrorReason;
+use molecule_proto::controlplane::v1 as wire;
+use molecule_service_kit::status::from_status;
+use molecule_tests::controlplane::{Customer, Installation};
+use molecule_tests::images::{self, Kind, docker};
+use prost_types::FieldMask;
+
+const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
+const PLANS: &str =
+    "[plans.small]\nworkspaces = 3\nhighest_tier = 'T2'\nruntimes = ['demo']\nbackend = 'docker'\n";
+
+fn provision(workspace: &str, agents_url: String) -> wire::ProvisionWorkspaceRequest {
+    wire::ProvisionWorkspaceRequest {
+        workspace_id: workspace.to_owned(),
+        spec: Some(wire::InstanceSpec { runtime: "demo".to_owned(), agents_url, ..Default::default() }),
+        bootstrap_token: b"token".to_vec(),
+    }
+}
+
+async fn phase(customer: &mut Customer, workspace: &str) -> wire::InstancePhase {
+    let request = wire::GetWorkspaceInstanceRequest { workspace_id: workspace.to_owned() };
+    customer.get_workspace_instance(request).await.unwrap().into_inner().instance.unwrap().phase()
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    let began = std::time::Instant::now();
+    while !holds().await {
+        assert!(began.elapsed().as_secs() < 60, "not {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+/// The networks in a range.
+async fn networks(docker: &Docker, subnets: &str) -> usize {
+    let all = docker.list_networks(None::<ListNetworksOptions>).await.unwrap();
+    let configs = all.into_iter().filter_map(|network| network.ipam?.config);
+    configs
+        .flatten()
+        .filter(|config| config.subnet.as_deref().is_some_and(|s| s.starts_with(subnets)))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_lives_by_its_plan_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let docker = docker().await.unwrap();
+    if docker.inspect_image(&Kind::Root.image()).await.is_err() {
+        images::import(&docker, Kind::Root).await.unwrap();
+    }
+    std::fs::write(folder.path().join("plans.toml"), PLANS).unwrap();
+    let installation = Installation::new(CONTROL_PLANE, folder.path(), 9).await.unwrap();
+    let plans = folder.path().join("plans.toml").display().to_string();
+    let installation = installation.with("CONTROLPLANE_PLANS_FILE", plans);
+    let replica = installation.start("one").await.unwrap();
+    let mut operator = replica.operator().await.unwrap();
+
+    // a plan brings its limits, and an unknown one is named
+    let asked = |plan: &str| wire::CreateOrganizationRequest {
+        organization: Some(wire::Organization {
+            name: "acme".to_owned(),
+            plan: plan.to_owned(),
+            allowed_agent_hosts: vec![installation.gateway()],
+            ..wire::Organization::default()
+        }),
+    };
+    let refused = from_status(operator.create_organization(asked("large")).await.unwrap_err());
+    assert_eq!(refused.fields[0].field, "organization.plan");
+    assert!(refused.fields[0].description.contains("small"), "{refused:?}");
+    let made = operator.create_organization(asked("small")).await.unwrap().into_inner().organization.unwrap();
+    let (organization_id, limits) = (made.organization_id, made.limits.unwrap());
+    assert_eq!((limits.workspaces, limits.runtimes.as_slice()), (Some(3), &["demo".to_owned()][..]));
+    let request = wire::IssueTokenRequest { organization_id: organization_id.clone(), name: "t".to_owned() };
+    let token = operator.issue_token(request).await.unwrap().into_inner().secret;
+    let mut customer = replica.customer(&token).await.unwrap();
+
+    // what would be admitted is told by what admits
+    let preview = |count| wire::PreviewAdmissionRequest {
+        count,
+        runtime: "demo".to_owned(),
+        ..wire::PreviewAdmissionRequest::default()
+    };
+    assert!(customer.preview_admission(preview(3)).await.unwrap().into_inner().admitted);
+    let told = customer.preview_admission(preview(4)).await.unwrap().into_inner();
+    assert_eq!((told.admitted, told.reason.as_str()), (false, "QUOTA_EXCEEDED"));
+    assert!(told.checks.iter().any(|check| check.exceeded && check.limit == "workspaces"), "{told:?}");
+
+    // workspaces are told to reach only what operators allow
+    let workspace = uuid::Uuid::new_v4().to_string();
+    let elsewhere = provision(&workspace, "http://169.254.169.254/latest".to_owned());
+    let refused = from_status(customer.provision_workspace(elsewhere).await.unwrap_err());
+    assert_eq!(refused.fields[0].field, "spec.agents_url", "{refused:?}");
+    let agents_url = format!("http://{}:7071", installation.gateway());
+    customer.provision_workspace(provision(&workspace, agents_url)).await.unwrap();
+    until("up", || {
+        let (mut customer, workspace) = (customer.clone(), workspace.clone());
+        async move { phase(&mut customer, &workspace).await == wire::InstancePhase::Up }
+    })
+    .await;
+    assert_eq!(networks(&docker, "10.215.9.").await, 1);
+
+    // lowering a limit stops nothing, and refuses what is asked from then on
+    let lowered = wire::UpdateOrganizationRequest {
+        organization: Some(wire::Organization {
+            organization_id: organization_id.clone(),
+            limits: Some(wire::Limits { workspaces: Some(0), ..wire::Limits::default() }),
+            ..wire::Organization::default()
+        }),
+        update_mask: Some(FieldMask { paths: vec!["limits".to_owned()] }),
+    };
+    operator.update_organization(lowered).await.unwrap();
+    assert_eq!(phase(&mut customer, &workspace).await, wire::InstancePhase::Up);
+    assert!(!customer.preview_admission(preview(1)).await.unwrap().into_inner().admitted);
+
+    // an orphan with a launch number of another database's: nothing goes by itself, and what goes is what was shown
+    let owner = installation.database.text("SELECT value FROM settings WHERE name = 'installation_id'");
+    let labels = [
+        ("ai.molecule.installation", owner.await.unwrap()),
+        ("ai.molecule.organization", organization_id.clone()),
+        ("ai.molecule.workspace", uuid::Uuid::new_v4().to_string()),
+        ("ai.molecule.generation", "1".to_owned()),
+        ("ai.molecule.launch", "999".to_owned()),
+    ];
+    let body = ContainerCreateBody {
+        image: Some(Kind::Root.image()),
+        labels: Some(HashMap::from(labels.map(|(name, value)| (name.to_owned(), value)))),
+        ..ContainerCreateBody::default()
+    };
+    let orphan = docker.create_container(None::<CreateContainerOptions>, body).await.unwrap().id;
+    let listed = operator.list_orphans(wire::ListOrphansRequest {}).await.unwrap().into_inner();
+    assert!(listed.beyond);
+    assert_eq!(listed.orphans.iter().map(|orphan| orphan.launch).collect::<Vec<_>>(), [999]);
+    let sweep = |confirm| wire::SweepOrphansRequest { confirm };
+    let dry = operator.sweep_orphans(sweep(false)).await.unwrap().into_inner();
+    assert!(!dry.removed);
+    // past the grace of orphans and several sweeps
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    let there = || docker.inspect_container(&orphan, None::<InspectContainerOptions>);
+    assert!(there().await.is_ok(), "a dry run, or a sweep, has removed it");
+    let swept = operator.sweep_orphans(sweep(true)).await.unwrap().into_inner();
+    assert_eq!((swept.removed, &swept.orphans), (true, &dry.orphans));
+    assert!(there().await.is_err(), "the orphan is still there");
+
+    // an organisation with something left stays; one without takes its network along
+    let delete = wire::DeleteOrganizationRequest { organization_id: organization_id.clone() };
+    let refused = from_status(operator.delete_organization(delete.clone()).await.unwrap_err());
+    assert_eq!(refused.reason, ErrorReason::OrganizationInUse);
+    let request = wire::DeprovisionWorkspaceRequest { workspace_id: workspace.clone(), intent: 1 };
+    customer.deprovision_workspace(request).await.unwrap();
+    until("gone", || {
+        let (mut customer, workspace) = (customer.clone(), workspace.clone());
+        async move { phase(&mut customer, &workspace).await == wire::InstancePhase::Gone }
+    })
+    .await;
+    operator.delete_organization(delete).await.unwrap();
+    let closed = from_status(customer.get_quota(wire::GetQuotaRequest {}).await.unwrap_err());
+    assert_eq!(closed.reason, ErrorReason::Unauthenticated);
+    until("rid of the network", || async { networks(&docker, "10.215.9.").await == 0 }).await;
+    // then its subnet may be given out again
+    until("rid of the subnet", || async {
+        installation.database.number("SELECT COUNT(*) FROM networks").await.unwrap() == 0
+    })
+    .await;
+    replica.stop().await.unwrap();
+    installation.finish().await.unwrap();
+}
