@@ -6,7 +6,7 @@
 #                                            that workspaces may reach: their tenants' agents' listeners
 #   host-rules.sh remove
 #
-# Installing again replaces what is there. Needs root, iptables, and a Docker daemon that has made DOCKER-USER. The
+# Installing again replaces what is there, in one step. Needs root, iptables, and a Docker daemon that has made DOCKER-USER. The
 # rules go with a reboot: install them from the same unit that starts the control plane.
 set -eu
 
@@ -24,33 +24,41 @@ remove() {
     done
 }
 
+# The whole of both chains, for iptables-restore: what was in them is replaced in one step.
+chains() {
+    pool=$1 bridged=$2
+    shift 2
+    echo "*filter"
+    echo ":$FORWARD - [0:0]"
+    echo ":$INPUT - [0:0]"
+
+    # to anywhere but this host
+    echo "-A $FORWARD ! -s $pool -j RETURN"
+    echo "-A $FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN"
+    echo "-A $FORWARD -d 169.254.0.0/16 -j DROP"
+    # within one network, where the bridge's own traffic passes here at all
+    [ "$bridged" = no ] || echo "-A $FORWARD -m physdev --physdev-is-bridged -j RETURN"
+    echo "-A $FORWARD -d $pool -j DROP"
+    echo "-A $FORWARD -j RETURN"
+
+    # to this host, at whichever of its addresses
+    echo "-A $INPUT ! -s $pool -j RETURN"
+    echo "-A $INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN"
+    for allowed in "$@"; do
+        echo "-A $INPUT -p tcp -d ${allowed%:*} --dport ${allowed##*:} -j RETURN"
+    done
+    echo "-A $INPUT -j DROP"
+    echo "COMMIT"
+}
+
 install() {
     pool=$1
     shift
-    remove
-    ipt -N "$FORWARD"
-    ipt -N "$INPUT"
-
-    # to anywhere but this host
-    ipt -A "$FORWARD" ! -s "$pool" -j RETURN
-    ipt -A "$FORWARD" -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN
-    ipt -A "$FORWARD" -d 169.254.0.0/16 -j DROP
-    # within one network, where the bridge's own traffic passes here at all
-    ipt -A "$FORWARD" -m physdev --physdev-is-bridged -j RETURN 2>/dev/null || true
-    ipt -A "$FORWARD" -d "$pool" -j DROP
-    ipt -A "$FORWARD" -j RETURN
-
-    # to this host, at whichever of its addresses
-    ipt -A "$INPUT" ! -s "$pool" -j RETURN
-    ipt -A "$INPUT" -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN
-    for allowed in "$@"; do
-        ipt -A "$INPUT" -p tcp -d "${allowed%:*}" --dport "${allowed##*:}" -j RETURN
-    done
-    ipt -A "$INPUT" -j DROP
-
-    # last, so that nothing passes half-made chains
-    ipt -I DOCKER-USER -j "$FORWARD"
-    ipt -I INPUT -j "$INPUT"
+    # a kernel without physdev has no bridged traffic here either
+    chains "$pool" yes "$@" | iptables-restore --wait --noflush 2>/dev/null ||
+        chains "$pool" no "$@" | iptables-restore --wait --noflush
+    ipt -C DOCKER-USER -j "$FORWARD" 2>/dev/null || ipt -I DOCKER-USER -j "$FORWARD"
+    ipt -C INPUT -j "$INPUT" 2>/dev/null || ipt -I INPUT -j "$INPUT"
 }
 
 case "${1-}" in
