@@ -28,7 +28,7 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
     if !is_there("ip") {
         install(&["iproute2"], "iproute2, for a daemon of the tests' own")?;
     }
-    let postgres = Postgres::ensure()?;
+    let postgres = Postgres::ensure("test")?;
     prepare(true, &postgres)?;
     say("building");
     run(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;

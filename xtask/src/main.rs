@@ -67,7 +67,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test { arguments } => checks::test(&arguments),
         Task::Lint => checks::lint(),
         Task::Static => tools::build_static(),
-        Task::Prepare { check } => checks::prepare(check, &postgres::Postgres::ensure()?),
+        Task::Prepare { check } => checks::prepare(check, &postgres::Postgres::ensure("prepare")?),
         Task::Bench(Bench::Create { rounds }) => bench::create(rounds),
         Task::Soak { cases } => checks::soak(cases),
     }

@@ -1,14 +1,14 @@
 //! A PostgreSQL server: the one that `DATABASE_URL` names, or a private cluster of our own for as long as this
 //! runs. Its data stay, so that the next run finds them.
 
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use crate::shell::{command, install, is_root, run, say, succeeds};
 
@@ -25,11 +25,13 @@ pub(crate) struct Postgres {
 struct Cluster {
     programs: PathBuf,
     data: PathBuf,
+    /// Held while this uses the cluster: what runs beside it makes another.
+    _lock: File,
 }
 
 impl Postgres {
-    /// Finds a server, or installs and starts one.
-    pub(crate) fn ensure() -> anyhow::Result<Self> {
+    /// Finds a server, or installs and starts one. What has another purpose has other data.
+    pub(crate) fn ensure(purpose: &str) -> anyhow::Result<Self> {
         if let Ok(url) = std::env::var("DATABASE_URL") {
             ensure!(url.starts_with("postgres"), "DATABASE_URL is not a PostgreSQL URL: {url}");
             return Ok(Self { url, cluster: None });
@@ -38,7 +40,8 @@ impl Postgres {
             install(&["postgresql"], "PostgreSQL")?;
         }
         let programs = programs().context("there are no PostgreSQL programs below /usr/lib/postgresql")?;
-        let cluster = Cluster { programs, data: folder()?.join("data") };
+        let (folder, lock) = folder(purpose)?;
+        let cluster = Cluster { programs, data: folder.join("data"), _lock: lock };
         let password = cluster.initialise()?;
         let port = cluster.start()?;
         Ok(Self {
@@ -88,7 +91,7 @@ impl Cluster {
 
     /// Starts the server on a free port of the loopback, which this returns.
     fn start(&self) -> anyhow::Result<u16> {
-        // one that an earlier run could not stop
+        // nobody has the lock, so one that runs was left by a run that was killed
         let _ = self.stop();
         say("starting PostgreSQL");
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -133,19 +136,28 @@ fn programs() -> Option<PathBuf> {
     folders.filter(|folder| folder.join("initdb").exists()).max()
 }
 
-/// Where this repository's cluster is: where the server's user may enter, which need not be so here.
-fn folder() -> anyhow::Result<PathBuf> {
-    let folder = if is_root() {
-        let mut hasher = DefaultHasher::new();
-        std::env::current_dir()?.hash(&mut hasher);
+/// Where a cluster of this repository's is that nobody else uses now, and the lock on it: where the server's user may
+/// enter, which need not be so here.
+fn folder(purpose: &str) -> anyhow::Result<(PathBuf, File)> {
+    let mut hasher = DefaultHasher::new();
+    std::env::current_dir()?.hash(&mut hasher);
+    let above = if is_root() {
         PathBuf::from(format!("/var/tmp/molecule-postgres-{:016x}", hasher.finish()))
     } else {
         std::env::current_dir()?.join("target/postgres")
     };
-    fs::create_dir_all(&folder)?;
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
-    own(&folder)?;
-    Ok(folder)
+    fs::create_dir_all(&above)?;
+    for number in 1.. {
+        let folder = above.join(format!("{purpose}-{number}"));
+        fs::create_dir_all(&folder)?;
+        let lock = File::create(folder.join("lock"))?;
+        if lock.try_lock().is_ok() {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+            own(&folder)?;
+            return Ok((folder, lock));
+        }
+    }
+    bail!("every cluster is in use")
 }
 
 /// Gives a file to the user that the server runs as.

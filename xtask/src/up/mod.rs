@@ -28,7 +28,7 @@ pub(crate) fn run(saas: bool, exit: bool) -> anyhow::Result<()> {
     })?;
     let _docker = Docker::ensure()?;
     // dropped after the services that use it
-    let postgres = if saas { Some(crate::postgres::Postgres::ensure()?) } else { None };
+    let postgres = if saas { Some(crate::postgres::Postgres::ensure("up")?) } else { None };
     say("building");
     shell::run(&mut cargo(&["build", "--locked", "--workspace"]))?;
     build_static()?;
