@@ -105,7 +105,7 @@ impl conformance::Subject for Subject {
         LaunchSpec { image: "localhost:9/there-is/no-such-image:1".to_owned(), ..self.spec() }
     }
 
-    async fn occupy(&self, instance: &InstanceRef) {
+    async fn occupy(&self, instance: &InstanceRef) -> bool {
         let name = format!("ws-{}-{}", instance.workspace, instance.generation);
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
         let body = ContainerCreateBody {
@@ -115,6 +115,7 @@ impl conformance::Subject for Subject {
         };
         self.docker.create_container(Some(options), body).await.unwrap();
         self.docker.start_container(&name, None::<StartContainerOptions>).await.unwrap();
+        true
     }
 
     async fn stranger_is_untouched(&self, instance: &InstanceRef) -> bool {

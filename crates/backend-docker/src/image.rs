@@ -63,7 +63,7 @@ impl Images {
     /// Finds the image, or starts to pull it and tells how far that is.
     pub(crate) async fn prepare(&self, docker: &Docker, image: &str) -> Prepared {
         if self.known(image).is_some() {
-            return Prepared::Ready;
+            return Prepared::Ready(String::new());
         }
         match docker.inspect_image(image).await.map_err(Problem::from) {
             Ok(found) => {
@@ -75,7 +75,7 @@ impl Images {
                     user: config.user.unwrap_or_default(),
                 };
                 self.lock().known.insert(image.to_owned(), (Instant::now(), Arc::new(info)));
-                Prepared::Ready
+                Prepared::Ready(String::new())
             }
             Err(Problem::NotFound(_)) => self.pull(docker, image),
             Err(Problem::BadRequest(message)) => unavailable(image, &message),

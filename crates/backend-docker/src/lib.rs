@@ -28,10 +28,10 @@ use bollard::query_parameters::{
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use molecule_domain::id::{InstallationId, LaunchSeq, OrganizationId, WorkspaceId};
-use molecule_domain::launch::LaunchSpec;
 use molecule_domain::network::NetworkSpec;
 use molecule_provisioner::backend::{
-    Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, Prepared,
+    Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, PrepareRequest,
+    Prepared,
 };
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::model::InstanceRef;
@@ -150,9 +150,9 @@ impl Backend for DockerBackend {
         Duration::ZERO
     }
 
-    async fn prepare(&self, spec: &LaunchSpec) -> Prepared {
+    async fn prepare(&self, request: &PrepareRequest<'_>) -> Prepared {
         match self.client.get().await {
-            Ok(docker) => self.images.prepare(docker, &spec.image).await,
+            Ok(docker) => self.images.prepare(docker, &request.spec.image).await,
             Err(error) => Prepared::Unknown(error.to_string()),
         }
     }

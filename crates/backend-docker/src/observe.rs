@@ -83,7 +83,7 @@ pub(crate) fn post_mortem(
     } else {
         (!error.is_empty()).then(|| error.to_owned())
     };
-    PostMortem { exit_code, log_tail, detail, init_failure }
+    PostMortem { exit_code, log_tail, detail, init_failure, is_final: false }
 }
 
 #[cfg(test)]

@@ -142,6 +142,10 @@ reasons! {
     Restarting = "RESTARTING",
     /// The organisation is suspended: everything of it is stopped.
     OrganizationSuspended = "ORGANIZATION_SUSPENDED",
+    /// The provider has no room for it anywhere that it may go.
+    NoCapacity = "NO_CAPACITY",
+    /// The operator's own account at the provider has reached a limit.
+    ProviderQuota = "PROVIDER_QUOTA",
 }
 
 impl fmt::Display for Reason {

@@ -137,6 +137,8 @@ pub struct Attempt {
     pub seq: LaunchSeq,
     /// What makes the provider call idempotent.
     pub token: String,
+    /// Where the backend chose to launch it, in the backend's own words; empty where there is no choice.
+    pub placement: String,
     /// What is known of it.
     pub state: AttemptState,
     /// Until when a call may still take effect: an absence observed before that proves nothing.

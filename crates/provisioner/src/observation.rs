@@ -4,7 +4,7 @@
 //! answer of the provider's. The planner's actions that start, stop or take away something carry one of the
 //! two, so none of them can be planned on no answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use molecule_domain::Timestamp;
 use molecule_domain::id::LaunchSeq;
@@ -33,6 +33,8 @@ pub enum InstanceState {
     Created,
     /// On its way up.
     Starting,
+    /// On, but without what is only attached once it is: it can run nothing yet.
+    Unattached,
     /// Up.
     Running,
     /// On its way down.
@@ -53,6 +55,8 @@ impl InstanceState {
 pub struct Snapshot {
     /// When the provider was asked: nothing here is older.
     taken_at: Timestamp,
+    /// What was asked for; `None` is everything.
+    wanted: Option<HashSet<InstanceRef>>,
     answer: Result<HashMap<InstanceRef, OwnedInstance>, String>,
 }
 
@@ -60,11 +64,23 @@ impl Snapshot {
     /// The provider's whole answer to a question asked at `asked_at`, or why there is none.
     pub fn new(asked_at: Timestamp, answer: Result<Vec<OwnedInstance>, String>) -> Self {
         let answer = answer.map(|owned| owned.into_iter().map(|one| (one.instance, one)).collect());
-        Self { taken_at: asked_at, answer }
+        Self { taken_at: asked_at, wanted: None, answer }
+    }
+
+    /// The same of an answer to a question for some instances only: of others it says nothing.
+    pub fn of(
+        wanted: &[InstanceRef],
+        asked_at: Timestamp,
+        answer: Result<Vec<OwnedInstance>, String>,
+    ) -> Self {
+        Self { wanted: Some(wanted.iter().copied().collect()), ..Self::new(asked_at, answer) }
     }
 
     /// What it says of one instance.
     pub fn observe(&self, instance: &InstanceRef) -> Observation {
+        if self.wanted.as_ref().is_some_and(|wanted| !wanted.contains(instance)) {
+            return Observation::Unknown("the provider was not asked for it".to_owned());
+        }
         match &self.answer {
             Err(cause) => Observation::Unknown(cause.clone()),
             Ok(owned) => match owned.get(instance) {

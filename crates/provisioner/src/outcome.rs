@@ -171,10 +171,11 @@ pub struct LaunchBegun {
 }
 
 /// Notes in the record that a launch call is about to be made: a retry of the live attempt, or the first
-/// call of a new one, which takes `next_seq`.
+/// call of a new one, which takes `next_seq` and `placement`: a retry keeps both, so that it asks for the same.
 pub fn begin_launch(
     record: &mut InstanceRecord,
     next_seq: LaunchSeq,
+    placement: &str,
     now: Timestamp,
     call_until: Timestamp,
 ) -> Result<LaunchBegun, IllegalTransition> {
@@ -188,6 +189,7 @@ pub fn begin_launch(
             number,
             seq: next_seq,
             token: Attempt::token_of(record.workspace, record.generation, number),
+            placement: placement.to_owned(),
             state: AttemptState::Intended,
             call_until,
             unsure_until: now,

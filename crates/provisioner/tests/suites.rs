@@ -45,8 +45,9 @@ impl Subject for Memory {
         LaunchSpec { image: MISSING_IMAGE.to_owned(), ..contract::spec() }
     }
 
-    async fn occupy(&self, instance: &InstanceRef) {
+    async fn occupy(&self, instance: &InstanceRef) -> bool {
         self.0.occupy(*instance, &SystemClock);
+        true
     }
 
     async fn stranger_is_untouched(&self, instance: &InstanceRef) -> bool {

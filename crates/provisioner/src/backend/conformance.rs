@@ -8,7 +8,7 @@ use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, OrganizationId, 
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::Reason;
 
-use super::{Backend, BootstrapToken, CallError, LaunchRequest, Prepared};
+use super::{Backend, BootstrapToken, CallError, LaunchRequest, PrepareRequest, Prepared};
 use crate::model::{Attempt, InstanceRef};
 use crate::observation::{InstanceState, OwnedInstance};
 
@@ -23,8 +23,9 @@ pub trait Subject: Sync {
     fn spec(&self) -> LaunchSpec;
     /// What can't be prepared.
     fn impossible_spec(&self) -> LaunchSpec;
-    /// Lets a stranger have the instance's name.
-    async fn occupy(&self, instance: &InstanceRef);
+    /// Lets a stranger have the instance's name, or something as like it as the provider allows. Tells whether the
+    /// name is taken by that.
+    async fn occupy(&self, instance: &InstanceRef) -> bool;
     /// Whether what the stranger has is untouched; takes it away.
     async fn stranger_is_untouched(&self, instance: &InstanceRef) -> bool;
     /// Backends whose provider fails, by the name of how.
@@ -55,6 +56,7 @@ fn request(subject: &dyn Subject, seq: i64) -> LaunchRequest {
         attempt,
         seq: LaunchSeq(seq),
         token: Attempt::token_of(instance.workspace, instance.generation, attempt),
+        placement: String::new(),
         spec: subject.spec(),
         bootstrap_token: Some(BootstrapToken::new("for-conformance".to_owned())),
     }
@@ -86,9 +88,10 @@ fn is_running(state: InstanceState) -> bool {
     state == InstanceState::Running
 }
 
-async fn prepared(backend: &dyn Backend, spec: &LaunchSpec) -> Prepared {
+async fn prepared(backend: &dyn Backend, request: &LaunchRequest) -> Prepared {
+    let request = PrepareRequest { instance: request.instance, spec: &request.spec, attempt: None };
     for _ in 0..600 {
-        match backend.prepare(spec).await {
+        match backend.prepare(&request).await {
             Prepared::InProgress(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             end => return end,
         }
@@ -96,29 +99,51 @@ async fn prepared(backend: &dyn Backend, spec: &LaunchSpec) -> Prepared {
     panic!("preparing did not end");
 }
 
-async fn launched(backend: &dyn Backend, request: &LaunchRequest) {
-    assert_eq!(prepared(backend, &request.spec).await, Prepared::Ready);
-    backend.launch(request).await.expect("the launch succeeds");
+/// Launches it, and tells how, so that it can be launched again.
+async fn launched(backend: &dyn Backend, request: LaunchRequest) -> LaunchRequest {
+    let prepared = prepared(backend, &request).await;
+    let Prepared::Ready(placement) = prepared else { panic!("not ready: {prepared:?}") };
+    let request = LaunchRequest { placement, ..request };
+    backend.launch(&request).await.expect("the launch succeeds");
+    request
+}
+
+async fn reaches_absence(backend: &dyn Backend, instance: &InstanceRef) {
+    for _ in 0..600 {
+        if find(backend, instance).await.is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{instance:?} is still there: {:?}", find(backend, instance).await);
+}
+
+/// A provider may need more than one call until nothing is left, but each says so.
+async fn purged(backend: &dyn Backend, request: &LaunchRequest) {
+    for _ in 0..100 {
+        match backend.purge(request.instance.organization, request.instance.workspace).await {
+            Ok(()) => return,
+            Err(CallError::Unknown(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(refused) => panic!("the rest can't be removed: {refused}"),
+        }
+    }
+    panic!("the rest is still there");
 }
 
 async fn cleared(backend: &dyn Backend, request: &LaunchRequest) {
     backend.remove(&request.instance, request.seq).await.expect("the instance can be removed");
-    backend
-        .purge(request.instance.organization, request.instance.workspace)
-        .await
-        .expect("the rest can be removed");
-    assert_eq!(find(backend, &request.instance).await, None);
+    reaches_absence(backend, &request.instance).await;
+    purged(backend, request).await;
     let left = backend.list_resources().await.expect("the provider lists resources");
     assert!(left.iter().all(|one| one.workspace != request.instance.workspace), "left behind: {left:?}");
 }
 
 async fn launching_twice_gives_one_instance(subject: &dyn Subject) {
     let backend = subject.backend();
-    let request = request(subject, 1);
-    launched(&*backend, &request).await;
+    let request = launched(&*backend, request(subject, 1)).await;
     let first = reaches(&*backend, &request.instance, is_running).await;
     // as after a lost reply: the second call adopts what the first one made
-    launched(&*backend, &request).await;
+    backend.launch(&request).await.expect("the launch succeeds again");
     let second = reaches(&*backend, &request.instance, is_running).await;
     assert_eq!(first.created_at, second.created_at, "the second launch made another instance");
     assert_eq!((second.seq, second.instance), (request.seq, request.instance));
@@ -132,9 +157,8 @@ async fn launching_twice_gives_one_instance(subject: &dyn Subject) {
 
 async fn the_life_of_an_instance(subject: &dyn Subject) {
     let backend = subject.backend();
-    let request = request(subject, 2);
+    let request = launched(&*backend, request(subject, 2)).await;
     let instance = &request.instance;
-    launched(&*backend, &request).await;
     let up = reaches(&*backend, instance, is_running).await;
     assert!(up.endpoint.is_some(), "an instance that is up has an endpoint");
     backend.start(instance).await.expect("starting what runs succeeds");
@@ -145,7 +169,7 @@ async fn the_life_of_an_instance(subject: &dyn Subject) {
     assert!(backend.post_mortem(instance).await.is_ok());
     backend.start(instance).await.expect("it starts again");
     let again = reaches(&*backend, instance, is_running).await;
-    assert_eq!(again.created_at, up.created_at, "a start keeps the instance");
+    assert_eq!((again.created_at, again.seq), (up.created_at, up.seq), "a start keeps the instance");
     cleared(&*backend, &request).await;
 }
 
@@ -159,8 +183,7 @@ async fn taking_away_what_is_gone_succeeds(subject: &dyn Subject) {
 
 async fn another_launch_is_not_taken_away(subject: &dyn Subject) {
     let backend = subject.backend();
-    let request = request(subject, 5);
-    launched(&*backend, &request).await;
+    let request = launched(&*backend, request(subject, 5)).await;
     backend.remove(&request.instance, LaunchSeq(4)).await.expect("nothing of that launch is there");
     assert!(find(&*backend, &request.instance).await.is_some(), "the wrong launch was taken away");
     cleared(&*backend, &request).await;
@@ -169,21 +192,26 @@ async fn another_launch_is_not_taken_away(subject: &dyn Subject) {
 async fn a_strangers_instance_is_never_touched(subject: &dyn Subject) {
     let backend = subject.backend();
     let request = request(subject, 6);
-    subject.occupy(&request.instance).await;
-    assert_eq!(prepared(&*backend, &request.spec).await, Prepared::Ready);
+    let taken = subject.occupy(&request.instance).await;
     assert_eq!(find(&*backend, &request.instance).await, None, "a stranger's is listed as ours");
-    let error = backend.launch(&request).await.expect_err("the name is taken");
-    assert!(matches!(&error, CallError::Refused(r) if r.reason == Reason::NameTaken), "{error:?}");
+    if taken {
+        let Prepared::Ready(placement) = prepared(&*backend, &request).await else { panic!("not ready") };
+        let error = backend.launch(&LaunchRequest { placement, ..request.clone() }).await;
+        let error = error.expect_err("the name is taken");
+        assert!(matches!(&error, CallError::Refused(r) if r.reason == Reason::NameTaken), "{error:?}");
+    } else {
+        launched(&*backend, request.clone()).await;
+    }
     backend.stop(&request.instance, Duration::ZERO).await.ok();
     backend.remove(&request.instance, request.seq).await.ok();
     assert!(subject.stranger_is_untouched(&request.instance).await, "a stranger's was touched");
-    backend.purge(request.instance.organization, request.instance.workspace).await.expect("purged");
+    reaches_absence(&*backend, &request.instance).await;
+    purged(&*backend, &request).await;
 }
 
 async fn another_installations_are_invisible(subject: &dyn Subject) {
     let (ours, other) = (subject.backend(), subject.other_installation());
-    let request = request(subject, 7);
-    launched(&*ours, &request).await;
+    let request = launched(&*ours, request(subject, 7)).await;
     assert_eq!(find(&*other, &request.instance).await, None);
     assert!(other.list_resources().await.unwrap().iter().all(|r| r.workspace != request.instance.workspace));
     other.stop(&request.instance, Duration::ZERO).await.ok();
@@ -197,16 +225,24 @@ async fn another_installations_are_invisible(subject: &dyn Subject) {
 }
 
 async fn an_impossible_image_is_refused(subject: &dyn Subject) {
-    let answer = prepared(&*subject.backend(), &subject.impossible_spec()).await;
-    let Prepared::Refused(refusal) = answer else { panic!("not refused: {answer:?}") };
+    let backend = subject.backend();
+    let request = LaunchRequest { spec: subject.impossible_spec(), ..request(subject, 9) };
+    // a provider finds out when it is asked, or before
+    let refusal = match prepared(&*backend, &request).await {
+        Prepared::Refused(refusal) => refusal,
+        Prepared::Ready(placement) => match backend.launch(&LaunchRequest { placement, ..request }).await {
+            Err(CallError::Refused(refusal)) => refusal,
+            other => panic!("not refused: {other:?}"),
+        },
+        other => panic!("not refused: {other:?}"),
+    };
     assert_eq!(refusal.reason, Reason::ImageUnavailable);
     assert!(!refusal.message.is_empty());
 }
 
 async fn errors_are_never_absence(subject: &dyn Subject) {
     let ours = subject.backend();
-    let request = request(subject, 8);
-    launched(&*ours, &request).await;
+    let request = launched(&*ours, request(subject, 8)).await;
     for (how, broken) in subject.broken().await {
         let listed = tokio::time::timeout(Duration::from_secs(3), broken.list_instances()).await;
         assert!(!matches!(listed, Ok(Ok(_))), "{how}: a failing provider gave a list: {listed:?}");

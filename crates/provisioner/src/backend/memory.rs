@@ -7,13 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use molecule_domain::id::{InstallationId, LaunchSeq, OrganizationId, WorkspaceId};
+use molecule_domain::id::{Generation, InstallationId, LaunchSeq, OrganizationId, WorkspaceId};
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::Reason;
 use molecule_domain::{Clock, Timestamp};
 
 use super::{
-    Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, Prepared, Refusal,
+    Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, PrepareRequest,
+    Prepared, Refusal,
 };
 use crate::model::{Endpoint, InstanceRef};
 use crate::observation::{InstanceState, OwnedInstance};
@@ -38,6 +39,8 @@ struct HostState {
     late: Option<Duration>,
     /// Whether launches get only half-way.
     half: bool,
+    /// Whether there is no room for launches.
+    full: bool,
     postponed: Vec<(Timestamp, InstallationId, LaunchRequest)>,
 }
 
@@ -81,6 +84,11 @@ impl Host {
     /// From now on a launch makes its instance, but does not start it, and seems lost.
     pub fn set_half(&self, half: bool) {
         self.lock().half = half;
+    }
+
+    /// From now on there is no room for a launch.
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
     }
 
     /// Lets what was postponed until `now` take effect.
@@ -171,6 +179,11 @@ impl HostState {
             if found.token != request.token {
                 return Err(CallError::Unknown("an instance of another launch is in the way".to_owned()));
             }
+        } else if self.full {
+            return Err(CallError::NoRoom(Refusal {
+                reason: Reason::NoCapacity,
+                message: "there is no room for it".to_owned(),
+            }));
         } else {
             let owned = OwnedInstance {
                 instance: request.instance,
@@ -200,13 +213,26 @@ impl HostState {
 
     fn run(&mut self, installation: InstallationId, instance: &InstanceRef) {
         let Some(found) = self.mine(installation, instance) else { return };
-        if found.owned.state == InstanceState::Running {
+        if matches!(found.owned.state, InstanceState::Running | InstanceState::Unattached) {
+            return;
+        }
+        // as where a disk is made with the first instance, and attached to those that follow it
+        if found.owned.state == InstanceState::Created && instance.generation != Generation(1) {
+            found.owned.state = InstanceState::Unattached;
             return;
         }
         found.owned.state = InstanceState::Running;
         found.owned.endpoint = Some(Endpoint { host: "127.0.0.1".to_owned(), port: 8000 });
         let seq = found.owned.seq;
         self.starts.push((*instance, seq));
+    }
+
+    fn attach(&mut self, installation: InstallationId, instance: &InstanceRef) {
+        let Some(found) = self.mine(installation, instance) else { return };
+        if found.owned.state == InstanceState::Unattached {
+            found.owned.state = InstanceState::Starting;
+            self.run(installation, instance);
+        }
     }
 }
 
@@ -220,14 +246,14 @@ impl Backend for MemoryBackend {
         Duration::ZERO
     }
 
-    async fn prepare(&self, spec: &LaunchSpec) -> Prepared {
+    async fn prepare(&self, request: &PrepareRequest<'_>) -> Prepared {
         match self.state() {
             Err(error) => Prepared::Unknown(error.to_string()),
-            Ok(_) if spec.image == MISSING_IMAGE => Prepared::Refused(Refusal {
+            Ok(_) if request.spec.image == MISSING_IMAGE => Prepared::Refused(Refusal {
                 reason: Reason::ImageUnavailable,
-                message: format!("there is no image {:?}", spec.image),
+                message: format!("there is no image {:?}", request.spec.image),
             }),
-            Ok(_) => Prepared::Ready,
+            Ok(_) => Prepared::Ready(String::new()),
         }
     }
 
@@ -239,6 +265,11 @@ impl Backend for MemoryBackend {
             return Err(CallError::Unknown("the launch seems lost".to_owned()));
         }
         state.launch(self.installation, request, now)
+    }
+
+    async fn attach(&self, found: &OwnedInstance, _spec: &LaunchSpec) -> Result<(), CallError> {
+        self.state()?.attach(self.installation, &found.instance);
+        Ok(())
     }
 
     async fn start(&self, instance: &InstanceRef) -> Result<(), CallError> {

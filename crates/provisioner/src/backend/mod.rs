@@ -8,11 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::id::{AttemptNumber, LaunchSeq, OrganizationId, WorkspaceId};
+use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, OrganizationId, WorkspaceId};
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::Reason;
 
-use crate::model::InstanceRef;
+use crate::model::{Attempt, AttemptState, InstanceRef};
 use crate::observation::OwnedInstance;
 
 /// A provider of instances. Every call is idempotent, and safe beside any other call.
@@ -24,12 +24,18 @@ pub trait Backend: Send + Sync + 'static {
     /// How long the provider may keep showing the past.
     fn visibility_lag(&self) -> Duration;
 
-    /// Makes ready what a launch needs and what may take long, such as an image. Never waits for it: where it
-    /// is under way, the answer says so.
-    async fn prepare(&self, spec: &LaunchSpec) -> Prepared;
+    /// Makes ready what a launch needs and what may take long, such as an image, and chooses where it goes. Never
+    /// waits for it: where it is under way, the answer says so.
+    async fn prepare(&self, request: &PrepareRequest<'_>) -> Prepared;
 
     /// Launches an instance, or finishes the launch of the same token.
     async fn launch(&self, request: &LaunchRequest) -> Result<(), CallError>;
+
+    /// Does for an instance that is [unattached](crate::observation::InstanceState::Unattached) what could not be
+    /// done while it came up. Asked only by a provider that tells of such.
+    async fn attach(&self, found: &OwnedInstance, _spec: &LaunchSpec) -> Result<(), CallError> {
+        Err(CallError::Unknown(format!("nothing is to be attached to {:?}", found.instance)))
+    }
 
     /// Starts an instance that is down. Succeeds where it runs.
     async fn start(&self, instance: &InstanceRef) -> Result<(), CallError>;
@@ -47,6 +53,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// All instances of this installation, whole or not at all.
     async fn list_instances(&self) -> Result<Vec<OwnedInstance>, CallError>;
+
+    /// Those of these that are there, whole or not at all. More than was asked for may be in the answer.
+    async fn find_instances(&self, _wanted: &[InstanceRef]) -> Result<Vec<OwnedInstance>, CallError> {
+        self.list_instances().await
+    }
 
     /// Everything else of this installation's that belongs to a workspace, whole or not at all.
     async fn list_resources(&self) -> Result<Vec<OwnedResource>, CallError>;
@@ -71,6 +82,29 @@ pub trait Backend: Send + Sync + 'static {
     async fn hints(&self) -> Result<BoxStream<'static, WorkspaceId>, CallError>;
 }
 
+/// What is about to be launched.
+#[derive(Clone, Copy, Debug)]
+pub struct PrepareRequest<'a> {
+    /// As what.
+    pub instance: InstanceRef,
+    /// From what.
+    pub spec: &'a LaunchSpec,
+    /// The last attempt at this generation. A live one is to be called again, where it was placed.
+    pub attempt: Option<&'a Attempt>,
+}
+
+impl PrepareRequest<'_> {
+    /// Whether a call was made that is only to be repeated.
+    pub fn is_placed(&self) -> bool {
+        self.attempt.is_some_and(|attempt| attempt.state != AttemptState::Resolved)
+    }
+
+    /// Whether nothing was ever launched for the workspace.
+    pub fn is_first(&self) -> bool {
+        self.attempt.is_none() && self.instance.generation == Generation(1)
+    }
+}
+
 /// One launch, complete. Equal requests are equal to the last byte.
 #[derive(Clone, Debug)]
 pub struct LaunchRequest {
@@ -82,6 +116,8 @@ pub struct LaunchRequest {
     pub seq: LaunchSeq,
     /// The idempotency token.
     pub token: String,
+    /// Where, as [`Prepared::Ready`] said when the attempt began.
+    pub placement: String,
     /// What to launch.
     pub spec: LaunchSpec,
     /// The bootstrap token for workspace-init, on a generation's first launch.
@@ -113,10 +149,12 @@ impl std::fmt::Debug for BootstrapToken {
 /// The answer of [`Backend::prepare`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prepared {
-    /// The launch can begin.
-    Ready,
+    /// The launch can begin: a new attempt goes to this place, in the backend's own words.
+    Ready(String),
     /// Under way; what to tell meanwhile.
     InProgress(String),
+    /// There is no room for it anywhere now; worth asking again.
+    NoRoom(Refusal),
     /// It can't be had.
     Refused(Refusal),
     /// The provider gave no answer.
@@ -138,6 +176,9 @@ pub enum CallError {
     /// The provider's definite no.
     #[error("{}", .0.message)]
     Refused(Refusal),
+    /// Its definite no to this place, now: another attempt may be placed elsewhere, or later.
+    #[error("{}", .0.message)]
+    NoRoom(Refusal),
     /// No answer, or none that can be relied on: it may have happened.
     #[error("{0}")]
     Unknown(String),
@@ -146,7 +187,9 @@ pub enum CallError {
 impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::Refused(refusal) => Self::new(ErrorReason::WrongState, refusal.message),
+            CallError::Refused(refusal) | CallError::NoRoom(refusal) => {
+                Self::new(ErrorReason::WrongState, refusal.message)
+            }
             CallError::Unknown(cause) => {
                 Self::new(ErrorReason::BackendUnavailable, format!("the provider does not answer: {cause}"))
             }
@@ -178,6 +221,8 @@ pub struct PostMortem {
     pub detail: Option<String>,
     /// workspace-init ended before the runtime began, and what it said.
     pub init_failure: Option<String>,
+    /// Starting it again would end the same way.
+    pub is_final: bool,
 }
 
 /// Which output to read.

@@ -79,7 +79,7 @@ async fn claim_and_work(
     }
     debug!(count = claimed.len(), "claimed");
     // One look serves the whole batch.
-    let snapshot = Arc::new(executor.look().await);
+    let snapshot = Arc::new(executor.look_at(&claimed).await);
     for claimed in claimed {
         let (executor, snapshot) = (Arc::clone(executor), Arc::clone(&snapshot));
         working.spawn(async move { executor.work(&claimed, &snapshot).await });

@@ -10,10 +10,12 @@ use tracing::{debug, info, warn};
 
 use super::effects::{outcome_of, seed_of};
 use super::plan::{Action, engine_event, give_up, plan, restarts_so_far};
-use crate::backend::{Backend, BootstrapToken, CallError, LaunchRequest, PostMortem, Prepared, Refusal};
+use crate::backend::{
+    Backend, BootstrapToken, CallError, LaunchRequest, PostMortem, PrepareRequest, Prepared, Refusal,
+};
 use crate::faults::Steps;
 use crate::model::{AttemptState, Claimed, EventDetail, InstanceRecord, Lease};
-use crate::observation::{InstanceState, Sighting, Snapshot};
+use crate::observation::{InstanceState, OwnedInstance, Sighting, Snapshot};
 use crate::outcome::{Fact, Outcome};
 use crate::policy::Policy;
 use crate::store::{Store, StoreError};
@@ -47,15 +49,16 @@ impl Executor {
     /// Looks at everything this installation owns, with one call.
     pub async fn look(&self) -> Snapshot {
         let asked_at = self.clock.now();
-        let answer =
-            match self.call("backend.list", self.policy.other_call, || self.backend.list_instances()).await {
-                Ok(owned) => Ok(owned),
-                Err(error) => {
-                    warn!(%error, "the provider does not tell what it runs");
-                    Err(error.to_string())
-                }
-            };
-        Snapshot::new(asked_at, answer)
+        let list = || self.backend.list_instances();
+        Snapshot::new(asked_at, told(self.call("backend.list", self.policy.other_call, list).await))
+    }
+
+    /// Looks at the instances of claimed records, with as few calls as the provider allows.
+    pub async fn look_at(&self, claimed: &[Claimed]) -> Snapshot {
+        let wanted: Vec<_> = claimed.iter().map(|one| one.record.instance()).collect();
+        let asked_at = self.clock.now();
+        let find = || self.backend.find_instances(&wanted);
+        Snapshot::of(&wanted, asked_at, told(self.call("backend.find", self.policy.other_call, find).await))
     }
 
     /// Takes one step for a claimed record and gives its lease back.
@@ -98,6 +101,20 @@ impl Executor {
             Action::AwaitProvider(cause) => self.retry_later(lease, record, &cause, true).await,
             Action::Launch => self.launch(lease, record).await,
             Action::Crashed(sighting) => self.crashed(lease, record, &sighting).await,
+            Action::Attach(sighting) => {
+                let limit = self.policy.other_call;
+                let attach = || self.backend.attach(sighting.found(), &record.spec);
+                match self.guarded(lease, "backend.attach", limit, attach).await {
+                    Ok(()) => {
+                        let due_at = Some(self.clock.now());
+                        self.commit("commit.attached", lease, Outcome { due_at, ..outcome_of(record) }).await
+                    }
+                    Err(CallError::Refused(refusal) | CallError::NoRoom(refusal)) => {
+                        self.refused(lease, record, refusal, outcome_of(record)).await
+                    }
+                    Err(CallError::Unknown(cause)) => self.retry_later(lease, record, &cause, false).await,
+                }
+            }
             Action::Start(sighting) => self.start(lease, record, &sighting).await,
             Action::Stop(sighting) => {
                 self.announce(lease, record, "being stopped").await?;
@@ -141,8 +158,8 @@ impl Executor {
     async fn launch(&self, lease: &Lease, record: &InstanceRecord) -> Result<(), StoreError> {
         // Waiting here takes from the lease; `guarded` looks at what is left of it.
         let _permit = self.launches.acquire().await;
-        match self.prepare(&record.spec).await {
-            Prepared::Ready => {}
+        let placement = match self.prepare(record).await {
+            Prepared::Ready(placement) => placement,
             Prepared::InProgress(message) => {
                 let phase = Phase::Launching;
                 let outcome = Outcome {
@@ -153,14 +170,26 @@ impl Executor {
                 };
                 return self.commit("commit.preparing", lease, outcome).await;
             }
+            Prepared::NoRoom(refusal) => {
+                let failures = record.failures.saturating_add(1);
+                let outcome = Outcome {
+                    phase: Some(Phase::Launching),
+                    reason: Some(refusal.reason),
+                    message: Some(refusal.message),
+                    failures,
+                    due_at: Some(self.clock.now() + self.policy.backoff(failures, seed_of(record))),
+                    ..outcome_of(record)
+                };
+                return self.commit("commit.no_room", lease, outcome).await;
+            }
             Prepared::Refused(refusal) => {
                 return self.refused(lease, record, refusal, outcome_of(record)).await;
             }
             Prepared::Unknown(cause) => return self.retry_later(lease, record, &cause, true).await,
-        }
+        };
         let now = self.clock.now();
         let call_until = now + self.policy.launch_call;
-        let begin = || self.store.begin_launch(lease, now, call_until);
+        let begin = || self.store.begin_launch(lease, &placement, now, call_until);
         let record = match self.steps.run("store.begin_launch", begin).await {
             Ok(begun) => begun?,
             Err(_) => return Ok(()), // nothing was called; the next holder of the lease goes on
@@ -185,6 +214,7 @@ impl Executor {
             attempt: attempt.number,
             seq: attempt.seq,
             token: attempt.token.clone(),
+            placement: attempt.placement.clone(),
             spec,
             bootstrap_token: token.and_then(|bytes| String::from_utf8(bytes).ok()).map(BootstrapToken::new),
         };
@@ -207,13 +237,47 @@ impl Executor {
                 let ended = Outcome { call_ended: Some(self.clock.now()), ..outcome_of(&record) };
                 self.refused(lease, &record, refusal, ended).await
             }
+            Err(CallError::NoRoom(refusal)) => self.no_room(lease, &record, refusal).await,
             Err(CallError::Unknown(cause)) => self.retry_later(lease, &record, &cause, true).await,
         }
     }
 
-    async fn prepare(&self, spec: &molecule_domain::launch::LaunchSpec) -> Prepared {
+    /// The place has no room: another attempt is made, placed anew, once no earlier call can take effect any more.
+    async fn no_room(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        refusal: Refusal,
+    ) -> Result<(), StoreError> {
+        info!(reason = %refusal.reason, message = refusal.message, "no room there");
+        let now = self.clock.now();
+        // an earlier call whose answer was lost may still have had an effect: this attempt is asked for again then
+        let sure = record.attempt.as_ref().is_none_or(|attempt| attempt.unsure_until < now);
+        let outcome = Outcome {
+            reason: Some(refusal.reason),
+            message: Some(refusal.message.clone()),
+            attempt: sure.then_some(AttemptState::Resolved),
+            call_ended: Some(now),
+            due_at: Some(if sure {
+                now
+            } else {
+                now + self.policy.backoff(record.failures + 1, seed_of(record))
+            }),
+            failures: record.failures,
+            event: sure.then(|| engine_event(record, "no_room", Some(refusal.reason), &refusal.message)),
+            ..outcome_of(record)
+        };
+        self.commit("commit.no_room", lease, outcome).await
+    }
+
+    async fn prepare(&self, record: &InstanceRecord) -> Prepared {
+        let request = PrepareRequest {
+            instance: record.instance(),
+            spec: &record.spec,
+            attempt: record.attempt.as_ref(),
+        };
         let prepare =
-            || async { tokio::time::timeout(self.policy.other_call, self.backend.prepare(spec)).await };
+            || async { tokio::time::timeout(self.policy.other_call, self.backend.prepare(&request)).await };
         match self.steps.run("backend.prepare", prepare).await {
             Ok(Ok(prepared)) => prepared,
             Ok(Err(_)) => Prepared::Unknown("the provider did not answer in time".to_owned()),
@@ -254,6 +318,8 @@ impl Executor {
             Err(CallError::Refused(refusal)) => {
                 self.refused(lease, record, refusal, outcome_of(record)).await
             }
+            // stopped instances may have to wait for their place
+            Err(CallError::NoRoom(refusal)) => self.retry_later(lease, record, &refusal.message, false).await,
             Err(CallError::Unknown(cause)) => self.retry_later(lease, record, &cause, true).await,
         }
     }
@@ -274,7 +340,7 @@ impl Executor {
         });
         let now = self.clock.now();
         let restarts = restarts_so_far(record, &self.policy, now) + 1;
-        let spent = restarts > self.policy.restart_budget;
+        let spent = restarts > self.policy.restart_budget || told.is_final;
         let message = describe_end(&told, exit_code);
         let outcome = Outcome {
             phase: Some(Phase::Launching),
@@ -299,10 +365,19 @@ impl Executor {
             return self.commit("commit.crashed", lease, outcome).await;
         }
         let reason = if told.init_failure.is_some() { Reason::InitFailed } else { Reason::CrashLoop };
-        let message = format!("{message}, {restarts} times in a row; its last output is in the events");
+        let times = if told.is_final { String::new() } else { format!(", {restarts} times in a row") };
+        let message = format!("{message}{times}; its last output is in the events");
         let outcome = give_up(record, reason, message, outcome, now);
         self.commit("commit.crash_loop", lease, outcome).await
     }
+}
+
+/// A list of the provider's, or why there is none.
+fn told(answer: Result<Vec<OwnedInstance>, CallError>) -> Result<Vec<OwnedInstance>, String> {
+    answer.map_err(|error| {
+        warn!(%error, "the provider does not tell what it runs");
+        error.to_string()
+    })
 }
 
 fn down_fact(sighting: &Sighting) -> Option<Fact> {

@@ -21,6 +21,8 @@ pub enum Action {
     Crashed(Sighting),
     /// Launch it, or finish its launch.
     Launch,
+    /// Attach what it could not have while it came up.
+    Attach(Sighting),
     /// Start it again.
     Start(Sighting),
     /// Stop it.
@@ -43,6 +45,7 @@ impl Action {
             Self::Settle(_) => "settle",
             Self::Crashed(_) => "crashed",
             Self::Launch => "launch",
+            Self::Attach(_) => "attach",
             Self::Start(_) => "start",
             Self::Stop(_) => "stop",
             Self::Remove(_) => "remove",
@@ -156,7 +159,7 @@ impl Planner<'_> {
                 };
                 Action::Settle(Box::new(outcome))
             }
-            InstanceState::Starting | InstanceState::Stopping => {
+            InstanceState::Starting | InstanceState::Stopping | InstanceState::Unattached => {
                 let deadline = self.policy.boot_deadline;
                 if self.record.phase == Phase::Booting && self.overdue(deadline) {
                     return self.give_up(
@@ -164,6 +167,12 @@ impl Planner<'_> {
                         "the instance did not come up in time".to_owned(),
                         None,
                     );
+                }
+                if found.state == InstanceState::Unattached
+                    && self.record.phase == Phase::Booting
+                    && confirmed
+                {
+                    return Action::Attach(sighting.clone());
                 }
                 let phase = if self.record.phase.may_become(Phase::Booting) {
                     Phase::Booting
@@ -174,7 +183,10 @@ impl Planner<'_> {
                     phase: Some(phase),
                     message: Some("booting".to_owned()),
                     attempt: Some(AttemptState::Confirmed),
-                    due_at: Some(self.now + Duration::from_secs(1)),
+                    due_at: Some(match found.state {
+                        InstanceState::Unattached => self.now,
+                        _ => self.now + Duration::from_secs(1),
+                    }),
                     ..self.outcome()
                 };
                 Action::Settle(Box::new(outcome))
@@ -211,7 +223,9 @@ impl Planner<'_> {
         if let Some(attempt) = self.record.live_attempt() {
             let proves_from = attempt.call_until + self.visibility_lag;
             if absence.at() <= proves_from {
-                return Action::Wait(proves_from + Duration::from_millis(1));
+                // what the provider does not show yet may be shown at any moment
+                let soon = self.now + Duration::from_secs(1);
+                return Action::Wait(soon.min(proves_from + Duration::from_millis(1)));
             }
         }
         if self.record.desired == Desired::Deleted {
@@ -263,8 +277,10 @@ impl Planner<'_> {
     fn launch_or_give_up(&self) -> Action {
         if self.start_is_overdue() {
             let said = if self.record.message.is_empty() { "no answer" } else { &self.record.message };
+            let waited_for = [Reason::NoCapacity, Reason::ProviderQuota];
+            let reason = self.record.reason.filter(|reason| waited_for.contains(reason));
             return self.give_up(
-                Reason::LaunchTimeout,
+                reason.unwrap_or(Reason::LaunchTimeout),
                 format!("it could not be launched in time; last: {said}"),
                 None,
             );

@@ -136,7 +136,7 @@ fn reason(result: Result<InstanceRecord, StoreError>) -> ErrorReason {
 async fn up(store: &dyn Store) -> InstanceRecord {
     let record = created(store).await;
     let claimed = claim_one(store, at(1)).await;
-    store.begin_launch(&claimed.lease, at(1), at(31)).await.expect("begins");
+    store.begin_launch(&claimed.lease, "", at(1), at(31)).await.expect("begins");
     let outcome = Outcome {
         phase: Some(Phase::Up),
         attempt: Some(AttemptState::Confirmed),
@@ -272,7 +272,7 @@ async fn a_lost_lease_writes_nothing(store: Arc<dyn Store>) {
     for lease in [slept.lease, crate::model::Lease { epoch: next.lease.epoch, ..slept.lease }] {
         let result = store.commit(&lease, at(101), &write, true).await;
         assert!(matches!(result, Err(StoreError::LeaseLost(_))), "{result:?}");
-        let result = store.begin_launch(&lease, at(101), at(110)).await;
+        let result = store.begin_launch(&lease, "", at(101), at(110)).await;
         assert!(matches!(result, Err(StoreError::LeaseLost(_))), "{result:?}");
     }
     let late = store.commit(&next.lease, at(160), &write, true).await;
@@ -283,7 +283,7 @@ async fn a_lost_lease_writes_nothing(store: Arc<dyn Store>) {
 async fn a_stale_plan_writes_only_facts(store: Arc<dyn Store>) {
     let record = created(&*store).await;
     let claimed = claim_one(&*store, at(1)).await;
-    store.begin_launch(&claimed.lease, at(1), at(31)).await.unwrap();
+    store.begin_launch(&claimed.lease, "", at(1), at(31)).await.unwrap();
     store.change(&ask(&record, Change::Delete), at(2)).await.unwrap();
     let planned_before = Outcome {
         phase: Some(Phase::Up),
@@ -327,10 +327,15 @@ async fn an_illegal_transition_writes_nothing(store: Arc<dyn Store>) {
 async fn launch_numbers_rise_and_attempts_are_reused(store: Arc<dyn Store>) {
     let first = created(&*store).await;
     let claimed = claim_one(&*store, at(1)).await;
-    let begun = store.begin_launch(&claimed.lease, at(1), at(11)).await.unwrap();
-    let again = store.begin_launch(&claimed.lease, at(2), at(12)).await.unwrap();
+    let begun = store.begin_launch(&claimed.lease, "here", at(1), at(11)).await.unwrap();
+    let again = store.begin_launch(&claimed.lease, "there", at(2), at(12)).await.unwrap();
     let (begun, again) = (begun.attempt.unwrap(), again.attempt.unwrap());
     assert_eq!((&begun.token, begun.seq), (&again.token, again.seq), "a retry is the same attempt");
+    assert_eq!(
+        (begun.placement.as_str(), again.placement.as_str()),
+        ("here", "here"),
+        "and stays where it was placed"
+    );
     assert_eq!(again.call_until, at(12));
     assert!(begun.token.len() <= 64);
 
@@ -338,7 +343,8 @@ async fn launch_numbers_rise_and_attempts_are_reused(store: Arc<dyn Store>) {
     let kept = Outcome { due_at: Some(at(2)), ..resolved };
     commit(&*store, &claimed, at(2), kept).await;
     let claimed = claim_one(&*store, at(3)).await;
-    let other = store.begin_launch(&claimed.lease, at(3), at(13)).await.unwrap().attempt.unwrap();
+    let other = store.begin_launch(&claimed.lease, "there", at(3), at(13)).await.unwrap().attempt.unwrap();
+    assert_eq!(other.placement, "there");
     assert_ne!(other.token, begun.token);
     assert!(other.seq > begun.seq);
     assert_eq!(store.expectations(BACKEND).await.unwrap().max_seq, other.seq);

@@ -206,12 +206,13 @@ impl Store for MemoryStore {
     async fn begin_launch(
         &self,
         lease: &Lease,
+        placement: &str,
         now: Timestamp,
         call_until: Timestamp,
     ) -> Result<InstanceRecord, StoreError> {
         let mut state = self.lock();
         let mut record = state.held(lease, now)?;
-        let began = outcome::begin_launch(&mut record, state.max_seq.next(), now, call_until)?;
+        let began = outcome::begin_launch(&mut record, state.max_seq.next(), placement, now, call_until)?;
         if began.new_attempt {
             state.max_seq = state.max_seq.next();
         }

@@ -68,10 +68,12 @@ pub trait Store: Send + Sync + 'static {
     async fn next_due(&self, backend: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
 
     /// Notes that a launch call is about to be made that may take effect until `call_until`: with a new
-    /// attempt where none is live, else as a retry of the live one. The phase becomes LAUNCHING.
+    /// attempt at `placement` where none is live, else as a retry of the live one, where that was placed. The phase
+    /// becomes LAUNCHING.
     async fn begin_launch(
         &self,
         lease: &Lease,
+        placement: &str,
         now: Timestamp,
         call_until: Timestamp,
     ) -> Result<InstanceRecord, StoreError>;

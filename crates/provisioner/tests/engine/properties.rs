@@ -23,6 +23,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::ProviderBack),
         1 => Just(Op::LaunchesLate),
         1 => Just(Op::LaunchesHalf),
+        1 => Just(Op::NoRoom),
     ]
 }
 

@@ -95,6 +95,8 @@ pub(crate) enum Op {
     LaunchesLate,
     /// Launches from now on get half-way and seem lost.
     LaunchesHalf,
+    /// From now on there is no room for launches.
+    NoRoom,
 }
 
 impl World {
@@ -147,10 +149,12 @@ impl World {
             (Op::ProviderBack, _) => {
                 self.host.set_late(None);
                 self.host.set_half(false);
+                self.host.set_full(false);
                 return self.host.set_away(false);
             }
             (Op::LaunchesLate, _) => return self.host.set_late(Some(Duration::from_secs(30))),
             (Op::LaunchesHalf, _) => return self.host.set_half(true),
+            (Op::NoRoom, _) => return self.host.set_full(true),
             (_, None) => return,
             (Op::Crash, Some(record)) => return self.host.crash(&record.instance(), 1),
             (Op::Vanish, Some(record)) => return self.host.vanish(&record.instance()),
@@ -185,7 +189,7 @@ impl World {
             }
             // another owner's claim of the same records must find nothing
             self.owner = LeaseOwner::generate();
-            let snapshot = self.executor.look().await;
+            let snapshot = self.executor.look_at(&claimed).await;
             for one in &claimed {
                 self.executor.work(one, &snapshot).await;
                 self.check_always(one.record.workspace).await;
@@ -203,6 +207,7 @@ impl World {
         self.host.set_away(false);
         self.host.set_late(None);
         self.host.set_half(false);
+        self.host.set_full(false);
         let mut calm = 0;
         for _ in 0..2_000 {
             self.tick().await;

@@ -158,6 +158,7 @@ impl Store for EngineStore {
     async fn begin_launch(
         &self,
         lease: &Lease,
+        placement: &str,
         now: Timestamp,
         call_until: Timestamp,
     ) -> Result<InstanceRecord, StoreError> {
@@ -168,7 +169,7 @@ impl Store for EngineStore {
                 Some(live) => live.seq,
                 None => queries::next_launch(&mut tx).await?,
             };
-            let begun = outcome::begin_launch(&mut record, next, now, call_until)?;
+            let begun = outcome::begin_launch(&mut record, next, placement, now, call_until)?;
             let beside = Beside { visible: begun.visible, ..Beside::default() };
             write::update(&mut tx, &mut record, &beside, now).await?;
             self.0.commit(tx, record.organization).await?;

@@ -46,6 +46,7 @@ pub(super) struct InstanceRow {
     pub(super) attempt_call_until: Option<OffsetDateTime>,
     pub(super) attempt_unsure_until: Option<OffsetDateTime>,
     pub(super) attempt_created_at: Option<OffsetDateTime>,
+    pub(super) attempt_placement: Option<String>,
     pub(super) created_at: OffsetDateTime,
     pub(super) lease_owner: Option<Uuid>,
     pub(super) lease_epoch: i64,
@@ -62,6 +63,8 @@ impl InstanceRow {
                 number: AttemptNumber(number(attempt_number)?),
                 seq: LaunchSeq(seq),
                 token,
+                // rows of an earlier version had no choice
+                placement: self.attempt_placement.unwrap_or_default(),
                 state: from_text(&state, "attempt state")?,
                 call_until: time(self.attempt_call_until)?,
                 unsure_until: time(self.attempt_unsure_until)?,

@@ -49,6 +49,7 @@ struct Columns {
     attempt_call_until: Option<OffsetDateTime>,
     attempt_unsure_until: Option<OffsetDateTime>,
     attempt_created_at: Option<OffsetDateTime>,
+    attempt_placement: Option<String>,
 }
 
 impl Columns {
@@ -70,6 +71,7 @@ impl Columns {
             attempt_call_until: attempt.map(|a| column(a.call_until)),
             attempt_unsure_until: attempt.map(|a| column(a.unsure_until)),
             attempt_created_at: attempt.map(|a| column(a.created_at)),
+            attempt_placement: attempt.map(|a| a.placement.clone()),
         })
     }
 }
@@ -179,6 +181,7 @@ pub(super) async fn update(
              revision = CASE WHEN $28::bigint > 0 THEN (SELECT o.revision FROM o) ELSE instances.revision END,
              due_at = $18, attempt_number = $19, attempt_seq = $20, attempt_token = $21, attempt_state = $22,
              attempt_call_until = $23, attempt_unsure_until = $24, attempt_created_at = $25,
+             attempt_placement = $47,
              lease_owner = CASE WHEN $26::boolean THEN NULL ELSE lease_owner END,
              lease_until = CASE WHEN $26::boolean THEN '1970-01-01 00:00:00Z' ELSE lease_until END
          WHERE workspace_id = $1
@@ -229,6 +232,7 @@ pub(super) async fn update(
         beside.open_segment.map(column),
         i64::from(beside.segment_generation),
         now.micros(),
+        columns.attempt_placement,
     )
     .fetch_one(db)
     .await

@@ -191,13 +191,14 @@ impl Store for EngineStore {
     async fn begin_launch(
         &self,
         lease: &Lease,
+        placement: &str,
         now: Timestamp,
         call_until: Timestamp,
     ) -> Result<InstanceRecord, StoreError> {
         let mut tx = self.0.begin().await?;
         let mut record = held(&mut tx, lease, now).await?;
         let next = max_seq(&mut tx).await?.next();
-        let began = outcome::begin_launch(&mut record, next, now, call_until)?;
+        let began = outcome::begin_launch(&mut record, next, placement, now, call_until)?;
         if began.new_attempt {
             let next = next.to_string();
             sqlx::query!(

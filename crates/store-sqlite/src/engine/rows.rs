@@ -41,6 +41,7 @@ pub(super) struct InstanceRow {
     pub(super) attempt_call_until: Option<i64>,
     pub(super) attempt_unsure_until: Option<i64>,
     pub(super) attempt_created_at: Option<i64>,
+    pub(super) attempt_placement: Option<String>,
     pub(super) created_at: i64,
     pub(super) lease_owner: Option<String>,
     pub(super) lease_epoch: i64,
@@ -55,6 +56,8 @@ impl InstanceRow {
                 number: AttemptNumber(number(attempt_number)?),
                 seq: LaunchSeq(seq),
                 token,
+                // rows of an earlier version had no choice
+                placement: self.attempt_placement.unwrap_or_default(),
                 state: from_text(&state, "attempt state")?,
                 call_until: moment(self.attempt_call_until)?,
                 unsure_until: moment(self.attempt_unsure_until)?,
@@ -131,12 +134,13 @@ pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> 
     let attempt_call_until = attempt.map(|a| a.call_until.micros());
     let attempt_unsure_until = attempt.map(|a| a.unsure_until.micros());
     let attempt_created_at = attempt.map(|a| a.created_at.micros());
+    let attempt_placement = attempt.map(|a| a.placement.clone());
     sqlx::query!(
         "INSERT INTO instances (workspace_id, organization_id, desired, intent, generation, wanted_generation, spec,
              sealed_token, phase, phase_since, reason, message, endpoint, restarts, up_since, failures, charge_id,
              running_counted, revision, due_at, attempt_number, attempt_seq, attempt_token, attempt_state,
-             attempt_call_until, attempt_unsure_until, attempt_created_at, created_at, backend)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+             attempt_call_until, attempt_unsure_until, attempt_created_at, attempt_placement, created_at, backend)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (workspace_id) DO UPDATE SET
              desired = excluded.desired, intent = excluded.intent, generation = excluded.generation,
              wanted_generation = excluded.wanted_generation, spec = excluded.spec,
@@ -148,7 +152,8 @@ pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> 
              attempt_token = excluded.attempt_token, attempt_state = excluded.attempt_state,
              attempt_call_until = excluded.attempt_call_until,
              attempt_unsure_until = excluded.attempt_unsure_until,
-             attempt_created_at = excluded.attempt_created_at",
+             attempt_created_at = excluded.attempt_created_at,
+             attempt_placement = excluded.attempt_placement",
         workspace,
         organization,
         desired,
@@ -176,6 +181,7 @@ pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> 
         attempt_call_until,
         attempt_unsure_until,
         attempt_created_at,
+        attempt_placement,
         created_at,
         record.backend,
     )
