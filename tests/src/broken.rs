@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
 
 /// How a daemon fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,29 @@ impl Failure {
     /// All of them.
     pub const ALL: [Self; 5] =
         [Self::Silence, Self::Eof, Self::ServerError, Self::Truncated, Self::HalfAList];
+
+    /// Its name, for messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Silence => "silence",
+            Self::Eof => "eof",
+            Self::ServerError => "500",
+            Self::Truncated => "truncated",
+            Self::HalfAList => "half a list",
+        }
+    }
+}
+
+/// Starts an HTTP endpoint that fails so, for as long as the runtime lives; its address.
+pub async fn endpoint(failure: Failure) -> std::io::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream, failure));
+        }
+    });
+    Ok(format!("http://{address}"))
 }
 
 /// Starts a daemon that fails so, below `folder`, for as long as the runtime lives.
@@ -38,7 +61,7 @@ pub fn daemon(folder: &Path, failure: Failure) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
-async fn serve(mut stream: UnixStream, failure: Failure) {
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, failure: Failure) {
     let mut request = vec![0; 64 << 10];
     while let Ok(read @ 1..) = stream.read(&mut request).await {
         let head = String::from_utf8_lossy(&request[..read]).into_owned();

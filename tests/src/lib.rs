@@ -3,6 +3,7 @@
 pub mod broken;
 pub mod controlplane;
 pub mod daemon;
+pub mod ec2;
 pub mod images;
 pub mod knife;
 pub mod leftovers;

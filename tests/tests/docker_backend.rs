@@ -101,8 +101,9 @@ impl conformance::Subject for Subject {
         }
     }
 
-    fn impossible_spec(&self) -> LaunchSpec {
-        LaunchSpec { image: "localhost:9/there-is/no-such-image:1".to_owned(), ..self.spec() }
+    async fn impossible(&self) -> (Arc<dyn Backend>, LaunchSpec) {
+        let image = "localhost:9/there-is/no-such-image:1".to_owned();
+        (self.backend(), LaunchSpec { image, ..self.spec() })
     }
 
     async fn occupy(&self, instance: &InstanceRef) -> bool {
@@ -131,14 +132,10 @@ impl conformance::Subject for Subject {
             .into_iter()
             .map(|failure| {
                 let socket = broken::daemon(self.folder.path(), failure).unwrap();
-                let name = match failure {
-                    Failure::Silence => "silence",
-                    Failure::Eof => "eof",
-                    Failure::ServerError => "500",
-                    Failure::Truncated => "truncated",
-                    Failure::HalfAList => "half a list",
-                };
-                (name, Self::make(self.installation, Some(format!("unix://{}", socket.display())), 1))
+                (
+                    failure.name(),
+                    Self::make(self.installation, Some(format!("unix://{}", socket.display())), 1),
+                )
             })
             .collect();
         let nobody = self.folder.path().join("nobody.sock");

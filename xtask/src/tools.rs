@@ -47,10 +47,10 @@ pub(crate) fn cargo_tool(program: &str, arguments: &[&str]) -> anyhow::Result<Pa
     Ok(path)
 }
 
-/// The folder of Python tools from `PyPI` (buf, and grpcio for a client that isn't ours).
+/// The folder of Python tools from `PyPI`: buf, grpcio for a client that isn't ours, moto for an EC2 that isn't.
 pub(crate) fn python_tools() -> anyhow::Result<PathBuf> {
     let folder = std::env::current_dir()?.join("target/tools/python");
-    let complete = folder.join("complete");
+    let complete = folder.join("complete-2");
     if !complete.exists() {
         if !is_there("python3") {
             install(&["python3", "python3-venv"], "Python")?;
@@ -60,11 +60,18 @@ pub(crate) fn python_tools() -> anyhow::Result<PathBuf> {
             install(&["python3-venv"], "Python's venv")?;
             run(&mut command("python3", &["-m", "venv", "--clear", &path]))?;
         }
-        say("installing buf and grpcio");
+        say("installing buf, grpcio and moto");
         let pip = folder.join("bin/pip");
         run(&mut command(
             pip,
-            &["install", "--quiet", "buf-bin==1.*", "grpcio==1.*", "grpcio-reflection==1.*"],
+            &[
+                "install",
+                "--quiet",
+                "buf-bin==1.*",
+                "grpcio==1.*",
+                "grpcio-reflection==1.*",
+                "moto[ec2,ssm,server]==5.*",
+            ],
         ))?;
         std::fs::write(complete, "")?;
     }

@@ -18,27 +18,13 @@ use molecule_domain::id::InstallationId;
 use molecule_domain::launch::Mount as WorkspaceMount;
 use molecule_domain::lifecycle::Reason;
 use molecule_domain::network::NetworkSpec;
+use molecule_domain::sandbox::{self, CA_FILE, CONFIGS, TOKEN_FILE, Volume, WORKSPACE};
 use molecule_provisioner::backend::{CallError, LaunchRequest};
 
 use crate::archive::Archive;
 use crate::client::{Problem, refused, unknown};
 use crate::image::ImageInfo;
-use crate::{DockerBackend, init, names, volume};
-
-/// What a root process needs to chown its configuration and drop to a user of its own.
-const CAPABILITIES: [&str; 5] = ["CHOWN", "SETUID", "SETGID", "DAC_OVERRIDE", "FOWNER"];
-const PIDS_LIMIT: i64 = 512;
-const CONFIGS: &str = "/configs";
-/// The pinned authority, in `/configs`.
-const CA_FILE: &str = ".ca.pem";
-const WORKSPACE: &str = "/workspace";
-
-/// A volume of a workspace and where it is mounted.
-struct VolumeMount {
-    name: String,
-    path: String,
-    session: bool,
-}
+use crate::{DockerBackend, names, volume};
 
 impl DockerBackend {
     /// Network, volumes, container, bootstrap token, start: each step finds what an earlier try has done.
@@ -90,7 +76,7 @@ impl DockerBackend {
         &self,
         docker: &Docker,
         request: &LaunchRequest,
-        volumes: &[VolumeMount],
+        volumes: &[Volume],
     ) -> Result<(), CallError> {
         if request.spec.reset_session {
             for volume in volumes.iter().filter(|volume| volume.session) {
@@ -99,7 +85,7 @@ impl DockerBackend {
         }
         let labels = names::volume_labels(self.settings.installation, request);
         self.step("docker.make_volumes", || {
-            let make = |volume: &VolumeMount| {
+            let make = |volume: &Volume| {
                 volume::ensure(docker, self.settings.installation, volume.name.clone(), labels.clone())
             };
             futures::future::try_join_all(volumes.iter().map(make))
@@ -152,7 +138,7 @@ impl DockerBackend {
         docker: &Docker,
         request: &LaunchRequest,
         image: &Arc<ImageInfo>,
-        volumes: &[VolumeMount],
+        volumes: &[Volume],
         id: &str,
     ) -> Result<(), CallError> {
         let owner = owner_of(docker, id, &image.user).await?;
@@ -199,19 +185,10 @@ fn network_name(request: &LaunchRequest, installation: InstallationId) -> String
     NetworkSpec::name_of(installation, request.instance.organization)
 }
 
-fn volumes(request: &LaunchRequest) -> Vec<VolumeMount> {
-    let workspace = request.instance.workspace;
-    let named = |name: &str, path: &str, session| VolumeMount {
-        name: names::volume(workspace, name),
-        path: path.to_owned(),
-        session,
-    };
-    let mut volumes = vec![named("configs", CONFIGS, false)];
-    if request.spec.mount == WorkspaceMount::None {
-        volumes.push(named("workspace", WORKSPACE, false));
-    }
-    volumes.extend(request.spec.volumes.iter().map(|extra| named(&extra.name, &extra.path, extra.session)));
-    volumes
+/// The workspace's volumes by their names on the daemon.
+fn volumes(request: &LaunchRequest) -> Vec<Volume> {
+    let named = |one: Volume| Volume { name: names::volume(request.instance.workspace, &one.name), ..one };
+    sandbox::volumes(&request.spec).into_iter().map(named).collect()
 }
 
 /// What workspace-init needs, and the folder's owner where that isn't root. `None` where there is nothing to do.
@@ -226,7 +203,7 @@ fn pack(configs_of: Option<&LaunchRequest>, owner: (u64, u64)) -> std::io::Resul
         archive.own_root(0o755, owner)?;
     }
     if let Some(token) = token {
-        archive.file(".bootstrap", token.expose().as_bytes(), 0o600, owner)?;
+        archive.file(TOKEN_FILE, token.expose().as_bytes(), 0o600, owner)?;
     }
     if let Some(ca) = ca {
         archive.file(CA_FILE, ca.as_bytes(), 0o644, owner)?;
@@ -270,23 +247,18 @@ fn create_body(
     publish: Option<IpAddr>,
     request: &LaunchRequest,
     image: &ImageInfo,
-    volumes: &[VolumeMount],
+    volumes: &[Volume],
     network: &str,
     init_volume: &str,
 ) -> ContainerCreateBody {
     let spec = &request.spec;
     let command = spec.command.clone().unwrap_or_else(|| image.command.clone());
     let port = format!("{}/tcp", spec.agent_port);
-    let mut environment = vec![
-        format!("WORKSPACE_ID={}", request.instance.workspace),
-        format!("MOLECULE_AGENTS_URL={}", spec.agents_url),
-    ];
-    if spec.agents_ca.is_some() {
-        environment.push(format!("MOLECULE_CA_FILE={CONFIGS}/{CA_FILE}"));
-    }
+    let environment = sandbox::environment(request.instance.workspace, spec);
+    let environment = environment.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     ContainerCreateBody {
         image: Some(image.id.clone()),
-        entrypoint: Some(vec![init::PROGRAM.to_owned()]),
+        entrypoint: Some(vec![sandbox::INIT.to_owned()]),
         cmd: Some(command),
         env: Some(environment),
         labels: Some(names::container_labels(installation, request)),
@@ -299,14 +271,17 @@ fn create_body(
 fn host_config(
     publish: Option<IpAddr>,
     request: &LaunchRequest,
-    volumes: &[VolumeMount],
+    volumes: &[Volume],
     network: &str,
     init_volume: &str,
     port: String,
 ) -> HostConfig {
     let spec = &request.spec;
     let read_only = spec.tier.read_only_root();
-    let capabilities = if spec.rootless { &[][..] } else { &CAPABILITIES[..] };
+    let in_memory = || {
+        let paths = sandbox::in_memory(spec).into_iter();
+        paths.map(|path| (path.to_owned(), sandbox::TMPFS.to_owned())).collect()
+    };
     let binding =
         |address: IpAddr| PortBinding { host_ip: Some(address.to_string()), host_port: Some(String::new()) };
     HostConfig {
@@ -314,7 +289,7 @@ fn host_config(
         memory: spec.resources.memory_bytes(),
         memory_swap: spec.resources.memory_bytes(),
         nano_cpus: spec.resources.nano_cpus(),
-        pids_limit: Some(PIDS_LIMIT),
+        pids_limit: Some(sandbox::PIDS_LIMIT),
         init: Some(true),
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::NO),
@@ -323,31 +298,21 @@ fn host_config(
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
             config: Some(HashMap::from(
-                [("max-size", "10m"), ("max-file", "3")].map(|(k, v)| (k.to_owned(), v.to_owned())),
+                sandbox::LOG_ROTATION.map(|(option, value)| (option.to_owned(), value.to_owned())),
             )),
         }),
         cap_drop: Some(vec!["ALL".to_owned()]),
-        cap_add: Some(capabilities.iter().map(|&name| name.to_owned()).collect()),
+        cap_add: Some(sandbox::capabilities(spec).iter().map(|&name| name.to_owned()).collect()),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
         readonly_rootfs: Some(read_only),
-        tmpfs: read_only.then(|| tmpfs(request, volumes)),
+        tmpfs: read_only.then(in_memory),
         network_mode: Some(network.to_owned()),
         port_bindings: publish.map(|address| HashMap::from([(port, Some(vec![binding(address)]))])),
         ..HostConfig::default()
     }
 }
 
-/// `/tmp` and the runtime's writable paths, where the root can't be written.
-fn tmpfs(request: &LaunchRequest, volumes: &[VolumeMount]) -> HashMap<String, String> {
-    let declared = request.spec.writable_paths.iter().map(String::as_str);
-    let paths = std::iter::once("/tmp").chain(declared);
-    paths
-        .filter(|path| !volumes.iter().any(|volume| volume.path == *path))
-        .map(|path| (path.to_owned(), "rw,nosuid,nodev,exec,mode=1777".to_owned()))
-        .collect()
-}
-
-fn mounts(request: &LaunchRequest, volumes: &[VolumeMount], init_volume: &str) -> Vec<Mount> {
+fn mounts(request: &LaunchRequest, volumes: &[Volume], init_volume: &str) -> Vec<Mount> {
     let mut mounts: Vec<Mount> = volumes
         .iter()
         .map(|volume| Mount {
@@ -360,7 +325,7 @@ fn mounts(request: &LaunchRequest, volumes: &[VolumeMount], init_volume: &str) -
     mounts.push(Mount {
         typ: Some(MountType::VOLUME),
         source: Some(init_volume.to_owned()),
-        target: Some(init::MOUNTED_AT.to_owned()),
+        target: Some(sandbox::INIT_FOLDER.to_owned()),
         read_only: Some(true),
         ..Mount::default()
     });

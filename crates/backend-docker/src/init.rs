@@ -11,6 +11,7 @@ use bollard::query_parameters::{
     ContainerArchiveInfoOptionsBuilder, CreateContainerOptions, RemoveContainerOptionsBuilder,
     UploadToContainerOptionsBuilder,
 };
+use molecule_domain::sandbox::{INIT, INIT_FOLDER};
 use molecule_provisioner::backend::CallError;
 use tokio::sync::Mutex;
 use tracing::info;
@@ -19,10 +20,6 @@ use crate::archive::Archive;
 use crate::client::{Problem, unknown};
 use crate::names;
 
-/// Where the volume is mounted, in every workspace.
-pub(crate) const MOUNTED_AT: &str = "/.molecule";
-/// The program in it.
-pub(crate) const PROGRAM: &str = "/.molecule/workspace-init";
 /// Stands after the program in the archive: where it is, the program is whole.
 const MARKER: &str = "complete";
 
@@ -77,12 +74,12 @@ impl InitVolume {
         let mount = Mount {
             typ: Some(MountType::VOLUME),
             source: Some(volume.to_owned()),
-            target: Some(MOUNTED_AT.to_owned()),
+            target: Some(INIT_FOLDER.to_owned()),
             ..Mount::default()
         };
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
-            entrypoint: Some(vec![PROGRAM.to_owned()]),
+            entrypoint: Some(vec![INIT.to_owned()]),
             labels: Some(HashMap::from([(names::SHARED.to_owned(), "workspace-init-helper".to_owned())])),
             host_config: Some(HostConfig { mounts: Some(vec![mount]), ..HostConfig::default() }),
             ..ContainerCreateBody::default()
@@ -94,7 +91,7 @@ impl InitVolume {
 }
 
 async fn fill(docker: &Docker, helper: &str, program: &[u8]) -> Result<(), CallError> {
-    let marker = format!("{MOUNTED_AT}/{MARKER}");
+    let marker = format!("{INIT_FOLDER}/{MARKER}");
     let options = ContainerArchiveInfoOptionsBuilder::default().path(&marker).build();
     match docker.get_container_archive_info(helper, Some(options)).await.map_err(Problem::from) {
         Ok(_) => return Ok(()),
@@ -103,7 +100,7 @@ async fn fill(docker: &Docker, helper: &str, program: &[u8]) -> Result<(), CallE
     }
     let packed =
         pack(program).map_err(|error| unknown(format!("workspace-init could not be packed: {error}")))?;
-    let options = UploadToContainerOptionsBuilder::default().path(MOUNTED_AT).build();
+    let options = UploadToContainerOptionsBuilder::default().path(INIT_FOLDER).build();
     let uploaded = docker.upload_to_container(helper, Some(options), bollard::body_full(packed.into())).await;
     uploaded.map_err(|error| Problem::from(error).into_call_error("upload workspace-init"))
 }

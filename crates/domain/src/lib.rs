@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod network;
 pub mod runtime;
+pub mod sandbox;
 pub mod seal;
 pub mod spec;
 pub mod tier;

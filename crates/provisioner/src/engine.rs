@@ -49,6 +49,11 @@ impl Engine {
         self.executor.backend.kind()
     }
 
+    /// Whether the output of instances can be read as a stream.
+    pub fn streams_logs(&self) -> bool {
+        self.executor.backend.streams_logs()
+    }
+
     /// Stores the wish for a workspace's first instance. No provider is called here.
     pub async fn provision(&self, request: &ProvisionRequest) -> Result<InstanceRecord> {
         Ok(self.executor.store.provision(request, self.executor.clock.now()).await?)
@@ -96,6 +101,13 @@ impl Engine {
         workspace: WorkspaceId,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>> {
+        if !self.streams_logs() {
+            let kind = self.backend_kind();
+            return Err(Error::new(
+                ErrorReason::NotSupported,
+                format!("the backend {kind} streams no output; read the console"),
+            ));
+        }
         let record = self.launched(organization, workspace).await?;
         Ok(self.executor.backend.logs(&record.instance(), options).await?)
     }

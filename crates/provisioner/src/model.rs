@@ -150,6 +150,12 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// Whether no call but the last can still take effect.
+    pub fn is_sure(&self, now: Timestamp) -> bool {
+        // a first call has none before it
+        self.unsure_until <= self.created_at || self.unsure_until < now
+    }
+
     /// The provider's idempotency token of a launch: the same for each retry, at most 64 characters (EC2's
     /// limit for a `ClientToken`).
     pub fn token_of(workspace: WorkspaceId, generation: Generation, number: AttemptNumber) -> String {

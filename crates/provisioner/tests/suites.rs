@@ -41,8 +41,8 @@ impl Subject for Memory {
         contract::spec()
     }
 
-    fn impossible_spec(&self) -> LaunchSpec {
-        LaunchSpec { image: MISSING_IMAGE.to_owned(), ..contract::spec() }
+    async fn impossible(&self) -> (Arc<dyn Backend>, LaunchSpec) {
+        (self.backend(), LaunchSpec { image: MISSING_IMAGE.to_owned(), ..contract::spec() })
     }
 
     async fn occupy(&self, instance: &InstanceRef) -> bool {

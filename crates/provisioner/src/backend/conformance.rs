@@ -21,8 +21,8 @@ pub trait Subject: Sync {
     fn other_installation(&self) -> Arc<dyn Backend>;
     /// What runs until it is stopped.
     fn spec(&self) -> LaunchSpec;
-    /// What can't be prepared.
-    fn impossible_spec(&self) -> LaunchSpec;
+    /// What can't be launched for want of its image, and where.
+    async fn impossible(&self) -> (Arc<dyn Backend>, LaunchSpec);
     /// Lets a stranger have the instance's name, or something as like it as the provider allows. Tells whether the
     /// name is taken by that.
     async fn occupy(&self, instance: &InstanceRef) -> bool;
@@ -99,12 +99,13 @@ async fn prepared(backend: &dyn Backend, request: &LaunchRequest) -> Prepared {
     panic!("preparing did not end");
 }
 
-/// Launches it, and tells how, so that it can be launched again.
+/// Launches it and waits until it is up; tells how, so that it can be launched again.
 async fn launched(backend: &dyn Backend, request: LaunchRequest) -> LaunchRequest {
     let prepared = prepared(backend, &request).await;
     let Prepared::Ready(placement) = prepared else { panic!("not ready: {prepared:?}") };
     let request = LaunchRequest { placement, ..request };
     backend.launch(&request).await.expect("the launch succeeds");
+    reaches(backend, &request.instance, is_running).await;
     request
 }
 
@@ -225,8 +226,8 @@ async fn another_installations_are_invisible(subject: &dyn Subject) {
 }
 
 async fn an_impossible_image_is_refused(subject: &dyn Subject) {
-    let backend = subject.backend();
-    let request = LaunchRequest { spec: subject.impossible_spec(), ..request(subject, 9) };
+    let (backend, spec) = subject.impossible().await;
+    let request = LaunchRequest { spec, ..request(subject, 9) };
     // a provider finds out when it is asked, or before
     let refusal = match prepared(&*backend, &request).await {
         Prepared::Refused(refusal) => refusal,

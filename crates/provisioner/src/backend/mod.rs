@@ -65,6 +65,11 @@ pub trait Backend: Send + Sync + 'static {
     /// What can be told of an instance that ended.
     async fn post_mortem(&self, instance: &InstanceRef) -> Result<PostMortem, CallError>;
 
+    /// Whether [`logs`](Self::logs) has something to tell.
+    fn streams_logs(&self) -> bool {
+        true
+    }
+
     /// The output of an instance.
     async fn logs(
         &self,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use molecule_domain::id::{LeaseOwner, WorkspaceId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -78,11 +78,13 @@ async fn claim_and_work(
         return Ok(LONGEST_SLEEP.min(Duration::from_millis(50)));
     }
     debug!(count = claimed.len(), "claimed");
-    // One look serves the whole batch.
-    let snapshot = Arc::new(executor.look_at(&claimed).await);
+    // One look serves the whole batch; what falls due meanwhile does not wait for it.
+    let wanted: Vec<_> = claimed.iter().map(|one| one.record.instance()).collect();
+    let looking = Arc::clone(executor);
+    let look = async move { Arc::new(looking.look_at(&wanted).await) }.boxed().shared();
     for claimed in claimed {
-        let (executor, snapshot) = (Arc::clone(executor), Arc::clone(&snapshot));
-        working.spawn(async move { executor.work(&claimed, &snapshot).await });
+        let (executor, look) = (Arc::clone(executor), look.clone());
+        working.spawn(async move { executor.work(&claimed, &*look.await).await });
     }
     Ok(Duration::ZERO)
 }

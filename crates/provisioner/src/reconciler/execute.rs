@@ -14,7 +14,7 @@ use crate::backend::{
     Backend, BootstrapToken, CallError, LaunchRequest, PostMortem, PrepareRequest, Prepared, Refusal,
 };
 use crate::faults::Steps;
-use crate::model::{AttemptState, Claimed, EventDetail, InstanceRecord, Lease};
+use crate::model::{AttemptState, Claimed, EventDetail, InstanceRecord, InstanceRef, Lease};
 use crate::observation::{InstanceState, OwnedInstance, Sighting, Snapshot};
 use crate::outcome::{Fact, Outcome};
 use crate::policy::Policy;
@@ -53,12 +53,11 @@ impl Executor {
         Snapshot::new(asked_at, told(self.call("backend.list", self.policy.other_call, list).await))
     }
 
-    /// Looks at the instances of claimed records, with as few calls as the provider allows.
-    pub async fn look_at(&self, claimed: &[Claimed]) -> Snapshot {
-        let wanted: Vec<_> = claimed.iter().map(|one| one.record.instance()).collect();
+    /// Looks at some instances, with as few calls as the provider allows.
+    pub async fn look_at(&self, wanted: &[InstanceRef]) -> Snapshot {
         let asked_at = self.clock.now();
-        let find = || self.backend.find_instances(&wanted);
-        Snapshot::of(&wanted, asked_at, told(self.call("backend.find", self.policy.other_call, find).await))
+        let find = || self.backend.find_instances(wanted);
+        Snapshot::of(wanted, asked_at, told(self.call("backend.find", self.policy.other_call, find).await))
     }
 
     /// Takes one step for a claimed record and gives its lease back.
@@ -252,7 +251,7 @@ impl Executor {
         info!(reason = %refusal.reason, message = refusal.message, "no room there");
         let now = self.clock.now();
         // an earlier call whose answer was lost may still have had an effect: this attempt is asked for again then
-        let sure = record.attempt.as_ref().is_none_or(|attempt| attempt.unsure_until < now);
+        let sure = record.attempt.as_ref().is_none_or(|attempt| attempt.is_sure(now));
         let outcome = Outcome {
             reason: Some(refusal.reason),
             message: Some(refusal.message.clone()),

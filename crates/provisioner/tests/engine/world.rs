@@ -189,7 +189,8 @@ impl World {
             }
             // another owner's claim of the same records must find nothing
             self.owner = LeaseOwner::generate();
-            let snapshot = self.executor.look_at(&claimed).await;
+            let wanted: Vec<_> = claimed.iter().map(|one| one.record.instance()).collect();
+            let snapshot = self.executor.look_at(&wanted).await;
             for one in &claimed {
                 self.executor.work(one, &snapshot).await;
                 self.check_always(one.record.workspace).await;

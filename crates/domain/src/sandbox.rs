@@ -1,0 +1,74 @@
+//! How the process of an instance is confined and what it finds, whichever backend starts it.
+
+use crate::launch::{LaunchSpec, Mount};
+
+/// Where workspace-init stands, in every workspace.
+pub const INIT_FOLDER: &str = "/.molecule";
+/// The program in it, which is what is started.
+pub const INIT: &str = "/.molecule/workspace-init";
+/// Where the configuration is; workspace-init writes it.
+pub const CONFIGS: &str = "/configs";
+/// Where the agent works.
+pub const WORKSPACE: &str = "/workspace";
+/// The bootstrap token, in [`CONFIGS`].
+pub const TOKEN_FILE: &str = ".bootstrap";
+/// The pinned authority, in [`CONFIGS`].
+pub const CA_FILE: &str = ".ca.pem";
+/// Processes and threads, at most.
+pub const PIDS_LIMIT: i64 = 512;
+/// The size of one file of output, and how many are kept.
+pub const LOG_ROTATION: [(&str, &str); 2] = [("max-size", "10m"), ("max-file", "3")];
+/// How what is kept in memory is mounted.
+pub const TMPFS: &str = "rw,nosuid,nodev,exec,mode=1777";
+
+/// What a root process needs to chown its configuration and drop to a user of its own.
+const CAPABILITIES: [&str; 5] = ["CHOWN", "SETUID", "SETGID", "DAC_OVERRIDE", "FOWNER"];
+
+/// A volume of a workspace and where it is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name among the workspace's.
+    pub name: String,
+    /// Where it is mounted.
+    pub path: String,
+    /// Whether resetting the session discards it.
+    pub session: bool,
+}
+
+/// The capabilities that are left; all others are dropped.
+pub const fn capabilities(spec: &LaunchSpec) -> &'static [&'static str] {
+    if spec.rootless { &[] } else { &CAPABILITIES }
+}
+
+/// The workspace's volumes.
+pub fn volumes(spec: &LaunchSpec) -> Vec<Volume> {
+    let named =
+        |name: &str, path: &str, session| Volume { name: name.to_owned(), path: path.to_owned(), session };
+    let mut volumes = vec![named("configs", CONFIGS, false)];
+    if spec.mount == Mount::None {
+        volumes.push(named("workspace", WORKSPACE, false));
+    }
+    volumes.extend(spec.volumes.iter().map(|extra| named(&extra.name, &extra.path, extra.session)));
+    volumes
+}
+
+/// What is kept in memory where the root can't be written: `/tmp` and the runtime's writable paths.
+pub fn in_memory(spec: &LaunchSpec) -> Vec<&str> {
+    if !spec.tier.read_only_root() {
+        return Vec::new();
+    }
+    let volumes = volumes(spec);
+    let declared = spec.writable_paths.iter().map(String::as_str);
+    let paths = std::iter::once("/tmp").chain(declared);
+    paths.filter(|path| !volumes.iter().any(|volume| volume.path == *path)).collect()
+}
+
+/// The variables that workspace-init is started with, and nothing secret.
+pub fn environment(workspace: crate::id::WorkspaceId, spec: &LaunchSpec) -> Vec<(&'static str, String)> {
+    let mut environment =
+        vec![("WORKSPACE_ID", workspace.to_string()), ("MOLECULE_AGENTS_URL", spec.agents_url.clone())];
+    if spec.agents_ca.is_some() {
+        environment.push(("MOLECULE_CA_FILE", format!("{CONFIGS}/{CA_FILE}")));
+    }
+    environment
+}
