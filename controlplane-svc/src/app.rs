@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use molecule_backend_docker::{DockerBackend, Settings};
 use molecule_domain::clock::Clock;
 use molecule_domain::id::InstallationId;
-use molecule_provisioner::Engine;
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::store::Store;
@@ -27,8 +25,7 @@ use crate::clock::DatabaseClock;
 use crate::config::Config;
 use crate::engines::Engines;
 use crate::grpc::{self, Parts};
-use crate::networks::{self, Networks};
-use crate::{isolation, recount};
+use crate::{backends, recount};
 
 /// Disk that a workspace counts for.
 const DISK_GIB: i64 = 10;
@@ -69,21 +66,21 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let clock: Arc<dyn Clock> = database_clock.clone();
     let (store, accounts) = (EngineStore::new(database.clone()), Accounts::new(database.clone()));
 
-    let pool = config.network_pool.context("CONTROLPLANE_NETWORK_POOL is not set")?;
-    let policy = Policy { restart_budget: config.restart_budget, ..hooks.policy.unwrap_or_default() };
-    let networks = Arc::new(Networks { database: database.clone(), installation, pool });
-    let settings = Settings {
-        docker_host: config.docker_host.clone(),
+    let parts = backends::Parts {
+        database: database.clone(),
+        store: store.clone(),
         installation,
-        workspace_init: config.workspace_init.clone(),
-        publish: config.agent_publish,
+        key: Arc::clone(&key),
+        clock: Arc::clone(&clock),
+        policy: Policy { restart_budget: config.restart_budget, ..hooks.policy.unwrap_or_default() },
+        steps: hooks.steps,
     };
-    // the one kind of backend that there is
-    let docker = Arc::new(DockerBackend::new(settings, networks, hooks.steps.clone()));
-    let (backend, sealer) = (Arc::clone(&docker), Arc::clone(&key));
-    let engine =
-        Engine::new(backend, Arc::new(store.clone()), sealer, Arc::clone(&clock), policy, hooks.steps);
-    let engines = Engines::new(vec![engine.clone()]).context("there is no backend")?;
+    let mut launchers = Vec::new();
+    for kind in &config.backends {
+        launchers.push(parts.launcher(*kind, &config).await?);
+    }
+    let engines = launchers.iter().map(|launcher| launcher.engine.clone()).collect();
+    let engines = Engines::new(engines).context("there is no backend")?;
     config.plans.check(|backend| engines.has(backend)).map_err(anyhow::Error::msg)?;
 
     let listener = listen(config.listen).await?;
@@ -112,25 +109,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     info!(%installation, grpc = %address, backends = engines.kinds(), "controlplane-svc serves");
 
     let tasks = TaskTracker::new();
-    tasks.spawn({
-        let (database, docker, cancel) = (database.clone(), Arc::clone(&docker), cancel.clone());
-        async move { networks::take_away(database, &docker, cancel).await }
-    });
-    let require_isolation = config.docker_isolation;
-    let isolated = tasks.spawn({
-        let cancel = cancel.clone();
-        async move {
-            if require_isolation
-                && let Err(not_isolated) = isolation::verify(&docker, &cancel).await.transpose()
-            {
-                // what is stored waits for another start; nothing is launched
-                cancel.cancel();
-                return Err(not_isolated);
-            }
-            engine.run(cancel).await;
-            Ok(())
-        }
-    });
+    let launching: Vec<_> = launchers.into_iter().map(|one| tasks.spawn(one.run(cancel.clone()))).collect();
     tasks.spawn({
         let (database, cancel) = (database.clone(), cancel.clone());
         async move { database_clock.keep(database, cancel).await }
@@ -149,7 +128,10 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     database.close().await;
     info!("controlplane-svc has ended");
     served.context("the gRPC server failed")?;
-    Ok(isolated.await.context("the engine ended badly")??)
+    for launcher in launching {
+        launcher.await.context("an engine ended badly")??;
+    }
+    Ok(())
 }
 
 async fn prune(store: EngineStore, clock: Arc<dyn Clock>, cancel: CancellationToken) {

@@ -2,6 +2,8 @@
 //! wanted, within what each organisation may use. Any number of replicas share one database.
 
 pub mod app;
+mod backends;
+mod bootstrap;
 mod clock;
 pub mod config;
 mod engines;

@@ -21,7 +21,7 @@ const PROGRAM: Program = Program {
     about: "One customer's workspaces, over local Docker",
     prefix: "TENANT_",
     file: "TENANT_CONFIG_FILE",
-    settings: &[
+    settings: &[&[
         setting("TENANT_LISTEN", Some("127.0.0.1:7070"), "address of the gRPC API"),
         setting(
             "TENANT_AGENT_LISTEN",
@@ -89,7 +89,7 @@ const PROGRAM: Program = Program {
         setting("TIER2_CPU_SHARES", None, "CPU of tier 2"),
         setting("TIER3_CPU_SHARES", None, "CPU of tier 3"),
         setting("TIER4_CPU_SHARES", None, "CPU of tier 4"),
-    ],
+    ]],
 };
 
 /// Everything that was decided before anything starts.

@@ -232,7 +232,8 @@ impl Workspaces {
 
     fn check(&self, spec: &WorkspaceSpec, private: &PrivateParts) -> Result<()> {
         self.rules.check(spec, private)?;
-        let binds = self.forwarder.provisioning.nature().capabilities.contains(&"mount.host_path");
+        let nature = self.forwarder.provisioning.nature();
+        let binds = nature.capabilities.iter().any(|one| one == "mount.host_path");
         if spec.mount != Mount::None && !binds {
             return Err(Error::field(
                 "spec.mount.host_path",

@@ -13,4 +13,5 @@ pub mod raw;
 pub mod seed;
 pub mod stand;
 pub mod tenant;
+pub mod throwaway;
 pub mod tls;

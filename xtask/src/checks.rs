@@ -25,8 +25,13 @@ pub(crate) fn lint() -> anyhow::Result<()> {
 /// Gets what the tests need and runs all of them.
 pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
     let _docker = Docker::ensure()?;
-    if !is_there("ip") {
-        install(&["iproute2"], "iproute2, for a daemon of the tests' own")?;
+    // for a daemon of the tests' own, and for a root in which a machine boots
+    for (program, package) in
+        [("ip", "iproute2"), ("curl", "curl"), ("mkfs.ext4", "e2fsprogs"), ("losetup", "mount")]
+    {
+        if !is_there(program) {
+            install(&[package], program)?;
+        }
     }
     let postgres = Postgres::ensure("test")?;
     prepare(true, &postgres)?;

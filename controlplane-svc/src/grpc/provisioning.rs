@@ -303,7 +303,11 @@ impl ProvisioningService for ProvisioningApi {
         let result = async {
             let holder: Holder = identity(request.extensions())?;
             let account = self.0.store.account(holder.organization, self.0.clock.now()).await?;
+            let backend = self.0.backend_of(&holder.backend, &holder.plan)?;
+            let engine = self.0.engines.get(backend)?;
             Ok(GetQuotaResponse {
+                backend: backend.to_owned(),
+                capabilities: engine.capabilities().into_iter().map(str::to_owned).collect(),
                 organization_id: holder.organization.to_string(),
                 standing: convert::standing(account.standing).into(),
                 limits: Some(convert::limits(&account)),

@@ -61,8 +61,8 @@ with_image_command() {
 }
 
 fetch_init() {
-  curl -fsSL --max-time 60 -o "$INIT_FOLDER/workspace-init.new" "$INIT_URL" &&
-    echo "$INIT_SHA256  $INIT_FOLDER/workspace-init.new" | sha256sum -c -
+  curl -fsSL --max-time 60 -o "$INIT_FOLDER/$CONTAINER.new" "$INIT_URL" &&
+    echo "$INIT_SHA256  $INIT_FOLDER/$CONTAINER.new" | sha256sum -c -
 }
 
 get_image() {
@@ -98,8 +98,8 @@ STAGE='fetch workspace-init'
 mkdir -p "$INIT_FOLDER"
 chmod 0755 /var/lib/molecule "$INIT_FOLDER"
 patiently fetch_init
-chmod 0555 "$INIT_FOLDER/workspace-init.new"
-mv "$INIT_FOLDER/workspace-init.new" "$INIT_FOLDER/workspace-init"
+chmod 0555 "$INIT_FOLDER/$CONTAINER.new"
+mv -f "$INIT_FOLDER/$CONTAINER.new" "$INIT_FOLDER/workspace-init"
 
 STAGE='find the data disk'
 patiently find_disk

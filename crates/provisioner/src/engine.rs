@@ -49,9 +49,13 @@ impl Engine {
         self.executor.backend.kind()
     }
 
-    /// Whether the output of instances can be read as a stream.
-    pub fn streams_logs(&self) -> bool {
-        self.executor.backend.streams_logs()
+    /// What its backend can do beyond the common API, as a tenant's `GetServerInfo` declares it.
+    pub fn capabilities(&self) -> Vec<&'static str> {
+        let mut all = vec!["session.reset"];
+        if self.executor.backend.streams_logs() {
+            all.insert(0, "logs.stream");
+        }
+        all
     }
 
     /// Stores the wish for a workspace's first instance. No provider is called here.
@@ -101,7 +105,7 @@ impl Engine {
         workspace: WorkspaceId,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>> {
-        if !self.streams_logs() {
+        if !self.executor.backend.streams_logs() {
             let kind = self.backend_kind();
             return Err(Error::new(
                 ErrorReason::NotSupported,

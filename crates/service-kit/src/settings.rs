@@ -43,8 +43,8 @@ pub struct Program {
     pub prefix: &'static str,
     /// The variable that names the file of settings.
     pub file: &'static str,
-    /// All that it knows.
-    pub settings: &'static [Setting],
+    /// All that it knows, by the subjects that they are about.
+    pub settings: &'static [&'static [Setting]],
 }
 
 /// Settings that can't be started with: each problem names its setting.
@@ -57,6 +57,10 @@ pub struct ConfigError(pub Vec<String>);
 pub struct Values(BTreeMap<&'static str, String>);
 
 impl Program {
+    fn settings(&self) -> impl Iterator<Item = &'static Setting> {
+        self.settings.iter().copied().flatten()
+    }
+
     /// Reads flags, environment and file; tells whether the values are only to be shown.
     pub fn from_process(&self) -> Result<(Values, bool), ConfigError> {
         let matches = self.command().get_matches();
@@ -77,7 +81,7 @@ impl Program {
     /// The values in effect, one a line, without what is secret.
     pub fn describe(&self, values: &Values) -> String {
         let mut text = String::new();
-        for setting in self.settings {
+        for setting in self.settings() {
             let Some(value) = values.get(setting.name) else { continue };
             let shown = if setting.secret { "(hidden)" } else { value };
             let _ = writeln!(text, "{}={shown}", setting.name);
@@ -86,14 +90,14 @@ impl Program {
     }
 
     fn command(&self) -> Command {
-        let settings = self.settings.iter().filter(|setting| !setting.secret).map(|setting| {
+        let settings = self.settings().filter(|setting| !setting.secret).map(|setting| {
             let help = match setting.default {
                 Some(default) => format!("{} [env: {}; default: {default}]", setting.help, setting.name),
                 None => format!("{} [env: {}]", setting.help, setting.name),
             };
             Arg::new(setting.name).long(self.flag_of(setting.name)).value_name("VALUE").help(help)
         });
-        let hidden = self.settings.iter().filter(|setting| setting.secret);
+        let hidden = self.settings().filter(|setting| setting.secret);
         let hidden: Vec<String> = hidden.map(|s| format!("  {}: {}", s.name, s.help)).collect();
         let command = Command::new(self.name)
             .version(env!("CARGO_PKG_VERSION"))
@@ -129,7 +133,7 @@ impl Program {
         file: Option<&Path>,
     ) -> Result<Values, ConfigError> {
         let mut problems = Vec::new();
-        let known = |name: &str| self.settings.iter().any(|setting| setting.name == name);
+        let known = |name: &str| self.settings().any(|setting| setting.name == name);
         let ours = |name: &str| name.starts_with(self.prefix) && name != self.file;
         for name in environment.keys().filter(|name| ours(name) && !known(name)) {
             problems.push(format!("{name}: there is no such setting; see {} --help", self.name));
@@ -149,7 +153,7 @@ impl Program {
             return Err(ConfigError(problems));
         }
         let mut values = BTreeMap::new();
-        for &Setting { name, default, .. } in self.settings {
+        for &Setting { name, default, .. } in self.settings() {
             let value =
                 flag(name).or_else(|| environment.get(name).cloned()).or_else(|| in_file.get(name).cloned());
             if let Some(value) = value.or_else(|| default.map(str::to_owned)) {
@@ -255,10 +259,11 @@ mod tests {
         prefix: "SOME_",
         file: "SOME_CONFIG_FILE",
         settings: &[
-            setting("SOME_LISTEN", Some("127.0.0.1:7"), "where"),
-            setting("SOME_CALLS", Some("5"), "how many"),
-            setting("OTHER", None, "another's name"),
-            secret("SOME_TOKEN", "a secret"),
+            &[
+                setting("SOME_LISTEN", Some("127.0.0.1:7"), "where"),
+                setting("SOME_CALLS", Some("5"), "how many"),
+            ],
+            &[setting("OTHER", None, "another's name"), secret("SOME_TOKEN", "a secret")],
         ],
     };
 

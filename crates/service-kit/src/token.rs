@@ -26,6 +26,15 @@ pub fn hash(token: impl AsRef<[u8]>) -> Vec<u8> {
     digest::digest(&digest::SHA256, token.as_ref()).as_ref().to_vec()
 }
 
+/// The SHA-256 of some bytes, in hexadecimal.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    hash(bytes).iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// A token that can be made again from a key and what it is for.
 pub fn derive(key: &[u8], prefix: &str, context: &str) -> SecretString {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);
@@ -47,6 +56,12 @@ pub fn bearer(header: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hash_is_what_sha256sum_says() {
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(sha256_hex(b""), empty);
+    }
 
     #[test]
     fn tokens_are_compared_whole() {

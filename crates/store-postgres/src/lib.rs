@@ -5,6 +5,7 @@
 //! lost a race against another. Locks are taken in one order: the instance's row, then the organisation's.
 
 pub mod accounts;
+mod boots;
 mod codec;
 pub mod engine;
 pub mod networks;
@@ -25,6 +26,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
 
+pub use self::boots::BootReport;
 use self::notify::Notifier;
 use self::sqlstate::store_error;
 pub use self::transactions::Counts;

@@ -322,7 +322,7 @@ impl WorkspaceService for WorkspaceApi {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mode: nature.mode.into(),
             backend: nature.backend,
-            capabilities: nature.capabilities.iter().map(|&name| name.to_owned()).collect(),
+            capabilities: nature.capabilities,
             server_time: Some(wire::time(now)),
             mirror_age: Some(wire::duration(provisioning.age(now))),
         }))

@@ -25,11 +25,10 @@ pub(crate) struct Embedded(pub(crate) Engine);
 #[async_trait]
 impl Provisioning for Embedded {
     fn nature(&self) -> Nature {
-        Nature {
-            mode: Mode::SelfHosted,
-            backend: self.0.backend_kind().to_owned(),
-            capabilities: &["logs.stream", "mount.host_path", "session.reset"],
-        }
+        let capabilities = self.0.capabilities().into_iter().chain(["mount.host_path"]);
+        let mut capabilities: Vec<String> = capabilities.map(str::to_owned).collect();
+        capabilities.sort_unstable();
+        Nature { mode: Mode::SelfHosted, backend: self.0.backend_kind().to_owned(), capabilities }
     }
 
     fn ready(&self) -> Result<()> {

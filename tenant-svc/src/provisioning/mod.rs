@@ -27,7 +27,7 @@ pub(crate) struct Nature {
     pub(crate) mode: Mode,
     /// The kind of backend that new workspaces go to; empty where that is not known here.
     pub(crate) backend: String,
-    pub(crate) capabilities: &'static [&'static str],
+    pub(crate) capabilities: Vec<String>,
 }
 
 /// How far a provider's changes and events have been taken over.

@@ -1,8 +1,8 @@
 //! The control plane. Its word comes by one stream, which resumes where the mirror is; what is asked of it is asked
 //! with the remaining deadline, and again only where it was unavailable.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -47,6 +47,8 @@ pub(crate) struct Remote {
     stream: Mutex<Option<Following>>,
     away: AtomicBool,
     heard: AtomicI64,
+    /// The backend and its capabilities, as the control plane last told them.
+    told: RwLock<(String, Vec<String>)>,
 }
 
 struct Following {
@@ -73,6 +75,7 @@ impl Remote {
             stream: Mutex::default(),
             away: AtomicBool::new(false),
             heard: started,
+            told: RwLock::default(),
         }
     }
 
@@ -105,7 +108,9 @@ impl Remote {
         // the token decides whose instances these are; they must be those that this tenant is for
         let quota =
             self.call(wire::GetQuotaRequest {}, async |mut client, request| client.get_quota(request).await);
-        let owner = quota.await?.organization_id;
+        let quota = quota.await?;
+        *self.told.write().unwrap_or_else(PoisonError::into_inner) = (quota.backend, quota.capabilities);
+        let owner = quota.organization_id;
         if owner != self.organization.to_string() {
             return Err(Error::new(
                 ErrorReason::PermissionDenied,
@@ -213,7 +218,9 @@ fn spec_to_wire(spec: &LaunchSpec) -> wire::InstanceSpec {
 #[async_trait]
 impl Provisioning for Remote {
     fn nature(&self) -> Nature {
-        Nature { mode: Mode::Saas, backend: String::new(), capabilities: &["logs.stream", "session.reset"] }
+        let told = self.told.read().unwrap_or_else(PoisonError::into_inner);
+        let (backend, capabilities) = told.clone();
+        Nature { mode: Mode::Saas, backend, capabilities }
     }
 
     fn ready(&self) -> Result<()> {

@@ -1,5 +1,7 @@
 //! Settings of controlplane-svc.
 
+mod ec2;
+
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -9,72 +11,89 @@ use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::TierTable;
 use molecule_service_kit::program::{Logs, Startup};
 pub use molecule_service_kit::settings::ConfigError;
-use molecule_service_kit::settings::{Program, Values, secret, setting};
+use molecule_service_kit::settings::{Program, Setting, Values, secret, setting};
 use molecule_service_kit::telemetry::LogFormat;
 use molecule_service_kit::token;
 use secrecy::SecretString;
 
+pub use self::ec2::Ec2;
 use crate::plans::Plans;
+
+/// A kind of backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// Containers on a Docker host.
+    Docker,
+    /// Machines of Amazon's.
+    Ec2,
+}
 
 const PROGRAM: Program = Program {
     name: "controlplane-svc",
     about: "Launches instances for many organisations, within their limits",
     prefix: "CONTROLPLANE_",
     file: "CONTROLPLANE_CONFIG_FILE",
-    settings: &[
-        setting("CONTROLPLANE_LISTEN", Some("127.0.0.1:7080"), "address of the gRPC APIs"),
-        setting("CONTROLPLANE_TLS_CERT_FILE", None, "PEM of the certificate to show; without it, plain text"),
-        setting("CONTROLPLANE_TLS_KEY_FILE", None, "PEM of its private key"),
-        secret("DATABASE_URL", "postgres://… of the database that all replicas share"),
-        setting("CONTROLPLANE_DATABASE_CONNECTIONS", Some("20"), "connections to the database, at most"),
-        setting(
-            "CONTROLPLANE_OPERATOR_TOKENS_FILE",
-            None,
-            "file with a line NAME TOKEN for each operator; readable by the owner only",
-        ),
-        setting(
-            "CONTROLPLANE_SEAL_KEY_FILE",
-            None,
-            "file of 32 random bytes, the same for all replicas, that bootstrap tokens are sealed with",
-        ),
-        setting("CONTROLPLANE_PLANS_FILE", None, "TOML file of plans"),
-        setting(
-            "CONTROLPLANE_NETWORK_POOL",
-            Some("10.202.0.0/16"),
-            "range that organisations' Docker networks are taken from, a /24 each",
-        ),
-        setting(
-            "CONTROLPLANE_DOCKER_ISOLATION",
-            Some("require"),
-            "require: launch on Docker only where workspaces are found to be kept apart; trusted: organisations trust \
-             each other",
-        ),
-        setting(
-            "CONTROLPLANE_AGENT_PUBLISH",
-            Some("127.0.0.1"),
-            "address of the Docker host that agents' ports are published on",
-        ),
-        setting(
-            "CONTROLPLANE_WORKSPACE_INIT",
-            None,
-            "the static workspace-init binary; default: beside this program",
-        ),
-        setting("CONTROLPLANE_RESTART_BUDGET", Some("5"), "how often in a row a runtime may end by itself"),
-        setting("CONTROLPLANE_MAX_CALLS", Some("2048"), "calls in flight beyond which more are refused"),
-        setting("CONTROLPLANE_LOG", Some("info"), "what to log, as tracing's EnvFilter reads it"),
-        setting("CONTROLPLANE_LOG_FORMAT", Some("human"), "human or json"),
-        setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
-        setting("DOCKER_HOST", None, "unix://… or tcp://… of the Docker daemon; default: the local socket"),
-        setting("TIER1_MEMORY_MB", None, "memory of tier 1 in MiB, or unlimited"),
-        setting("TIER2_MEMORY_MB", None, "memory of tier 2"),
-        setting("TIER3_MEMORY_MB", None, "memory of tier 3"),
-        setting("TIER4_MEMORY_MB", None, "memory of tier 4"),
-        setting("TIER1_CPU_SHARES", None, "CPU of tier 1 in shares of 1024 per CPU, or unlimited"),
-        setting("TIER2_CPU_SHARES", None, "CPU of tier 2"),
-        setting("TIER3_CPU_SHARES", None, "CPU of tier 3"),
-        setting("TIER4_CPU_SHARES", None, "CPU of tier 4"),
-    ],
+    settings: &[&SETTINGS, &ec2::SETTINGS],
 };
+
+const SETTINGS: [Setting; 27] = [
+    setting("CONTROLPLANE_LISTEN", Some("127.0.0.1:7080"), "address of the gRPC APIs"),
+    setting("CONTROLPLANE_TLS_CERT_FILE", None, "PEM of the certificate to show; without it, plain text"),
+    setting("CONTROLPLANE_TLS_KEY_FILE", None, "PEM of its private key"),
+    secret("DATABASE_URL", "postgres://… of the database that all replicas share"),
+    setting("CONTROLPLANE_DATABASE_CONNECTIONS", Some("20"), "connections to the database, at most"),
+    setting(
+        "CONTROLPLANE_OPERATOR_TOKENS_FILE",
+        None,
+        "file with a line NAME TOKEN for each operator; readable by the owner only",
+    ),
+    setting(
+        "CONTROLPLANE_SEAL_KEY_FILE",
+        None,
+        "file of 32 random bytes, the same for all replicas, that bootstrap tokens are sealed with",
+    ),
+    setting(
+        "CONTROLPLANE_BACKENDS",
+        Some("docker"),
+        "where to launch: docker, ec2, or both; new workspaces go to the first unless their plan or organisation says",
+    ),
+    setting("CONTROLPLANE_PLANS_FILE", None, "TOML file of plans"),
+    setting(
+        "CONTROLPLANE_NETWORK_POOL",
+        Some("10.202.0.0/16"),
+        "range that organisations' Docker networks are taken from, a /24 each",
+    ),
+    setting(
+        "CONTROLPLANE_DOCKER_ISOLATION",
+        Some("require"),
+        "require: launch on Docker only where workspaces are found to be kept apart; trusted: organisations trust \
+             each other",
+    ),
+    setting(
+        "CONTROLPLANE_AGENT_PUBLISH",
+        Some("127.0.0.1"),
+        "address of the Docker host that agents' ports are published on",
+    ),
+    setting(
+        "CONTROLPLANE_WORKSPACE_INIT",
+        None,
+        "the static workspace-init binary; default: beside this program",
+    ),
+    setting("CONTROLPLANE_RESTART_BUDGET", Some("5"), "how often in a row a runtime may end by itself"),
+    setting("CONTROLPLANE_MAX_CALLS", Some("2048"), "calls in flight beyond which more are refused"),
+    setting("CONTROLPLANE_LOG", Some("info"), "what to log, as tracing's EnvFilter reads it"),
+    setting("CONTROLPLANE_LOG_FORMAT", Some("human"), "human or json"),
+    setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
+    setting("DOCKER_HOST", None, "unix://… or tcp://… of the Docker daemon; default: the local socket"),
+    setting("TIER1_MEMORY_MB", None, "memory of tier 1 in MiB, or unlimited"),
+    setting("TIER2_MEMORY_MB", None, "memory of tier 2"),
+    setting("TIER3_MEMORY_MB", None, "memory of tier 3"),
+    setting("TIER4_MEMORY_MB", None, "memory of tier 4"),
+    setting("TIER1_CPU_SHARES", None, "CPU of tier 1 in shares of 1024 per CPU, or unlimited"),
+    setting("TIER2_CPU_SHARES", None, "CPU of tier 2"),
+    setting("TIER3_CPU_SHARES", None, "CPU of tier 3"),
+    setting("TIER4_CPU_SHARES", None, "CPU of tier 4"),
+];
 
 /// Everything that was decided before anything starts.
 #[derive(Clone, Debug)]
@@ -91,6 +110,10 @@ pub struct Config {
     pub operators: Vec<(String, Vec<u8>)>,
     /// The key that bootstrap tokens are sealed with.
     pub seal_key: PathBuf,
+    /// Where to launch, the default first.
+    pub backends: Vec<BackendKind>,
+    /// The EC2 side, where machines are launched.
+    pub ec2: Option<Ec2>,
     /// The plans.
     pub plans: Plans,
     /// The range that networks are taken from.
@@ -154,6 +177,8 @@ impl Config {
             Plans::default()
         });
         let (tiers, warnings) = values.tiers();
+        let backends = backends(values.get("CONTROLPLANE_BACKENDS").unwrap_or_default(), &mut problems);
+        let ec2 = backends.contains(&BackendKind::Ec2).then(|| ec2::read(values, &mut problems)).flatten();
         let config = Self {
             listen: values.parse("CONTROLPLANE_LISTEN", &mut problems).unwrap_or(([127, 0, 0, 1], 0).into()),
             tls: tls(values, &mut problems),
@@ -163,6 +188,8 @@ impl Config {
                 .unwrap_or_default(),
             operators: parse_operators(&operators, &mut problems),
             seal_key,
+            backends,
+            ec2,
             plans,
             network_pool: values.parse("CONTROLPLANE_NETWORK_POOL", &mut problems),
             docker_isolation: match values.get("CONTROLPLANE_DOCKER_ISOLATION") {
@@ -188,6 +215,26 @@ impl Config {
         };
         if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
     }
+}
+
+fn backends(text: &str, problems: &mut Vec<String>) -> Vec<BackendKind> {
+    let mut backends = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        let kind = match name {
+            "docker" => BackendKind::Docker,
+            "ec2" => BackendKind::Ec2,
+            other => {
+                problems.push(format!("CONTROLPLANE_BACKENDS: {other:?} is neither docker nor ec2"));
+                continue;
+            }
+        };
+        if backends.contains(&kind) {
+            problems.push(format!("CONTROLPLANE_BACKENDS names {name} twice"));
+        } else {
+            backends.push(kind);
+        }
+    }
+    backends
 }
 
 fn tls(values: &Values, problems: &mut Vec<String>) -> Option<(String, SecretString)> {
@@ -256,6 +303,22 @@ mod tests {
         ] {
             assert!(told.contains(name), "{name}: {told}");
         }
+    }
+
+    #[test]
+    fn backends_are_known_and_ec2_needs_its_settings() {
+        let told = problems(&[("CONTROLPLANE_BACKENDS", "docker,vmware")]);
+        assert!(told.contains("vmware"), "{told}");
+        let told = problems(&[
+            ("CONTROLPLANE_BACKENDS", "ec2"),
+            ("CONTROLPLANE_EC2_IMAGE", "ami-1"),
+            ("CONTROLPLANE_BOOT_URL", "http://203.0.113.7"),
+            ("CONTROLPLANE_EC2_ROOT_GIB", "0"),
+        ]);
+        for name in ["EC2_SUBNETS", "EC2_SECURITY_GROUPS", "BOOT_URL", "BOOT_ALLOW_PLAIN", "EC2_ROOT_GIB"] {
+            assert!(told.contains(name), "{name}: {told}");
+        }
+        assert!(!problems(&[]).contains("EC2"));
     }
 
     #[test]
