@@ -16,6 +16,7 @@ use molecule_service_kit::server::{GrpcServer, listen};
 use molecule_store_postgres::Database;
 use molecule_store_postgres::accounts::Accounts;
 use molecule_store_postgres::engine::EngineStore;
+use molecule_telemetry::metrics;
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,6 +62,11 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
         Database::open(config.database_url.expose_secret(), config.database_connections, listening.clone())
             .await
             .context("the database can't be opened")?;
+    let counted = database.clone();
+    metrics::transactions(move || {
+        let counts = counted.counts().into_iter();
+        counts.map(|(name, counts)| (name, [counts.runs, counts.retries, counts.failures])).collect()
+    });
     let installation: InstallationId = database.setting("installation_id", InstallationId::generate).await?;
     let database_clock = Arc::new(DatabaseClock::read(&database).await?);
     let clock: Arc<dyn Clock> = database_clock.clone();

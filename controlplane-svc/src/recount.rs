@@ -8,6 +8,7 @@ use molecule_domain::id::LeaseOwner;
 use molecule_provisioner::store::Store;
 use molecule_store_postgres::accounts::Accounts;
 use molecule_store_postgres::engine::EngineStore;
+use molecule_telemetry::metrics;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -38,8 +39,12 @@ pub(crate) async fn run(
 
 async fn count(accounts: &Accounts) {
     match accounts.recount().await {
-        Ok(drifts) if drifts.is_empty() => info!("every organisation's counters agree with its instances"),
+        Ok(drifts) if drifts.is_empty() => {
+            metrics::quota_drift(0);
+            info!("every organisation's counters agree with its instances");
+        }
         Ok(drifts) => {
+            metrics::quota_drift(drifts.len());
             for drift in drifts {
                 error!(
                     organization = %drift.organization, counted = ?drift.counted, actual = ?drift.actual,

@@ -10,10 +10,10 @@ use molecule_domain::id::OrganizationId;
 use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::TierTable;
 use molecule_service_kit::client::check_url;
-use molecule_service_kit::program::{Logs, Startup};
+use molecule_service_kit::program::{Observable, Startup};
 pub use molecule_service_kit::settings::ConfigError;
 use molecule_service_kit::settings::{Program, Values, secret, setting};
-use molecule_service_kit::telemetry::LogFormat;
+use molecule_service_kit::telemetry::Observed;
 use secrecy::SecretString;
 
 const PROGRAM: Program = Program {
@@ -68,6 +68,11 @@ const PROGRAM: Program = Program {
             "what to log, as tracing's EnvFilter reads it",
         ),
         setting("TENANT_LOG_FORMAT", Some("human"), "human or json"),
+        setting(
+            "TENANT_METRICS_LISTEN",
+            None,
+            "where Prometheus asks for metrics, over HTTP; none by default",
+        ),
         setting("WORKSPACE_ROOTS", None, "folders below which workspaces may bind, separated by ':'"),
         setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
         setting("DOCKER_HOST", None, "unix://… or tcp://… of the Docker daemon; default: the local socket"),
@@ -121,8 +126,7 @@ pub struct Config {
     pub restart_budget: u32,
     /// Calls in flight beyond which more are refused.
     pub max_calls: usize,
-    log_filter: String,
-    log_format: LogFormat,
+    observed: Observed,
     /// Canonical folders below which workspaces may bind.
     pub workspace_roots: Vec<PathBuf>,
     /// The known runtimes.
@@ -150,9 +154,9 @@ pub struct Saas {
     pub allow_plain: bool,
 }
 
-impl Logs for Config {
-    fn logs(&self) -> (LogFormat, &str) {
-        (self.log_format, &self.log_filter)
+impl Observable for Config {
+    fn observed(&self) -> &Observed {
+        &self.observed
     }
 }
 
@@ -212,8 +216,12 @@ impl Config {
             agent_silence: values.seconds("TENANT_AGENT_SILENCE", &mut problems),
             restart_budget: values.parse("TENANT_RESTART_BUDGET", &mut problems).unwrap_or_default(),
             max_calls: values.parse("TENANT_MAX_CALLS", &mut problems).unwrap_or_default(),
-            log_filter: get("TENANT_LOG").unwrap_or("info").to_owned(),
-            log_format: values.log_format("TENANT_LOG_FORMAT", &mut problems),
+            observed: values.observed(
+                "TENANT_LOG",
+                "TENANT_LOG_FORMAT",
+                "TENANT_METRICS_LISTEN",
+                &mut problems,
+            ),
             workspace_roots: roots,
             runtimes,
             tiers,

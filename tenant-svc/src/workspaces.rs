@@ -14,6 +14,7 @@ use molecule_service_kit::seal::Aes;
 use molecule_service_kit::token;
 use molecule_store_sqlite::tenant::model::{Intent, RequestKey, WorkspaceRecord};
 use molecule_store_sqlite::tenant::{ChangeIntent, NewWorkspace, TenantStore};
+use molecule_telemetry::trace;
 use secrecy::ExposeSecret;
 use tracing::warn;
 
@@ -70,6 +71,7 @@ impl Workspaces {
             private: self.seal(workspace, &create.private)?,
             sealed_token,
             token_hash,
+            trace: trace::current(),
         };
         if create.validate_only {
             return Ok(preview(&new, self.clock.now()));
@@ -165,7 +167,7 @@ impl Workspaces {
             let mut change = if replaces {
                 self.replacement(record, record.desired == Desired::Running, false)
             } else {
-                ChangeIntent { intent: None, spec: None, private: None, token: None }
+                ChangeIntent { intent: None, spec: None, private: None, token: None, trace: trace::current() }
             };
             change.private = Some(self.seal(workspace, &private)?);
             change.spec = Some((spec, readiness));
@@ -207,7 +209,7 @@ impl Workspaces {
     fn replacement(&self, record: &WorkspaceRecord, run: bool, reset_session: bool) -> ChangeIntent {
         let token = self.mint(record.workspace, record.generation.next());
         let intent = Some(Intent::Replace { run, reset_session });
-        ChangeIntent { intent, spec: None, private: None, token: Some(token) }
+        ChangeIntent { intent, spec: None, private: None, token: Some(token), trace: trace::current() }
     }
 
     /// A new bootstrap token: sealed for the launcher, and its hash for us.
@@ -249,7 +251,7 @@ fn private_context(workspace: WorkspaceId) -> String {
 }
 
 fn intent(intent: Intent) -> ChangeIntent {
-    ChangeIntent { intent: Some(intent), spec: None, private: None, token: None }
+    ChangeIntent { intent: Some(intent), spec: None, private: None, token: None, trace: trace::current() }
 }
 
 fn refuse_deleting(record: &WorkspaceRecord) -> Result<()> {
@@ -359,6 +361,7 @@ fn preview(new: &NewWorkspace, now: molecule_domain::Timestamp) -> WorkspaceReco
         instance_revision: Revision(0),
         endpoint: None,
         agent: molecule_store_sqlite::tenant::model::AgentRecord::default(),
+        trace: String::new(),
         created_at: now,
         updated_at: now,
         deleted_at: None,

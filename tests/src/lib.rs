@@ -7,6 +7,7 @@ pub mod ec2;
 pub mod images;
 pub mod knife;
 pub mod leftovers;
+pub mod otlp;
 pub mod postgres;
 mod process;
 pub mod raw;

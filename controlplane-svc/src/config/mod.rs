@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use molecule_backend_docker::Pool;
 use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::TierTable;
-use molecule_service_kit::program::{Logs, Startup};
+use molecule_service_kit::program::{Observable, Startup};
 pub use molecule_service_kit::settings::ConfigError;
 use molecule_service_kit::settings::{Program, Setting, Values, secret, setting};
-use molecule_service_kit::telemetry::LogFormat;
+use molecule_service_kit::telemetry::Observed;
 use molecule_service_kit::token;
 use secrecy::SecretString;
 
@@ -36,7 +36,7 @@ const PROGRAM: Program = Program {
     settings: &[&SETTINGS, &ec2::SETTINGS],
 };
 
-const SETTINGS: [Setting; 27] = [
+const SETTINGS: [Setting; 28] = [
     setting("CONTROLPLANE_LISTEN", Some("127.0.0.1:7080"), "address of the gRPC APIs"),
     setting("CONTROLPLANE_TLS_CERT_FILE", None, "PEM of the certificate to show; without it, plain text"),
     setting("CONTROLPLANE_TLS_KEY_FILE", None, "PEM of its private key"),
@@ -83,6 +83,11 @@ const SETTINGS: [Setting; 27] = [
     setting("CONTROLPLANE_MAX_CALLS", Some("2048"), "calls in flight beyond which more are refused"),
     setting("CONTROLPLANE_LOG", Some("info"), "what to log, as tracing's EnvFilter reads it"),
     setting("CONTROLPLANE_LOG_FORMAT", Some("human"), "human or json"),
+    setting(
+        "CONTROLPLANE_METRICS_LISTEN",
+        None,
+        "where Prometheus asks for metrics, over HTTP; none by default",
+    ),
     setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
     setting("DOCKER_HOST", None, "unix://… or tcp://… of the Docker daemon; default: the local socket"),
     setting("TIER1_MEMORY_MB", None, "memory of tier 1 in MiB, or unlimited"),
@@ -128,8 +133,7 @@ pub struct Config {
     pub restart_budget: u32,
     /// Calls in flight beyond which more are refused.
     pub max_calls: usize,
-    log_filter: String,
-    log_format: LogFormat,
+    observed: Observed,
     /// The known runtimes.
     pub runtimes: RuntimeRegistry,
     /// What each tier gives.
@@ -140,9 +144,9 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-impl Logs for Config {
-    fn logs(&self) -> (LogFormat, &str) {
-        (self.log_format, &self.log_filter)
+impl Observable for Config {
+    fn observed(&self) -> &Observed {
+        &self.observed
     }
 }
 
@@ -206,8 +210,12 @@ impl Config {
             workspace_init: values.beside_program("CONTROLPLANE_WORKSPACE_INIT", "workspace-init"),
             restart_budget: values.parse("CONTROLPLANE_RESTART_BUDGET", &mut problems).unwrap_or_default(),
             max_calls: values.parse("CONTROLPLANE_MAX_CALLS", &mut problems).unwrap_or_default(),
-            log_filter: values.get("CONTROLPLANE_LOG").unwrap_or("info").to_owned(),
-            log_format: values.log_format("CONTROLPLANE_LOG_FORMAT", &mut problems),
+            observed: values.observed(
+                "CONTROLPLANE_LOG",
+                "CONTROLPLANE_LOG_FORMAT",
+                "CONTROLPLANE_METRICS_LISTEN",
+                &mut problems,
+            ),
             runtimes: values.runtimes("RUNTIMES_FILE", &mut problems),
             tiers,
             docker_host: values.get("DOCKER_HOST").map(str::to_owned),

@@ -25,6 +25,7 @@ use molecule_service_kit::auth::identity;
 use molecule_service_kit::wire::{reason, tier, workspace_id};
 use molecule_service_kit::{page, streams};
 use molecule_store_postgres::accounts::Holder;
+use molecule_telemetry::trace;
 use tonic::{Request, Status};
 
 use super::convert::{intent, launch, signed};
@@ -55,6 +56,7 @@ impl ProvisioningApi {
             backend: self.0.backend_of(&holder.backend, &holder.plan)?.to_owned(),
             spec,
             sealed_token,
+            trace: trace::current(),
         };
         let record = self.0.engines.get(&request.backend)?.provision(&request).await?;
         Ok(convert::instance(&record))
@@ -66,6 +68,7 @@ impl ProvisioningApi {
             workspace: workspace_id(id)?,
             intent: intent(number)?,
             change,
+            trace: trace::current(),
         };
         let record = self.0.engines.any()?.change(&request).await?;
         Ok(convert::instance(&record))

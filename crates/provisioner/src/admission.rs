@@ -24,6 +24,8 @@ pub struct ProvisionRequest {
     pub spec: LaunchSpec,
     /// The bootstrap token, sealed for [`molecule_domain::seal::token_context`].
     pub sealed_token: Vec<u8>,
+    /// The trace that it belongs to; empty where nothing is traced.
+    pub trace: String,
 }
 
 /// Asks for a change of an instance. Repeatable: the workspace's id and the number are the key.
@@ -37,6 +39,8 @@ pub struct ChangeRequest {
     pub intent: IntentNumber,
     /// What to change.
     pub change: Change,
+    /// The trace that it belongs to; empty where nothing is traced.
+    pub trace: String,
 }
 
 /// A change of what is wanted.
@@ -139,6 +143,7 @@ pub fn provision(account: &Account, request: &ProvisionRequest, now: Timestamp) 
         revision: Revision::default(),
         due_at: Some(now),
         attempt: None,
+        trace: request.trace.clone(),
         created_at: now,
     };
     Ok(Admitted { record, asked, launch: true, event: event("admitted", generation, "admitted") })
@@ -176,6 +181,7 @@ pub fn change(
     record.intent = request.intent;
     record.due_at = Some(now);
     record.failures = 0;
+    record.trace.clone_from(&request.trace);
     if before.desired == Desired::Deleted || before.phase == Phase::Gone {
         return match request.change {
             Change::Delete => Ok(None),

@@ -57,6 +57,8 @@ pub struct InstanceRecord {
     pub due_at: Option<Timestamp>,
     /// The last launch of the current generation.
     pub attempt: Option<Attempt>,
+    /// The trace of what was last asked for; what follows from it goes on with that.
+    pub trace: String,
     /// When it was admitted.
     pub created_at: Timestamp,
 }

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use molecule_telemetry::trace;
 use secrecy::{ExposeSecret, SecretString};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -111,6 +112,11 @@ impl std::fmt::Debug for Bearer {
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         request.metadata_mut().insert("authorization", self.0.clone());
+        if let Ok(context) = trace::current().parse::<MetadataValue<Ascii>>()
+            && !context.is_empty()
+        {
+            request.metadata_mut().insert(trace::HEADER, context);
+        }
         Ok(request)
     }
 }

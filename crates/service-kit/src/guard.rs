@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use molecule_domain::error::{Error, ErrorReason};
+use molecule_telemetry::{metrics, trace};
 use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tower::{Layer, Service};
-use tracing::{Instrument, Span, info_span};
+use tracing::{Span, info_span};
 
 use crate::status::to_status;
 
@@ -67,20 +68,25 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let guard = self.guard.clone();
+        let method = request.uri().path().to_owned();
         let span = info_span!(
             "rpc",
-            method = request.uri().path(),
+            otel.name = method,
+            otel.kind = "server",
+            method,
             request_id = request_id(&request),
             code = tracing::field::Empty,
             ms = tracing::field::Empty,
         );
+        trace::continue_from_headers(&span, request.headers());
         let call = async move {
             let began = Instant::now();
             // Held until the answer begins: a stream that goes on does not count as in flight.
             let Ok(_permit) = guard.in_flight.try_acquire() else {
                 let error =
                     Error::new(ErrorReason::Overloaded, "too many calls are in flight; try again shortly");
-                return Ok(finish(answer(&error.with_retry_after(Duration::from_millis(500))), began));
+                let shed = answer(&error.with_retry_after(Duration::from_millis(500)));
+                return Ok(finish(shed, &method, began));
             };
             let deadline = deadline(request.headers()).map_or(guard.default_deadline, earlier);
             let handled = AssertUnwindSafe(inner.call(request)).catch_unwind();
@@ -89,9 +95,9 @@ where
                 Ok(Err(_panic)) => answer(&Error::internal("a handler panicked")),
                 Err(_) => answer(&Error::new(ErrorReason::DeadlineExceeded, "the call's deadline passed")),
             };
-            Ok(finish(response, began))
+            Ok(finish(response, &method, began))
         };
-        Box::pin(call.instrument(span))
+        Box::pin(trace::within(span, call))
     }
 }
 
@@ -108,11 +114,12 @@ fn answer(error: &Error) -> http::Response<Body> {
     to_status(error).into_http()
 }
 
-fn finish(response: http::Response<Body>, began: Instant) -> http::Response<Body> {
+fn finish(response: http::Response<Body>, method: &str, began: Instant) -> http::Response<Body> {
     let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok()).unwrap_or("0");
     let span = Span::current();
     span.record("code", code);
     span.record("ms", u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+    metrics::rpc(method, code, began.elapsed());
     tracing::debug!("answered");
     response
 }

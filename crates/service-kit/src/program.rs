@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::ConfigError;
-use crate::telemetry::LogFormat;
+use crate::telemetry::Observed;
 use crate::{shutdown, telemetry};
 
 /// Settings that can't be started with (`EX_CONFIG` of `sysexits.h`).
@@ -21,20 +21,20 @@ pub enum Startup<C> {
     Print(String),
 }
 
-/// How a service's settings say that it logs.
-pub trait Logs {
-    /// How logs look, and what is logged.
-    fn logs(&self) -> (LogFormat, &str);
+/// How a service's settings say what it tells of itself.
+pub trait Observable {
+    /// What it tells, and how.
+    fn observed(&self) -> &Observed;
 }
 
 /// Runs a service until it ends or a signal ends it.
 pub fn run<C, F, E>(
-    name: &str,
+    name: &'static str,
     startup: Result<Startup<C>, ConfigError>,
     service: impl FnOnce(C, CancellationToken) -> F,
 ) -> ExitCode
 where
-    C: Logs,
+    C: Observable,
     F: Future<Output = Result<(), E>>,
     E: Display,
 {
@@ -49,14 +49,30 @@ where
             return ExitCode::from(BAD_SETTINGS);
         }
     };
-    let (format, filter) = config.logs();
-    let ended = telemetry::start(format, filter).and_then(|()| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {
             let cancel = shutdown::on_signal().map_err(|error| error.to_string())?;
-            // with the causes
-            service(config, cancel).await.map_err(|error| format!("{error:#}"))
+            let metrics = config.observed().metrics;
+            let telemetry = telemetry::start(name, config.observed())?;
+            let served = async {
+                match metrics {
+                    None => Ok(()),
+                    Some(listen) => telemetry.serve(listen, cancel.clone()).await.map_err(|error| {
+                        cancel.cancel();
+                        format!("metrics can't be served at {listen}: {error}")
+                    }),
+                }
+            };
+            let ended = async {
+                let ended = service(config, cancel.clone()).await;
+                cancel.cancel();
+                // with the causes
+                ended.map_err(|error| format!("{error:#}"))
+            };
+            let (served, ended) = tokio::join!(served, ended);
+            telemetry.end().await;
+            ended.and(served)
         })
     });
     match ended {

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, Command};
 use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::TierTable;
 
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, Observed};
 
 /// A setting: its name in the environment; in the file it is the same in lower case, and as a flag in kebab
 /// case without the program's prefix.
@@ -212,15 +212,20 @@ impl Values {
         std::fs::read_to_string(path).map_err(|error| problems.push(format!("{name}: {path}: {error}"))).ok()
     }
 
-    /// How logs look.
-    pub fn log_format(&self, name: &str, problems: &mut Vec<String>) -> LogFormat {
-        match self.get(name) {
+    /// What the service tells of itself, by the settings of these names.
+    pub fn observed(&self, log: &str, format: &str, metrics: &str, problems: &mut Vec<String>) -> Observed {
+        let looks = match self.get(format) {
             Some("json") => LogFormat::Json,
             Some("human") | None => LogFormat::Human,
             Some(other) => {
-                problems.push(format!("{name}: {other:?} is neither human nor json"));
+                problems.push(format!("{format}: {other:?} is neither human nor json"));
                 LogFormat::Human
             }
+        };
+        Observed {
+            format: looks,
+            filter: self.get(log).unwrap_or("info").to_owned(),
+            metrics: self.parse(metrics, problems),
         }
     }
 

@@ -22,6 +22,7 @@ use molecule_domain::id::OrganizationId;
 use molecule_provisioner::store::StoreError;
 use molecule_provisioner::store::codec::corrupt;
 use molecule_provisioner::wakes::Wakes;
+use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
@@ -54,6 +55,8 @@ impl Database {
             ("lock_timeout", "20s"),
             ("statement_timeout", "60s"),
         ]);
+        // `enabled!`, which it asks for every statement, leaves the state of per-layer filters behind for the next span
+        let options = options.disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(10))

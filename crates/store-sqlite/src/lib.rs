@@ -20,7 +20,7 @@ use molecule_provisioner::wakes::Wakes;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Sqlite, Transaction};
+use sqlx::{ConnectOptions, Sqlite, Transaction};
 use tokio::sync::watch;
 
 pub(crate) type Tx = Transaction<'static, Sqlite>;
@@ -48,7 +48,9 @@ impl Database {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10))
             .optimize_on_close(true, None)
-            .foreign_keys(true);
+            .foreign_keys(true)
+            // `enabled!`, which it asks for every statement, leaves the state of per-layer filters behind for the next span
+            .disable_statement_logging();
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .idle_timeout(None)

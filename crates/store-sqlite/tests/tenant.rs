@@ -30,6 +30,7 @@ fn new(workspace: WorkspaceId) -> NewWorkspace {
         private: b"private before".to_vec(),
         sealed_token: b"sealed 1".to_vec(),
         token_hash: b"hash 1".to_vec(),
+        trace: String::new(),
     }
 }
 
@@ -39,6 +40,7 @@ fn replacement() -> ChangeIntent {
         spec: Some((WorkspaceSpec { name: "after".into(), ..WorkspaceSpec::default() }, Readiness::Process)),
         private: Some(b"private after".to_vec()),
         token: Some((b"sealed 2".to_vec(), b"hash 2".to_vec())),
+        trace: String::new(),
     }
 }
 

@@ -8,8 +8,10 @@ use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::WorkspaceId;
 use molecule_domain::lifecycle::{AgentHealth, Phase};
 use molecule_store_sqlite::tenant::model::{AgentRecord, WorkspaceRecord};
+use molecule_telemetry::trace;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tracing::{info, info_span};
 
 use super::bundle::credential;
 use super::identity::Caller;
@@ -35,13 +37,17 @@ pub(crate) async fn register(
 ) -> Result<Json<Value>, HttpError> {
     caller.must_be(&request.id)?;
     let card = request.agent_card.map(|card| card.to_string());
-    told(&state, caller, |agent| {
+    let record = told(&state, caller, |agent| {
         agent.health = AgentHealth::Healthy;
         if card.is_some() {
             agent.card = card;
         }
     })
     .await?;
+    // where the trace of what was asked for ends
+    let span = info_span!("agent registered", workspace = %caller.workspace, generation = %caller.generation);
+    trace::continue_from(&span, &record.trace);
+    span.in_scope(|| info!("an agent has registered"));
     let nonce =
         state.workspaces.store.nonce_of(caller.workspace, caller.generation).await?.unwrap_or_default();
     let auth_token = credential(&state.workspaces.key, caller.workspace, caller.generation, &nonce);

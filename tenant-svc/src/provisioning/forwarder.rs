@@ -10,8 +10,9 @@ use molecule_domain::{Clock, ErrorReason};
 use molecule_provisioner::admission::{Change, ChangeRequest, ProvisionRequest};
 use molecule_store_sqlite::tenant::TenantStore;
 use molecule_store_sqlite::tenant::model::{Intent, Pending, WorkspaceRecord};
+use molecule_telemetry::trace;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, info_span, warn};
 
 use super::{Cursors, Provisioning};
 
@@ -48,7 +49,15 @@ impl Forwarder {
         }
     }
 
+    /// In the trace of what was asked for, however long ago that was.
     async fn tell(&self, pending: &Pending) -> Result<WorkspaceRecord> {
+        let record = &pending.record;
+        let span = info_span!("forward", workspace = %record.workspace, intent = %record.intent);
+        trace::continue_from(&span, &record.trace);
+        trace::within(span, self.tell_in_its_trace(pending)).await
+    }
+
+    async fn tell_in_its_trace(&self, pending: &Pending) -> Result<WorkspaceRecord> {
         let record = &pending.record;
         let answer = match self.request(pending)? {
             Request::Provision(request) => self.provisioning.provision(&request).await,
@@ -95,6 +104,7 @@ impl Forwarder {
                     backend: self.provisioning.nature().backend,
                     spec,
                     sealed_token,
+                    trace: trace::current(),
                 })));
             }
             Intent::Start => Change::Start,
@@ -107,7 +117,8 @@ impl Forwarder {
                 run: *run,
             },
         };
-        Ok(Request::Change(ChangeRequest { organization, workspace, intent: record.intent, change }))
+        let (intent, trace) = (record.intent, trace::current());
+        Ok(Request::Change(ChangeRequest { organization, workspace, intent, change, trace }))
     }
 
     /// Until cancelled: carries over what a crash or an outage left behind, and takes over every change.

@@ -2,10 +2,11 @@
 //! what came of them.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use molecule_domain::lifecycle::{Phase, Reason};
-use tracing::{Instrument, info};
+use molecule_telemetry::{metrics, trace};
+use tracing::{debug_span, info};
 
 use super::execute::Executor;
 use super::plan::give_up;
@@ -147,12 +148,25 @@ impl Executor {
         F: Future<Output = Result<T, CallError>>,
     {
         let timed = || async { tokio::time::timeout(limit, call()).await };
-        let span = tracing::debug_span!("provider", call = step);
-        match self.steps.run(step, timed).instrument(span).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(CallError::Unknown(format!("the provider did not answer within {limit:?}"))),
-            Err(injected) => Err(CallError::Unknown(injected.to_string())),
-        }
+        let span = debug_span!("provider", otel.name = step, otel.kind = "client", call = step);
+
+        let began = Instant::now();
+        let (result, timed_out) = match trace::within(span, self.steps.run(step, timed)).await {
+            Ok(Ok(result)) => (result, false),
+            Ok(Err(_)) => {
+                (Err(CallError::Unknown(format!("the provider did not answer within {limit:?}"))), true)
+            }
+            Err(injected) => (Err(CallError::Unknown(injected.to_string())), false),
+        };
+        let class = match &result {
+            Ok(_) => None,
+            Err(_) if timed_out => Some("timeout"),
+            Err(CallError::Refused(_)) => Some("refused"),
+            Err(CallError::NoRoom(_)) => Some("no_room"),
+            Err(CallError::Unknown(_)) => Some("unknown"),
+        };
+        metrics::provider_call(self.backend.kind(), step, began.elapsed(), class);
+        result
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use molecule_domain::Clock;
 use molecule_domain::lifecycle::{Phase, Reason};
+use molecule_telemetry::{metrics, trace};
 use tokio::sync::Semaphore;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, info_span, warn};
 
 use super::effects::{outcome_of, seed_of};
 use super::plan::{Action, engine_event, give_up, plan, restarts_so_far};
@@ -60,9 +61,23 @@ impl Executor {
         Snapshot::of(wanted, asked_at, told(self.call("backend.find", self.policy.other_call, find).await))
     }
 
-    /// Takes one step for a claimed record and gives its lease back.
-    #[tracing::instrument(skip_all, fields(workspace = %claimed.record.workspace, generation = %claimed.record.generation, action))]
+    /// Takes one step for a claimed record and gives its lease back, in the trace of what was asked for.
     pub async fn work(&self, claimed: &Claimed, snapshot: &Snapshot) {
+        let record = &claimed.record;
+        let span = info_span!(
+            "reconcile",
+            workspace = %record.workspace,
+            generation = %record.generation,
+            action = tracing::field::Empty
+        );
+        trace::continue_from(&span, &record.trace);
+        if let Some(due) = record.due_at {
+            metrics::queue_age(self.backend.kind(), self.clock.now().since(due));
+        }
+        trace::within(span, self.step(claimed, snapshot)).await;
+    }
+
+    async fn step(&self, claimed: &Claimed, snapshot: &Snapshot) {
         let record = &claimed.record;
         let seen = snapshot.observe(&record.instance());
         let action = plan(record, &seen, &self.policy, self.backend.visibility_lag(), self.clock.now());

@@ -2,9 +2,12 @@
 //! away what nobody expects.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use molecule_domain::Timestamp;
 use molecule_domain::id::{LaunchSeq, OrganizationId, WorkspaceId};
+use molecule_domain::lifecycle::Phase;
+use molecule_telemetry::metrics;
 use tracing::{error, info, warn};
 
 use super::execute::Executor;
@@ -158,6 +161,17 @@ impl Sweeper {
             |resource: &OwnedResource| self.unexplained_since.get(&resource.name).copied().unwrap_or(now);
 
         let found = compare(&sightings, &resources, &expected, since, &executor.policy, now);
+        let kind = executor.backend.kind();
+        let records: HashMap<WorkspaceId, &Expected> =
+            expected.instances.iter().map(|record| (record.workspace, record)).collect();
+        let strays = sightings.iter().map(Sighting::found).filter(|one| !explains(&records, one));
+        let since = strays.map(|one| one.created_at).chain(self.unexplained_since.values().copied());
+        let oldest = since.min().map_or(Duration::ZERO, |since| now.since(since));
+        metrics::orphans(kind, found.unexplained, oldest);
+        for phase in Phase::ALL {
+            let count = expected.instances.iter().filter(|record| record.phase == phase).count();
+            metrics::instances(kind, &phase.to_string(), count);
+        }
         if let Some(seq) = found.beyond {
             error!(
                 launch = %seq, highest_known = %expected.max_seq, unexplained = found.unexplained,
@@ -211,8 +225,6 @@ async fn everything(executor: &Executor, snapshot: &Snapshot) -> Option<(Vec<Sig
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use molecule_domain::id::Generation;
     use molecule_domain::lifecycle::Desired;
 
@@ -250,6 +262,7 @@ mod tests {
                 generation: Generation(1),
                 seq: Some(LaunchSeq(*seq)),
                 desired: Desired::Running,
+                phase: Phase::Up,
                 up: true,
                 settled: true,
             })

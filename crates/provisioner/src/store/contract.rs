@@ -90,6 +90,7 @@ pub fn provision(workspace: WorkspaceId) -> ProvisionRequest {
         backend: BACKEND.to_owned(),
         spec: spec(),
         sealed_token: b"sealed".to_vec(),
+        trace: "of the request".to_owned(),
     }
 }
 
@@ -103,6 +104,7 @@ fn ask(record: &InstanceRecord, change: Change) -> ChangeRequest {
         workspace: record.workspace,
         intent: record.intent.next(),
         change,
+        trace: "of the change".to_owned(),
     }
 }
 

@@ -270,6 +270,7 @@ impl Store for MemoryStore {
                 generation: record.generation,
                 seq: record.live_attempt().map(|attempt| attempt.seq),
                 desired: record.desired,
+                phase: record.phase,
                 up: record.up_since.is_some(),
                 settled: record.due_at.is_none(),
             })

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
-use molecule_domain::lifecycle::Desired;
+use molecule_domain::lifecycle::{Desired, Phase};
 use molecule_domain::{Error, Timestamp};
 
 use crate::admission::{Account, ChangeRequest, ProvisionRequest};
@@ -141,6 +141,8 @@ pub struct Expected {
     pub seq: Option<LaunchSeq>,
     /// What is wanted.
     pub desired: Desired,
+    /// Where it is.
+    pub phase: Phase,
     /// Whether the provider's last word was that it is up.
     pub up: bool,
     /// Whether the record waits for a change: nothing is due.

@@ -154,7 +154,8 @@ pub(super) async fn next_launch(db: &mut PgConnection) -> Result<LaunchSeq, Stor
 
 pub(super) async fn expectations(pool: &PgPool, backend: &str) -> Result<Expectations, StoreError> {
     let rows = sqlx::query!(
-        "SELECT workspace_id, organization_id, generation, desired, up_since, due_at, attempt_seq, attempt_state
+        "SELECT workspace_id, organization_id, generation, desired, phase, up_since, due_at, attempt_seq,
+                 attempt_state
          FROM instances WHERE phase <> 'Gone' AND backend = $1",
         backend,
     )
@@ -169,6 +170,7 @@ pub(super) async fn expectations(pool: &PgPool, backend: &str) -> Result<Expecta
             generation: Generation(number(row.generation)?),
             seq: row.attempt_seq.filter(|_| live).map(LaunchSeq),
             desired: from_text(&row.desired, "desired state")?,
+            phase: from_text(&row.phase, "phase")?,
             up: row.up_since.is_some(),
             settled: row.due_at.is_none(),
         })

@@ -47,6 +47,7 @@ pub(super) struct InstanceRow {
     pub(super) attempt_unsure_until: Option<OffsetDateTime>,
     pub(super) attempt_created_at: Option<OffsetDateTime>,
     pub(super) attempt_placement: Option<String>,
+    pub(super) trace: String,
     pub(super) created_at: OffsetDateTime,
     pub(super) lease_owner: Option<Uuid>,
     pub(super) lease_epoch: i64,
@@ -95,6 +96,7 @@ impl InstanceRow {
             revision: Revision(self.revision),
             due_at: self.due_at.map(moment),
             attempt,
+            trace: self.trace,
             created_at: moment(self.created_at),
         })
     }

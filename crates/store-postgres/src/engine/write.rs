@@ -101,8 +101,8 @@ pub(super) async fn insert(
          )
          INSERT INTO instances (workspace_id, organization_id, backend, desired, intent, generation,
              wanted_generation, spec, sealed_token, phase, phase_since, message, restarts, failures, charge_id,
-             running_counted, revision, due_at, created_at)
-         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, o.revision, $17, $17 FROM o
+             running_counted, revision, due_at, created_at, trace)
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, o.revision, $17, $17, $27 FROM o
          RETURNING revision",
         record.workspace.as_uuid(),
         record.organization.as_uuid(),
@@ -130,6 +130,7 @@ pub(super) async fn insert(
         text(event.actor),
         event.message,
         now.micros(),
+        record.trace,
     )
     .fetch_one(db)
     .await
@@ -181,7 +182,7 @@ pub(super) async fn update(
              revision = CASE WHEN $28::bigint > 0 THEN (SELECT o.revision FROM o) ELSE instances.revision END,
              due_at = $18, attempt_number = $19, attempt_seq = $20, attempt_token = $21, attempt_state = $22,
              attempt_call_until = $23, attempt_unsure_until = $24, attempt_created_at = $25,
-             attempt_placement = $47,
+             attempt_placement = $47, trace = $48,
              lease_owner = CASE WHEN $26::boolean THEN NULL ELSE lease_owner END,
              lease_until = CASE WHEN $26::boolean THEN '1970-01-01 00:00:00Z' ELSE lease_until END
          WHERE workspace_id = $1
@@ -233,6 +234,7 @@ pub(super) async fn update(
         i64::from(beside.segment_generation),
         now.micros(),
         columns.attempt_placement,
+        record.trace,
     )
     .fetch_one(db)
     .await

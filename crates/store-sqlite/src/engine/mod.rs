@@ -275,7 +275,8 @@ impl Store for EngineStore {
     async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError> {
         let mut tx = self.0.reader.begin().await.map_err(unavailable)?;
         let rows = sqlx::query!(
-            "SELECT workspace_id, organization_id, generation, desired, up_since, due_at, attempt_seq, attempt_state
+            "SELECT workspace_id, organization_id, generation, desired, phase, up_since, due_at, attempt_seq,
+                 attempt_state
              FROM instances WHERE phase <> 'Gone' AND backend = ?",
             backend,
         )
@@ -290,6 +291,7 @@ impl Store for EngineStore {
                 generation: Generation(number(row.generation)?),
                 seq: row.attempt_seq.filter(|_| live).map(LaunchSeq),
                 desired: from_text(&row.desired, "desired state")?,
+                phase: from_text(&row.phase, "phase")?,
                 up: row.up_since.is_some(),
                 settled: row.due_at.is_none(),
             })

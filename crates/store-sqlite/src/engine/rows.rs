@@ -42,6 +42,7 @@ pub(super) struct InstanceRow {
     pub(super) attempt_unsure_until: Option<i64>,
     pub(super) attempt_created_at: Option<i64>,
     pub(super) attempt_placement: Option<String>,
+    pub(super) trace: String,
     pub(super) created_at: i64,
     pub(super) lease_owner: Option<String>,
     pub(super) lease_epoch: i64,
@@ -88,6 +89,7 @@ impl InstanceRow {
             revision: Revision(self.revision),
             due_at: self.due_at.map(Timestamp::from_micros),
             attempt,
+            trace: self.trace,
             created_at: Timestamp::from_micros(self.created_at),
         })
     }
@@ -139,8 +141,9 @@ pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> 
         "INSERT INTO instances (workspace_id, organization_id, desired, intent, generation, wanted_generation, spec,
              sealed_token, phase, phase_since, reason, message, endpoint, restarts, up_since, failures, charge_id,
              running_counted, revision, due_at, attempt_number, attempt_seq, attempt_token, attempt_state,
-             attempt_call_until, attempt_unsure_until, attempt_created_at, attempt_placement, created_at, backend)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+             attempt_call_until, attempt_unsure_until, attempt_created_at, attempt_placement, created_at, backend,
+             trace)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (workspace_id) DO UPDATE SET
              desired = excluded.desired, intent = excluded.intent, generation = excluded.generation,
              wanted_generation = excluded.wanted_generation, spec = excluded.spec,
@@ -153,7 +156,7 @@ pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> 
              attempt_call_until = excluded.attempt_call_until,
              attempt_unsure_until = excluded.attempt_unsure_until,
              attempt_created_at = excluded.attempt_created_at,
-             attempt_placement = excluded.attempt_placement",
+             attempt_placement = excluded.attempt_placement, trace = excluded.trace",
         workspace,
         organization,
         desired,
@@ -184,6 +187,7 @@ pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> 
         attempt_placement,
         created_at,
         record.backend,
+        record.trace,
     )
     .execute(db)
     .await

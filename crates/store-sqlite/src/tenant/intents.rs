@@ -31,6 +31,8 @@ pub struct NewWorkspace {
     pub sealed_token: Vec<u8>,
     /// The hash of that token.
     pub token_hash: Vec<u8>,
+    /// The trace that this belongs to.
+    pub trace: String,
 }
 
 /// A change to be stored.
@@ -44,6 +46,8 @@ pub struct ChangeIntent {
     pub private: Option<Vec<u8>>,
     /// For a replacement: the new generation's bootstrap token, sealed, and its hash.
     pub token: Option<(Vec<u8>, Vec<u8>)>,
+    /// The trace that this belongs to.
+    pub trace: String,
 }
 
 impl TenantStore {
@@ -87,6 +91,7 @@ impl TenantStore {
             instance_revision: Revision(0),
             endpoint: None,
             agent: AgentRecord::default(),
+            trace: new.trace.clone(),
             created_at: now,
             updated_at: now,
             deleted_at: None,
@@ -223,6 +228,7 @@ async fn apply(
 ) -> Result<(), StoreError> {
     let before = json(record)?;
     record.intent = record.intent.next();
+    record.trace.clone_from(&change.trace);
     if let Some((spec, readiness)) = change.spec {
         record.spec = spec;
         record.readiness = readiness;

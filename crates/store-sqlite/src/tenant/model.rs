@@ -42,6 +42,9 @@ pub struct WorkspaceRecord {
     pub endpoint: Option<Endpoint>,
     /// What the agent told.
     pub agent: AgentRecord,
+    /// The trace of what was last asked for; empty where nothing is traced.
+    #[serde(default)]
+    pub trace: String,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it last changed.
