@@ -113,6 +113,18 @@ async fn the_ec2_backend_conforms() {
     let account = Account { front, installation, ours, other };
     conformance::run(&account).await;
     assert_eq!(account.front.violations(), Vec::<String>::new());
+    are_permitted(&account.front);
+}
+
+/// What was asked for is what the policy for operators permits.
+fn are_permitted(front: &Front) {
+    let policy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/ec2/policy.json");
+    let policy: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(policy).unwrap()).unwrap();
+    let allowed = policy["Statement"].as_array().unwrap().iter().filter(|one| one["Effect"] == "Allow");
+    let permitted: String = allowed.map(|one| one["Action"].to_string()).collect();
+    for action in front.actions() {
+        assert!(permitted.contains(&format!("\"ec2:{action}\"")), "{action} is not among {permitted}");
+    }
 }
 
 fn request(generation: u32, attempt: u32) -> LaunchRequest {
@@ -244,6 +256,7 @@ async fn a_disk_goes_from_machine_to_machine() {
     backend.purge(instance.organization, instance.workspace).await.unwrap();
     assert_eq!((front.disks().await.unwrap(), front.alive().len()), (0, 0));
     assert_eq!(front.violations(), Vec::<String>::new());
+    are_permitted(&front);
 }
 
 /// What was boots from is stored: a retry sends the same though the settings have changed.

@@ -136,10 +136,10 @@ impl World {
                 let last = if replaced { 2 } else { 1 };
                 match record.phase {
                     Phase::Up if record.wanted_generation.0 < last => {
-                        self.ask(&record, replacement(&record)).await
+                        self.ask(&record, replacement(&record)).await;
                     }
                     Phase::Up if record.generation.0 == last && record.desired == Desired::Running => {
-                        self.ask(&record, Change::Delete).await
+                        self.ask(&record, Change::Delete).await;
                     }
                     Phase::Gone => {
                         let segments = self.store.segments(workspace).await.unwrap();

@@ -58,6 +58,8 @@ enum Bench {
         #[arg(long, default_value_t = 20)]
         rounds: u32,
     },
+    /// Admissions against pgbench, steady workspaces, watchers, and what forwarding adds.
+    Controlplane,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -69,6 +71,7 @@ fn main() -> anyhow::Result<()> {
         Task::Static => tools::build_static(),
         Task::Prepare { check } => checks::prepare(check, &postgres::Postgres::ensure("prepare")?),
         Task::Bench(Bench::Create { rounds }) => bench::create(rounds),
+        Task::Bench(Bench::Controlplane) => bench::controlplane(),
         Task::Soak { cases } => checks::soak(cases),
     }
 }

@@ -136,6 +136,14 @@ fn programs() -> Option<PathBuf> {
     folders.filter(|folder| folder.join("initdb").exists()).max()
 }
 
+/// A program of PostgreSQL's, which Debian keeps off the path.
+pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
+    if programs().is_none() {
+        install(&["postgresql"], "PostgreSQL's programs")?;
+    }
+    Ok(programs().context("there are no PostgreSQL programs below /usr/lib/postgresql")?.join(name))
+}
+
 /// Where a cluster of this repository's is that nobody else uses now, and the lock on it: where the server's user may
 /// enter, which need not be so here.
 fn folder(purpose: &str) -> anyhow::Result<(PathBuf, File)> {

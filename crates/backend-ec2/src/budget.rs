@@ -104,8 +104,8 @@ mod tests {
 
     use super::*;
 
-    fn organization(n: u128) -> Caller {
-        Some(OrganizationId::from_uuid(uuid::Uuid::from_u128(n)))
+    fn organization(n: u128) -> OrganizationId {
+        OrganizationId::from_uuid(uuid::Uuid::from_u128(n))
     }
 
     #[tokio::test(start_paused = true)]
@@ -113,7 +113,7 @@ mod tests {
         let budget = Budget::new(10.0, 5.0);
         let began = Instant::now();
         for _ in 0..25 {
-            budget.turn(organization(1)).await;
+            budget.turn(Some(organization(1))).await;
         }
         let took = began.elapsed().as_secs_f64();
         assert!((1.95..2.2).contains(&took), "5 at once and 20 at 10 a second took {took} s");
@@ -130,11 +130,11 @@ mod tests {
         let budget = Arc::new(Budget::new(10.0, 1.0));
         for _ in 0..200 {
             let budget = Arc::clone(&budget);
-            tokio::spawn(async move { budget.turn(organization(1)).await });
+            tokio::spawn(async move { budget.turn(Some(organization(1))).await });
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
         let began = Instant::now();
-        budget.turn(organization(2)).await;
+        budget.turn(Some(organization(2))).await;
         assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
     }
 
@@ -143,11 +143,12 @@ mod tests {
         let budget = Arc::new(Budget::new(1.0, 1.0));
         budget.turn(None).await;
         for _ in 0..5 {
-            let gone = tokio::time::timeout(Duration::from_millis(10), budget.turn(organization(1))).await;
+            let gone =
+                tokio::time::timeout(Duration::from_millis(10), budget.turn(Some(organization(1)))).await;
             assert!(gone.is_err());
         }
         let began = Instant::now();
-        budget.turn(organization(2)).await;
+        budget.turn(Some(organization(2))).await;
         assert!(began.elapsed() < Duration::from_millis(1100), "{:?}", began.elapsed());
     }
 }

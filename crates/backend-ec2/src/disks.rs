@@ -56,7 +56,7 @@ impl Ec2Backend {
         let filters = tags::of_workspace(self.installation, workspace);
         let mut found = self.disks(Some(organization), filters).await?;
         found.retain(|disk| disk.attachments().iter().all(|one| one.device() == Some(DATA_DEVICE)));
-        found.sort_by_key(|disk| disk.create_time().map(|time| time.as_nanos()));
+        found.sort_by_key(|disk| disk.create_time().map(aws_sdk_ec2::primitives::DateTime::as_nanos));
         Ok(found.into_iter().find_map(|disk| {
             let attached = |one: &VolumeAttachment| one.instance_id().map(str::to_owned);
             Some(DataDisk {
@@ -113,9 +113,12 @@ impl Ec2Backend {
         if left == 0 { Ok(()) } else { Err(unknown(format!("{left} disks are still being deleted"))) }
     }
 
-    /// All disks of the installation's workspaces.
+    /// The disks of the installation's workspaces that are attached to nothing: few, where all is well. What is attached
+    /// to a machine is seen with that.
     pub(crate) async fn list_disks(&self) -> Result<Vec<OwnedResource>, CallError> {
-        let listed = self.disks(None, tags::of_installation(self.installation)).await;
+        let mut filters = tags::of_installation(self.installation);
+        filters.push(tags::not_attached());
+        let listed = self.disks(None, filters).await;
         let listed = listed.map_err(|problem| problem.into_retry("list the disks"))?;
         let owned = listed.into_iter().map(|disk| {
             let id = disk.volume_id().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! RunInstances: one machine, made of what was stored.
+//! `RunInstances`: one machine, made of what was stored.
 
 use aws_sdk_ec2::types::{
     BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,

@@ -71,6 +71,12 @@ pub(crate) fn not_terminated() -> Filter {
     Filter::builder().name("instance-state-name").set_values(Some(there.to_vec())).build()
 }
 
+/// Disks that are attached to nothing.
+pub(crate) fn not_attached() -> Filter {
+    let free = ["available", "error"].map(str::to_owned);
+    Filter::builder().name("status").set_values(Some(free.to_vec())).build()
+}
+
 fn value<'a>(tags: &'a [Tag], key: &str) -> Option<&'a str> {
     tags.iter().find(|tag| tag.key() == Some(key))?.value()
 }

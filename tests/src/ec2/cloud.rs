@@ -8,7 +8,7 @@ use super::moto::Moto;
 #[derive(Debug)]
 pub enum Cloud {
     /// A moto server.
-    Moto(Moto),
+    Moto(Box<Moto>),
     /// A few maps.
     Memory(Box<Memory>),
 }
@@ -16,7 +16,7 @@ pub enum Cloud {
 impl Cloud {
     /// Starts a moto server.
     pub async fn moto() -> anyhow::Result<Self> {
-        Ok(Self::Moto(Moto::start().await?))
+        Ok(Self::Moto(Box::new(Moto::start().await?)))
     }
 
     /// Nothing but memory.

@@ -37,7 +37,7 @@ impl Form {
                 .filter_map(|(name, value)| Some((name.strip_prefix(&start)?.to_owned(), value.clone())));
             Self(those.collect())
         };
-        (1..).map(below).take_while(|form| !form.0.is_empty()).collect()
+        (1..=1000).map(below).take_while(|form| !form.0.is_empty()).collect()
     }
 
     /// The tags that a launch asks for on a kind of resource.

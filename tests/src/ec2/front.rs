@@ -1,7 +1,7 @@
 //! What EC2 does and moto does not, by its documentation, before either:
 //!
-//! - a `ClientToken` is answered as it was the first time; for other parameters with IdempotentParameterMismatch, once
-//!   its machine is terminated with IdempotentInstanceTerminated
+//! - a `ClientToken` is answered as it was the first time; for other parameters with `IdempotentParameterMismatch`, once
+//!   its machine is terminated with `IdempotentInstanceTerminated`
 //!   (<https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html>);
 //! - what was just launched is not described yet, then pending, and only then running
 //!   (<https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html>);
@@ -164,6 +164,18 @@ impl Front {
     /// From now on the account has reached its quota.
     pub fn set_over_quota(&self) {
         self.lock().over_quota = true;
+    }
+
+    /// Fills an account in memory with machines of an installation, numbered from 1.
+    pub fn fill_with(&self, installation: &str, count: usize) {
+        if let Cloud::Memory(memory) = &self.shared.cloud {
+            memory.fill(installation, count);
+        }
+    }
+
+    /// Every action that was ever asked for.
+    pub fn actions(&self) -> Vec<String> {
+        self.lock().calls.keys().filter(|action| !action.is_empty()).cloned().collect()
     }
 
     /// How often an action was asked for.
@@ -374,7 +386,7 @@ impl Shared {
                 machine.is_none_or(|machine| machine.shown_from <= now)
             });
             for item in items(Some(set)) {
-                let id = item.get_child("instanceId").and_then(|id| id.get_text()).unwrap_or_default();
+                let id = item.get_child("instanceId").and_then(Element::get_text).unwrap_or_default();
                 let running = item
                     .get_child("instanceState")
                     .and_then(|state| state.get_child("name")?.get_text())
@@ -507,7 +519,7 @@ fn text_between<'a>(xml: &'a str, tag: &str) -> &'a str {
 fn subnets_of(xml: &str) -> anyhow::Result<Vec<(String, String)>> {
     let mut root = Element::parse(xml.as_bytes())?;
     let text = |item: &Element, name: &str| {
-        item.get_child(name).and_then(|child| child.get_text()).unwrap_or_default().into_owned()
+        item.get_child(name).and_then(Element::get_text).unwrap_or_default().into_owned()
     };
     let found = items(root.get_mut_child("subnetSet"));
     Ok(found.map(|item| (text(item, "subnetId"), text(item, "availabilityZone"))).collect())

@@ -40,9 +40,15 @@ impl BootDesk for NoReports {
 
 /// Settings that a front understands.
 pub fn settings(front: &Front) -> Settings {
+    let subnets = front.subnets.iter().map(|(subnet, _)| subnet.clone()).collect();
+    Settings { subnets, ..plain_settings() }
+}
+
+/// The same without subnets.
+pub fn plain_settings() -> Settings {
     Settings {
         image: IMAGE_PARAMETER.to_owned(),
-        subnets: front.subnets.iter().map(|(subnet, _)| subnet.clone()).collect(),
+        subnets: Vec::new(),
         security_groups: Vec::new(),
         instance_profile: None,
         types: MachineTypes::default(),

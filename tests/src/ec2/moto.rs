@@ -16,7 +16,7 @@ use crate::process::Process;
 /// A running server. Dropping this kills it.
 #[derive(Debug)]
 pub struct Moto {
-    _process: Process,
+    process: Process,
     _folder: tempfile::TempDir,
     url: String,
     client: Client<HttpConnector, Full<Bytes>>,
@@ -37,7 +37,7 @@ impl Moto {
             .env("MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION", "true");
         let process = Process::start(&mut command, &folder.path().join("moto.log"))?;
         let mut moto = Self {
-            _process: process,
+            process,
             _folder: folder,
             url: format!("http://127.0.0.1:{port}/"),
             client: Client::builder(TokioExecutor::new()).build_http(),
@@ -48,7 +48,7 @@ impl Moto {
             .await
             .is_err()
         {
-            moto._process.lives()?;
+            moto.process.lives()?;
             if began.elapsed() > Duration::from_secs(30) {
                 bail!("moto does not answer");
             }

@@ -119,6 +119,11 @@ async fn reaches_absence(backend: &dyn Backend, instance: &InstanceRef) {
     panic!("{instance:?} is still there: {:?}", find(backend, instance).await);
 }
 
+async fn has_resources(backend: &dyn Backend, instance: &InstanceRef) -> bool {
+    let listed = backend.list_resources().await.expect("the provider lists resources");
+    listed.iter().any(|one| one.workspace == instance.workspace)
+}
+
 /// A provider may need more than one call until nothing is left, but each says so.
 async fn purged(backend: &dyn Backend, request: &LaunchRequest) {
     for _ in 0..100 {
@@ -135,8 +140,7 @@ async fn cleared(backend: &dyn Backend, request: &LaunchRequest) {
     backend.remove(&request.instance, request.seq).await.expect("the instance can be removed");
     reaches_absence(backend, &request.instance).await;
     purged(backend, request).await;
-    let left = backend.list_resources().await.expect("the provider lists resources");
-    assert!(left.iter().all(|one| one.workspace != request.instance.workspace), "left behind: {left:?}");
+    assert!(!has_resources(backend, &request.instance).await, "something is left behind");
 }
 
 async fn launching_twice_gives_one_instance(subject: &dyn Subject) {
@@ -148,11 +152,9 @@ async fn launching_twice_gives_one_instance(subject: &dyn Subject) {
     let second = reaches(&*backend, &request.instance, is_running).await;
     assert_eq!(first.created_at, second.created_at, "the second launch made another instance");
     assert_eq!((second.seq, second.instance), (request.seq, request.instance));
-    let resources = backend.list_resources().await.unwrap();
-    assert!(
-        resources.iter().any(|one| one.workspace == request.instance.workspace),
-        "its disk is not listed"
-    );
+    backend.remove(&request.instance, request.seq).await.expect("the instance can be removed");
+    reaches_absence(&*backend, &request.instance).await;
+    assert!(has_resources(&*backend, &request.instance).await, "its disk, which stays, is not listed");
     cleared(&*backend, &request).await;
 }
 
@@ -214,14 +216,15 @@ async fn another_installations_are_invisible(subject: &dyn Subject) {
     let (ours, other) = (subject.backend(), subject.other_installation());
     let request = launched(&*ours, request(subject, 7)).await;
     assert_eq!(find(&*other, &request.instance).await, None);
-    assert!(other.list_resources().await.unwrap().iter().all(|r| r.workspace != request.instance.workspace));
+    assert!(!has_resources(&*other, &request.instance).await);
     other.stop(&request.instance, Duration::ZERO).await.ok();
     other.remove(&request.instance, request.seq).await.ok();
     other.purge(request.instance.organization, request.instance.workspace).await.ok();
     let found = find(&*ours, &request.instance).await.expect("another installation took it away");
     assert_eq!(found.state, InstanceState::Running, "another installation stopped it");
-    let resources = ours.list_resources().await.unwrap();
-    assert!(resources.iter().any(|one| one.workspace == request.instance.workspace), "its disk was taken");
+    ours.remove(&request.instance, request.seq).await.expect("the instance can be removed");
+    reaches_absence(&*ours, &request.instance).await;
+    assert!(has_resources(&*ours, &request.instance).await, "its disk was taken");
     cleared(&*ours, &request).await;
 }
 

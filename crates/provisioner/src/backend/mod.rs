@@ -59,7 +59,8 @@ pub trait Backend: Send + Sync + 'static {
         self.list_instances().await
     }
 
-    /// Everything else of this installation's that belongs to a workspace, whole or not at all.
+    /// Everything else of this installation's that belongs to a workspace, whole or not at all; what is attached to an
+    /// instance, which is listed itself, may be left out.
     async fn list_resources(&self) -> Result<Vec<OwnedResource>, CallError>;
 
     /// What can be told of an instance that ended.
