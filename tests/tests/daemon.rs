@@ -3,12 +3,18 @@
 use std::time::Duration;
 
 use bollard::query_parameters::InspectContainerOptions;
+use molecule_proto::controlplane::v1::Limits;
 use molecule_proto::workspace::v1::{Reason, Workspace, WorkspaceState};
+use molecule_tests::controlplane::Installation;
 use molecule_tests::daemon::Daemon;
 use molecule_tests::images::{self, Kind};
 use molecule_tests::tenant::{Setup, Tenant, spec};
+use tokio::sync::Mutex;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tenant-under-test");
+const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
+/// Both tests' daemons have the same bridge.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 /// Longer than a provider call may take, and than several sweeps.
 const FREEZE: Duration = Duration::from_secs(20);
 
@@ -29,8 +35,74 @@ async fn ended(tenant: &mut Tenant, workspace: &Workspace) -> usize {
     events.iter().filter(|event| ["exited", "vanished"].contains(&event.kind.as_str())).count()
 }
 
+/// Waits until what ended with the daemon was started again, and sees that it was only once.
+async fn were_started_once(daemon: &Daemon, tenant: &mut Tenant, running: &[Workspace], before: &[String]) {
+    for (workspace, before) in running.iter().zip(before) {
+        let id = &workspace.workspace_id;
+        for _ in 0..300 {
+            if started_at(daemon, workspace).await != *before {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        tenant.reaches(id, WorkspaceState::Running).await.unwrap();
+        assert_ne!(started_at(daemon, workspace).await, *before, "it was not started again");
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for workspace in running {
+        assert_eq!(ended(tenant, workspace).await, 1, "started again more than once");
+    }
+}
+
+/// Sees that nothing is left on the daemon but networks, and ends it.
+async fn finish(mut daemon: Daemon) {
+    let left = daemon.client().await.unwrap();
+    assert!(left.list_containers(None).await.unwrap().is_empty());
+    let networks = left.list_networks(None).await.unwrap().into_iter().filter_map(|network| network.name);
+    for network in networks.filter(|name| name.starts_with("molecule-")) {
+        left.remove_network(&network).await.unwrap();
+    }
+    daemon.stop().unwrap();
+}
+
+/// The daemon under a control plane with two replicas is restarted, and one replica with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_daemon_under_a_control_plane() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let folder = tempfile::Builder::new().prefix("md").tempdir_in("/tmp").unwrap();
+    let mut daemon = Daemon::new(folder.path());
+    daemon.start().await.unwrap();
+    images::import(&daemon.client().await.unwrap(), Kind::Root).await.unwrap();
+    let installation = Installation::new(CONTROL_PLANE, folder.path(), 24).await.unwrap();
+    let installation = installation.with("DOCKER_HOST", daemon.host());
+    let mut one = installation.start("one").await.unwrap();
+    let two = installation.start("two").await.unwrap();
+    let (organization, token) = installation.organization(&one, Limits::default()).await.unwrap();
+    let setup = installation.tenant(PROGRAM, &[&one, &two], &organization, &token).unwrap();
+    let mut tenant = setup.start().await.unwrap();
+    let (mut running, mut before) = (Vec::new(), Vec::new());
+    for name in ["first", "second"] {
+        let created = tenant.create(spec(name, "demo")).await.unwrap();
+        let up = tenant.reaches(&created.workspace_id, WorkspaceState::Running).await.unwrap();
+        before.push(started_at(&daemon, &up).await);
+        running.push(up);
+    }
+    daemon.stop().unwrap();
+    installation.replace("one", &mut one).await.unwrap();
+    daemon.start().await.unwrap();
+    were_started_once(&daemon, &mut tenant, &running, &before).await;
+    for workspace in &running {
+        tenant.delete(&workspace.workspace_id).await.unwrap();
+    }
+    tenant.stop().await.unwrap();
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+    finish(daemon).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_frozen_and_restarted_daemon() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let folder = tempfile::Builder::new().prefix("md").tempdir_in("/tmp").unwrap();
     let mut daemon = Daemon::new(folder.path());
     daemon.start().await.unwrap();
@@ -74,32 +146,10 @@ async fn a_late_frozen_and_restarted_daemon() {
     // restarted: what really ended is started again, once each
     daemon.stop().unwrap();
     daemon.start().await.unwrap();
-    for (workspace, before) in running.iter().zip(&before) {
-        let id = &workspace.workspace_id;
-        for _ in 0..300 {
-            if started_at(&daemon, workspace).await != *before {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        tenant.reaches(id, WorkspaceState::Running).await.unwrap();
-        assert_ne!(started_at(&daemon, workspace).await, *before, "it was not started again");
-    }
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    for workspace in &running {
-        assert_eq!(ended(&mut tenant, workspace).await, 1, "started again more than once");
-    }
+    were_started_once(&daemon, &mut tenant, &running, &before).await;
     for workspace in running.iter().chain([&meanwhile]) {
         tenant.delete(&workspace.workspace_id).await.unwrap();
     }
-    let left = daemon.client().await.unwrap();
-    assert!(left.list_containers(None).await.unwrap().is_empty());
     tenant.stop().await.unwrap();
-    let networks = left.list_networks(None).await.unwrap();
-    for network in
-        networks.into_iter().filter_map(|network| network.name).filter(|name| name.starts_with("molecule-"))
-    {
-        left.remove_network(&network).await.unwrap();
-    }
-    daemon.stop().unwrap();
+    finish(daemon).await;
 }
