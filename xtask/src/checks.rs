@@ -16,7 +16,10 @@ pub(crate) fn lint() -> anyhow::Result<()> {
     let deny = cargo_tool("cargo-deny", &["cargo-deny"])?;
     say("cargo deny");
     run(&mut command(deny, &["--all-features", "check", "licenses", "bans", "sources"]))?;
-    let buf = python_tools()?.join("buf");
+    let tools = python_tools()?;
+    say("deploy/, by its syntax");
+    run(&mut command(tools.join("python"), &["tests/python/deploy.py"]))?;
+    let buf = tools.join("buf");
     say("buf");
     run(command(&buf, &["lint"]).current_dir("proto"))?;
     run(command(&buf, &["breaking", "--against", "v1.binpb"]).current_dir("proto"))

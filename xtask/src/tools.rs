@@ -47,7 +47,8 @@ pub(crate) fn cargo_tool(program: &str, arguments: &[&str]) -> anyhow::Result<Pa
     Ok(path)
 }
 
-/// The folder of Python tools from `PyPI`: buf, grpcio for a client that isn't ours, moto for an EC2 that isn't.
+/// The folder of Python tools from `PyPI`: buf, grpcio for a client that isn't ours, moto for an
+/// EC2 that isn't, parsers for what is in `deploy/`.
 pub(crate) fn python_tools() -> anyhow::Result<PathBuf> {
     let folder = std::env::current_dir()?.join("target/tools/python");
     let complete = folder.join("complete-2");
@@ -60,7 +61,7 @@ pub(crate) fn python_tools() -> anyhow::Result<PathBuf> {
             install(&["python3-venv"], "Python's venv")?;
             run(&mut command("python3", &["-m", "venv", "--clear", &path]))?;
         }
-        say("installing buf, grpcio and moto");
+        say("installing buf, grpcio, moto and parsers");
         let pip = folder.join("bin/pip");
         run(&mut command(
             pip,
@@ -71,6 +72,8 @@ pub(crate) fn python_tools() -> anyhow::Result<PathBuf> {
                 "grpcio==1.*",
                 "grpcio-reflection==1.*",
                 "moto[ec2,ssm,server]==5.*",
+                "python-hcl2==8.*",
+                "pyyaml==6.*",
             ],
         ))?;
         std::fs::write(complete, "")?;

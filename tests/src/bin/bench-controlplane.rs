@@ -136,25 +136,25 @@ async fn provision(customer: &mut Customer, gateway: &str) -> anyhow::Result<()>
 /// The statements of one admission, as `Store::provision` makes them.
 fn script(installation: &[(String, String)]) -> String {
     let ids: Vec<_> = installation.iter().map(|(id, _)| format!("'{id}'")).collect();
-    let spec =
-        serde_json::to_string(&contract::spec()).unwrap_or_default().replace('\'', "''").replace(':', "\\:");
-    let spec = spec.replace("\\:", ":");
+    let spec = serde_json::to_string(&contract::spec()).unwrap_or_default();
+    // pgbench takes a word behind a colon for a variable
+    let spec = spec.replace('\'', "''").replace(':', "\\u003a");
     format!(
         "\\set n random(1, {})\n\
          SELECT gen_random_uuid() AS w, (ARRAY[{}]::uuid[])[:n] AS o \\gset\n\
          BEGIN;\n\
-         SELECT standing, permits, max_workspaces, used_workspaces FROM organizations WHERE organization_id = :'o' \
+         SELECT standing, permits, max_workspaces, used_workspaces FROM organizations WHERE organization_id = :o::uuid \
          AND deleted_at IS NULL FOR UPDATE;\n\
-         SELECT * FROM instances WHERE workspace_id = :'w';\n\
+         SELECT * FROM instances WHERE workspace_id = :w::uuid;\n\
          WITH o AS (UPDATE organizations SET revision = revision + 1, events = events + 1, used_workspaces = \
          used_workspaces + 1, used_disk_gib = used_disk_gib + 10, used_running_workspaces = used_running_workspaces + 1, \
-         used_milli_cpus = used_milli_cpus + 1000, used_memory_mib = used_memory_mib + 512 WHERE organization_id = :'o' \
-         RETURNING revision, events), l AS (INSERT INTO launches (organization_id, at, workspace_id) VALUES (:'o', now(), \
-         :'w')), e AS (INSERT INTO instance_events (organization_id, event_id, workspace_id, at, kind, actor, generation, \
-         message, log_tail) SELECT :'o', o.events, :'w', now(), 'admitted', 'Client', 1, 'admitted', '' FROM o) INSERT \
+         used_milli_cpus = used_milli_cpus + 1000, used_memory_mib = used_memory_mib + 512 WHERE organization_id = :o::uuid \
+         RETURNING revision, events), l AS (INSERT INTO launches (organization_id, at, workspace_id) VALUES (:o::uuid, now(), \
+         :w::uuid)), e AS (INSERT INTO instance_events (organization_id, event_id, workspace_id, at, kind, actor, generation, \
+         message, log_tail) SELECT :o::uuid, o.events, :w::uuid, now(), 'admitted', 'Client', 1, 'admitted', '' FROM o) INSERT \
          INTO instances (workspace_id, organization_id, backend, desired, intent, generation, wanted_generation, spec, \
          sealed_token, phase, phase_since, message, restarts, failures, charge_id, running_counted, revision, due_at, \
-         created_at, trace) SELECT :'w', :'o', 'docker', 'Running', 0, 1, 1, '{spec}', '\\\\x0000', 'Admitted', now(), \
+         created_at, trace) SELECT :w::uuid, :o::uuid, 'docker', 'Running', 0, 1, 1, E'{spec}', '\\\\x0000', 'Admitted', now(), \
          'admitted', 0, 0, gen_random_uuid(), true, o.revision, now(), now(), '' FROM o RETURNING revision;\n\
          COMMIT;\n",
         installation.len(),
