@@ -8,37 +8,23 @@
 //! - what is terminated can't be started, what is pending can be neither stopped nor given a disk;
 //! - capacity, quota and throttling errors.
 //!
-//! In bad [`Weather`] it also loses answers after the effect, delays, throttles, fails, and runs out of capacity.
+//! What goes wrong besides is the [`Weather`]'s.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::State as Extracted;
-use axum::http::{HeaderMap, Response, StatusCode};
 use molecule_domain::clock::{Clock, Timestamp};
 use xmltree::{Element, XMLNode};
 
 use super::cloud::Cloud;
 use super::form::{Answer, Form};
+use super::weather::{self, Weather};
 use crate::seed::Dice;
 
 /// Who signs what the front itself asks; nobody checks signatures here.
 pub(super) const AUTHORIZATION: &str =
     "AWS4-HMAC-SHA256 Credential=tests/20260101/us-east-1/ec2/aws4_request, SignedHeaders=host, Signature=0";
-
-/// How it treats its callers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Weather {
-    /// Of a hundred calls, how many go wrong.
-    pub faults: usize,
-    /// How long a machine may be hidden after its launch.
-    pub lag: Duration,
-    /// How long it is pending.
-    pub pending: Duration,
-}
 
 /// An EC2 endpoint. Dropping this ends it.
 pub struct Front {
@@ -50,8 +36,8 @@ pub struct Front {
     server: tokio::task::JoinHandle<()>,
 }
 
-struct Shared {
-    cloud: Cloud,
+pub(super) struct Shared {
+    pub(super) cloud: Cloud,
     state: Mutex<State>,
     /// One launch at a time: two calls with one token must not both find it unused.
     launching: tokio::sync::Mutex<()>,
@@ -59,17 +45,17 @@ struct Shared {
 }
 
 #[derive(Debug)]
-struct State {
-    weather: Weather,
-    dice: Dice,
-    away: bool,
+pub(super) struct State {
+    pub(super) weather: Weather,
+    pub(super) dice: Dice,
+    pub(super) away: bool,
     /// Types that there is no room for, in every zone or in one.
     full: HashSet<(String, Option<String>)>,
     /// Whether the account has reached its quota.
     over_quota: bool,
     tokens: HashMap<String, Launch>,
     machines: HashMap<String, Machine>,
-    calls: HashMap<String, usize>,
+    pub(super) calls: HashMap<String, usize>,
     violations: Vec<String>,
 }
 
@@ -128,7 +114,7 @@ impl Front {
         let subnets = subnets_of(&subnets.xml)?;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        let router = Router::new().fallback(weather::answer).with_state(Arc::clone(&shared));
         let server = tokio::spawn(async move {
             let _ = axum::serve(listener, router).await;
         });
@@ -227,23 +213,18 @@ impl Front {
     }
 }
 
-/// What befalls a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    LoseAnswer,
-    Delay,
-    Throttle,
-    FailBefore,
-    FailAfter,
-    NoCapacity,
-}
-
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn handle(&self, form: &Form, body: &[u8], authorization: &str) -> anyhow::Result<Answer> {
+    /// What EC2 would answer.
+    pub(super) async fn handle(
+        &self,
+        form: &Form,
+        body: &[u8],
+        authorization: &str,
+    ) -> anyhow::Result<Answer> {
         match form.get("Action") {
             "RunInstances" => self.run(form, body, authorization).await,
             "StartInstances" | "StopInstances" | "AttachVolume" => {
@@ -407,95 +388,8 @@ impl Shared {
     }
 }
 
-/// One call: counted, met with what the dice say, and done.
-async fn answer(
-    Extracted(shared): Extracted<Arc<Shared>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response<Body> {
-    let header =
-        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let authorization = header("authorization");
-    let form = Form::parse(&body);
-    let fault = {
-        let mut state = shared.lock();
-        if state.away {
-            return cut_off();
-        }
-        let action = form.get("Action").to_owned();
-        *state.calls.entry(action.clone()).or_default() += 1;
-        fault(&mut state, &action)
-    };
-    let early = match fault {
-        Some(Fault::Throttle) => Some(Answer::error(503, "RequestLimitExceeded", "Request limit exceeded.")),
-        Some(Fault::FailBefore) => {
-            Some(Answer::error(500, "InternalError", "An internal error has occurred"))
-        }
-        Some(Fault::NoCapacity) => Some(Answer::error(
-            500,
-            "InsufficientInstanceCapacity",
-            "We currently do not have sufficient capacity",
-        )),
-        Some(Fault::Delay) => {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            None
-        }
-        _ => None,
-    };
-    if let Some(early) = early {
-        return written(early, "text/xml");
-    }
-    let target = header("x-amz-target");
-    let done = if target.is_empty() {
-        shared.handle(&form, &body, &authorization).await
-    } else {
-        let headers = [("x-amz-target", target.clone()), ("content-type", header("content-type"))];
-        shared.cloud.other(&body, &authorization, &headers).await
-    };
-    match (done, fault) {
-        (Ok(_), Some(Fault::LoseAnswer)) => cut_off(),
-        (Ok(_), Some(Fault::FailAfter)) => {
-            written(Answer::error(500, "InternalError", "An internal error has occurred"), "text/xml")
-        }
-        (Ok(answer), _) if target.is_empty() => written(answer, "text/xml"),
-        (Ok(answer), _) => written(answer, "application/x-amz-json-1.1"),
-        (Err(error), _) => written(Answer::error(500, "InternalError", &error.to_string()), "text/xml"),
-    }
-}
-
-fn fault(state: &mut State, action: &str) -> Option<Fault> {
-    if state.dice.below(100) >= state.weather.faults {
-        return None;
-    }
-    let all = [
-        Fault::LoseAnswer,
-        Fault::Delay,
-        Fault::Throttle,
-        Fault::FailBefore,
-        Fault::FailAfter,
-        Fault::NoCapacity,
-    ];
-    let fault = *state.dice.pick(&all);
-    (fault != Fault::NoCapacity || action == "RunInstances").then_some(fault)
-}
-
 fn share(dice: &mut Dice) -> f64 {
     f64::from(u16::try_from(dice.below(1001)).unwrap_or(0)) / 1000.0
-}
-
-fn written(answer: Answer, kind: &str) -> Response<Body> {
-    let mut response = Response::new(Body::from(answer.xml));
-    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    if let Ok(kind) = kind.parse() {
-        response.headers_mut().insert("content-type", kind);
-    }
-    response
-}
-
-/// An answer that ends before it has said anything.
-fn cut_off() -> Response<Body> {
-    let nothing = futures::stream::once(async { Err::<Bytes, _>(std::io::Error::other("cut off")) });
-    Response::new(Body::from_stream(nothing))
 }
 
 fn items(set: Option<&mut Element>) -> impl Iterator<Item = &mut Element> {

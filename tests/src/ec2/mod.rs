@@ -6,6 +6,7 @@ mod form;
 mod front;
 mod memory;
 mod moto;
+mod weather;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use molecule_backend_ec2::{BootDesk, BootReport, MachineTypes, Settings};
 use molecule_provisioner::model::InstanceRef;
 
 pub use self::cloud::Cloud;
-pub use self::front::{Front, Weather};
+pub use self::front::Front;
+pub use self::weather::Weather;
 
 /// An SSM parameter that moto has, and that names an image that it has.
 pub const IMAGE_PARAMETER: &str = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64";

@@ -1,7 +1,6 @@
 //! Takes the planned step: every effect of the engine's happens here, one named step at a time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use molecule_domain::Clock;
 use molecule_domain::lifecycle::{Phase, Reason};
@@ -11,16 +10,14 @@ use tracing::{debug, info, info_span, warn};
 
 use super::effects::{outcome_of, seed_of};
 use super::plan::{Action, engine_event, give_up, plan, restarts_so_far};
-use crate::backend::{
-    Backend, BootstrapToken, CallError, LaunchRequest, PostMortem, PrepareRequest, Prepared, Refusal,
-};
+use crate::backend::{Backend, CallError, PostMortem};
 use crate::faults::Steps;
 use crate::model::{AttemptState, Claimed, EventDetail, InstanceRecord, InstanceRef, Lease};
 use crate::observation::{InstanceState, OwnedInstance, Sighting, Snapshot};
 use crate::outcome::{Fact, Outcome};
 use crate::policy::Policy;
 use crate::store::{Store, StoreError};
-use molecule_domain::seal::{Sealer, token_context};
+use molecule_domain::seal::Sealer;
 
 /// What the executor works with.
 pub struct Executor {
@@ -166,136 +163,6 @@ impl Executor {
                     Err(error) => self.retry_later(lease, record, &error.to_string(), false).await,
                 }
             }
-        }
-    }
-
-    async fn launch(&self, lease: &Lease, record: &InstanceRecord) -> Result<(), StoreError> {
-        // Waiting here takes from the lease; `guarded` looks at what is left of it.
-        let _permit = self.launches.acquire().await;
-        let placement = match self.prepare(record).await {
-            Prepared::Ready(placement) => placement,
-            Prepared::InProgress(message) => {
-                let phase = Phase::Launching;
-                let outcome = Outcome {
-                    phase: Some(phase),
-                    message: Some(message),
-                    due_at: Some(self.clock.now() + Duration::from_secs(1)),
-                    ..outcome_of(record)
-                };
-                return self.commit("commit.preparing", lease, outcome).await;
-            }
-            Prepared::NoRoom(refusal) => {
-                let failures = record.failures.saturating_add(1);
-                let outcome = Outcome {
-                    phase: Some(Phase::Launching),
-                    reason: Some(refusal.reason),
-                    message: Some(refusal.message),
-                    failures,
-                    due_at: Some(self.clock.now() + self.policy.backoff(failures, seed_of(record))),
-                    ..outcome_of(record)
-                };
-                return self.commit("commit.no_room", lease, outcome).await;
-            }
-            Prepared::Refused(refusal) => {
-                return self.refused(lease, record, refusal, outcome_of(record)).await;
-            }
-            Prepared::Unknown(cause) => return self.retry_later(lease, record, &cause, true).await,
-        };
-        let now = self.clock.now();
-        let call_until = now + self.policy.launch_call;
-        let begin = || self.store.begin_launch(lease, &placement, now, call_until);
-        let record = match self.steps.run("store.begin_launch", begin).await {
-            Ok(begun) => begun?,
-            Err(_) => return Ok(()), // nothing was called; the next holder of the lease goes on
-        };
-        let Some(attempt) = record.live_attempt() else { return Ok(()) };
-        let context = token_context(record.workspace, record.generation);
-        let token = record.sealed_token.as_deref().and_then(|sealed| self.sealer.open(sealed, &context));
-        if record.sealed_token.is_some() && token.is_none() {
-            let refusal = Refusal {
-                reason: Reason::LaunchRefused,
-                message: "its bootstrap token can't be unsealed: the key is not the one it was sealed with. \
-                          Restore the key file, or restart the workspace"
-                    .to_owned(),
-            };
-            return self.refused(lease, &record, refusal, outcome_of(&record)).await;
-        }
-        let mut spec = record.spec.clone();
-        // a relaunch within a generation keeps its session
-        spec.reset_session &= attempt.number.0 == 1;
-        let request = LaunchRequest {
-            instance: record.instance(),
-            attempt: attempt.number,
-            seq: attempt.seq,
-            token: attempt.token.clone(),
-            placement: attempt.placement.clone(),
-            spec,
-            bootstrap_token: token.and_then(|bytes| String::from_utf8(bytes).ok()).map(BootstrapToken::new),
-        };
-        let limit = self.policy.launch_call;
-        match self.guarded(lease, "backend.launch", limit, || self.backend.launch(&request)).await {
-            Ok(()) => {
-                let now = self.clock.now();
-                let outcome = Outcome {
-                    phase: Some(Phase::Booting),
-                    message: Some("booting".to_owned()),
-                    attempt: Some(AttemptState::Confirmed),
-                    call_ended: Some(now),
-                    due_at: Some(now),
-                    event: Some(engine_event(&record, "launched", None, "launched")),
-                    ..outcome_of(&record)
-                };
-                self.commit("commit.launched", lease, outcome).await
-            }
-            Err(CallError::Refused(refusal)) => {
-                let ended = Outcome { call_ended: Some(self.clock.now()), ..outcome_of(&record) };
-                self.refused(lease, &record, refusal, ended).await
-            }
-            Err(CallError::NoRoom(refusal)) => self.no_room(lease, &record, refusal).await,
-            Err(CallError::Unknown(cause)) => self.retry_later(lease, &record, &cause, true).await,
-        }
-    }
-
-    /// The place has no room: another attempt is made, placed anew, once no earlier call can take effect any more.
-    async fn no_room(
-        &self,
-        lease: &Lease,
-        record: &InstanceRecord,
-        refusal: Refusal,
-    ) -> Result<(), StoreError> {
-        info!(reason = %refusal.reason, message = refusal.message, "no room there");
-        let now = self.clock.now();
-        // an earlier call whose answer was lost may still have had an effect: this attempt is asked for again then
-        let sure = record.attempt.as_ref().is_none_or(|attempt| attempt.is_sure(now));
-        let outcome = Outcome {
-            reason: Some(refusal.reason),
-            message: Some(refusal.message.clone()),
-            attempt: sure.then_some(AttemptState::Resolved),
-            call_ended: Some(now),
-            due_at: Some(if sure {
-                now
-            } else {
-                now + self.policy.backoff(record.failures + 1, seed_of(record))
-            }),
-            failures: record.failures,
-            event: sure.then(|| engine_event(record, "no_room", Some(refusal.reason), &refusal.message)),
-            ..outcome_of(record)
-        };
-        self.commit("commit.no_room", lease, outcome).await
-    }
-
-    async fn prepare(&self, record: &InstanceRecord) -> Prepared {
-        let request = PrepareRequest {
-            instance: record.instance(),
-            spec: &record.spec,
-            attempt: record.attempt.as_ref(),
-        };
-        let prepare =
-            || async { tokio::time::timeout(self.policy.other_call, self.backend.prepare(&request)).await };
-        match self.steps.run("backend.prepare", prepare).await {
-            Ok(Ok(prepared)) => prepared,
-            Ok(Err(_)) => Prepared::Unknown("the provider did not answer in time".to_owned()),
-            Err(injected) => Prepared::Unknown(injected.to_string()),
         }
     }
 

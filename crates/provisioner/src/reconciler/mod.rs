@@ -3,5 +3,6 @@
 pub mod driver;
 mod effects;
 pub mod execute;
+mod launch;
 pub mod orphans;
 pub mod plan;
