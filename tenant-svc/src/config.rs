@@ -12,7 +12,7 @@ use molecule_domain::tier::TierTable;
 use molecule_service_kit::client::check_url;
 use molecule_service_kit::program::{Observable, Startup};
 pub use molecule_service_kit::settings::ConfigError;
-use molecule_service_kit::settings::{Program, Values, secret, setting};
+use molecule_service_kit::settings::{LAUNCHING, Program, Values, secret, setting};
 use molecule_service_kit::telemetry::Observed;
 use secrecy::SecretString;
 
@@ -21,80 +21,81 @@ const PROGRAM: Program = Program {
     about: "One customer's workspaces, over local Docker",
     prefix: "TENANT_",
     file: "TENANT_CONFIG_FILE",
-    settings: &[&[
-        setting("TENANT_LISTEN", Some("127.0.0.1:7070"), "address of the gRPC API"),
-        setting(
-            "TENANT_AGENT_LISTEN",
-            None,
-            "address of the agents' listener; default: port 7071 of the workspaces' gateway",
-        ),
-        setting("TENANT_AGENT_URL", None, "where agents reach that listener; default: its address over http"),
-        setting(
-            "TENANT_AGENT_CA_FILE",
-            None,
-            "PEM of the only authority that workspaces trust for that URL; default: the public ones. Workspaces have it as /configs/.ca.pem",
-        ),
-        setting(
-            "TENANT_AGENT_PUBLISH",
-            Some("127.0.0.1"),
-            "host address that agents' ports are published on; none publishes nothing",
-        ),
-        setting("TENANT_DATA_DIR", Some("molecule-data"), "folder of the database, the token and the keys"),
-        setting(
-            "TENANT_NETWORK_POOL",
-            Some("10.201.0.0/16"),
-            "range that workspaces' networks are taken from, a /24 each",
-        ),
-        setting(
-            "TENANT_WORKSPACE_INIT",
-            None,
-            "the static workspace-init binary; default: beside this program",
-        ),
-        setting(
-            "TENANT_CONNECT_DEADLINE",
-            Some("300"),
-            "seconds that an agent has to connect once its instance is up",
-        ),
-        setting(
-            "TENANT_AGENT_SILENCE",
-            Some("180"),
-            "seconds of silence after which an agent counts as silent",
-        ),
-        setting("TENANT_RESTART_BUDGET", Some("5"), "how often in a row a runtime may end by itself"),
-        setting("TENANT_MAX_CALLS", Some("512"), "calls in flight beyond which more are refused"),
-        setting(
-            "TENANT_LOG",
-            Some("info,molecule_provisioner=info"),
-            "what to log, as tracing's EnvFilter reads it",
-        ),
-        setting("TENANT_LOG_FORMAT", Some("human"), "human or json"),
-        setting(
-            "TENANT_METRICS_LISTEN",
-            None,
-            "where Prometheus asks for metrics, over HTTP; none by default",
-        ),
-        setting("WORKSPACE_ROOTS", None, "folders below which workspaces may bind, separated by ':'"),
-        setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
-        setting("DOCKER_HOST", None, "unix://… or tcp://… of the Docker daemon; default: the local socket"),
-        setting("MOLECULE_ORG_ID", None, "organisation of a SaaS tenant; empty: self-hosted"),
-        secret("MOLECULE_ORG_TOKEN", "token of that organisation"),
-        setting("MOLECULE_ORG_TOKEN_FILE", None, "file that holds that token"),
-        setting(
-            "CP_PROVISION_URL",
-            Some("https://api.moleculesai.app"),
-            "the control plane of a SaaS tenant",
-        ),
-        setting("CP_CA_FILE", None, "PEM of the only authority trusted for it; default: the system's"),
-        setting("CP_ALLOW_PLAIN", None, "1 allows http:// to another machine"),
-        setting("TIER1_MEMORY_MB", None, "memory of tier 1 in MiB, or unlimited"),
-        setting("TIER2_MEMORY_MB", None, "memory of tier 2"),
-        setting("TIER3_MEMORY_MB", None, "memory of tier 3"),
-        setting("TIER4_MEMORY_MB", None, "memory of tier 4"),
-        setting("TIER1_CPU_SHARES", None, "CPU of tier 1 in shares of 1024 per CPU, or unlimited"),
-        setting("TIER2_CPU_SHARES", None, "CPU of tier 2"),
-        setting("TIER3_CPU_SHARES", None, "CPU of tier 3"),
-        setting("TIER4_CPU_SHARES", None, "CPU of tier 4"),
-    ]],
+    settings: &[
+        &[
+            setting("TENANT_LISTEN", Some("127.0.0.1:7070"), "address of the gRPC API"),
+            setting(
+                "TENANT_AGENT_LISTEN",
+                None,
+                "address of the agents' listener; default: port 7071 of the workspaces' gateway",
+            ),
+            setting(
+                "TENANT_AGENT_URL",
+                None,
+                "where agents reach that listener; default: its address over http",
+            ),
+            setting(
+                "TENANT_AGENT_CA_FILE",
+                None,
+                "PEM of the only authority that workspaces trust for that URL; default: the public ones. Workspaces have it as /configs/.ca.pem",
+            ),
+            setting(
+                "TENANT_AGENT_PUBLISH",
+                Some("127.0.0.1"),
+                "host address that agents' ports are published on; none publishes nothing",
+            ),
+            setting(
+                "TENANT_DATA_DIR",
+                Some("molecule-data"),
+                "folder of the database, the token and the keys",
+            ),
+            setting(
+                "TENANT_NETWORK_POOL",
+                Some("10.201.0.0/16"),
+                "range that workspaces' networks are taken from, a /24 each",
+            ),
+            setting(
+                "TENANT_WORKSPACE_INIT",
+                None,
+                "the static workspace-init binary; default: beside this program",
+            ),
+            setting(
+                "TENANT_CONNECT_DEADLINE",
+                Some("300"),
+                "seconds that an agent has to connect once its instance is up",
+            ),
+            setting(
+                "TENANT_AGENT_SILENCE",
+                Some("180"),
+                "seconds of silence after which an agent counts as silent",
+            ),
+            setting("TENANT_RESTART_BUDGET", Some("5"), "how often in a row a runtime may end by itself"),
+            setting("TENANT_MAX_CALLS", Some("512"), "calls in flight beyond which more are refused"),
+            setting(
+                "TENANT_LOG",
+                Some("info,molecule_provisioner=info"),
+                "what to log, as tracing's EnvFilter reads it",
+            ),
+            setting("TENANT_LOG_FORMAT", Some("human"), "human or json"),
+            setting(
+                "TENANT_METRICS_LISTEN",
+                None,
+                "where Prometheus asks for metrics, over HTTP; none by default",
+            ),
+            setting("WORKSPACE_ROOTS", None, "folders below which workspaces may bind, separated by ':'"),
+            setting("MOLECULE_ORG_ID", None, "organisation of a SaaS tenant; empty: self-hosted"),
+            secret("MOLECULE_ORG_TOKEN", "token of that organisation"),
+            setting("MOLECULE_ORG_TOKEN_FILE", None, "file that holds that token"),
+            setting(
+                "CP_PROVISION_URL",
+                Some("https://api.moleculesai.app"),
+                "the control plane of a SaaS tenant",
+            ),
+            setting("CP_CA_FILE", None, "PEM of the only authority trusted for it; default: the system's"),
+            setting("CP_ALLOW_PLAIN", None, "1 allows http:// to another machine"),
+        ],
+        &LAUNCHING,
+    ],
 };
 
 /// Everything that was decided before anything starts.

@@ -11,7 +11,7 @@ use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::TierTable;
 use molecule_service_kit::program::{Observable, Startup};
 pub use molecule_service_kit::settings::ConfigError;
-use molecule_service_kit::settings::{Program, Setting, Values, secret, setting};
+use molecule_service_kit::settings::{LAUNCHING, Program, Setting, Values, secret, setting};
 use molecule_service_kit::telemetry::Observed;
 use molecule_service_kit::token;
 use secrecy::SecretString;
@@ -33,10 +33,10 @@ const PROGRAM: Program = Program {
     about: "Launches instances for many organisations, within their limits",
     prefix: "CONTROLPLANE_",
     file: "CONTROLPLANE_CONFIG_FILE",
-    settings: &[&SETTINGS, &ec2::SETTINGS],
+    settings: &[&SETTINGS, &ec2::SETTINGS, &LAUNCHING],
 };
 
-const SETTINGS: [Setting; 28] = [
+const SETTINGS: [Setting; 18] = [
     setting("CONTROLPLANE_LISTEN", Some("127.0.0.1:7080"), "address of the gRPC APIs"),
     setting("CONTROLPLANE_TLS_CERT_FILE", None, "PEM of the certificate to show; without it, plain text"),
     setting("CONTROLPLANE_TLS_KEY_FILE", None, "PEM of its private key"),
@@ -88,16 +88,6 @@ const SETTINGS: [Setting; 28] = [
         None,
         "where Prometheus asks for metrics, over HTTP; none by default",
     ),
-    setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
-    setting("DOCKER_HOST", None, "unix://… or tcp://… of the Docker daemon; default: the local socket"),
-    setting("TIER1_MEMORY_MB", None, "memory of tier 1 in MiB, or unlimited"),
-    setting("TIER2_MEMORY_MB", None, "memory of tier 2"),
-    setting("TIER3_MEMORY_MB", None, "memory of tier 3"),
-    setting("TIER4_MEMORY_MB", None, "memory of tier 4"),
-    setting("TIER1_CPU_SHARES", None, "CPU of tier 1 in shares of 1024 per CPU, or unlimited"),
-    setting("TIER2_CPU_SHARES", None, "CPU of tier 2"),
-    setting("TIER3_CPU_SHARES", None, "CPU of tier 3"),
-    setting("TIER4_CPU_SHARES", None, "CPU of tier 4"),
 ];
 
 /// Everything that was decided before anything starts.

@@ -32,6 +32,20 @@ pub const fn secret(name: &'static str, help: &'static str) -> Setting {
     Setting { name, default: None, help, secret: true }
 }
 
+/// What every service that launches knows: the runtimes, the Docker daemon, the tiers.
+pub const LAUNCHING: [Setting; 10] = [
+    setting("RUNTIMES_FILE", None, "TOML file that adds or replaces runtimes"),
+    setting("DOCKER_HOST", None, "unix://… or tcp://… of the Docker daemon; default: the local socket"),
+    setting("TIER1_MEMORY_MB", None, "memory of tier 1 in MiB, or unlimited"),
+    setting("TIER2_MEMORY_MB", None, "memory of tier 2"),
+    setting("TIER3_MEMORY_MB", None, "memory of tier 3"),
+    setting("TIER4_MEMORY_MB", None, "memory of tier 4"),
+    setting("TIER1_CPU_SHARES", None, "CPU of tier 1 in shares of 1024 per CPU, or unlimited"),
+    setting("TIER2_CPU_SHARES", None, "CPU of tier 2"),
+    setting("TIER3_CPU_SHARES", None, "CPU of tier 3"),
+    setting("TIER4_CPU_SHARES", None, "CPU of tier 4"),
+];
+
 /// A program and the settings that it knows.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
