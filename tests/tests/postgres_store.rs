@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
+use molecule_domain::clock::{Clock, SystemClock};
 use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::lifecycle::{Desired, Reason};
 use molecule_domain::limits::{Limits, Standing};
 use molecule_provisioner::admission::{Account, ProvisionRequest};
@@ -232,5 +233,36 @@ async fn a_dropped_connection_costs_time_only() {
         tries += 1;
         assert!(tries < 10);
     }
+    cancel.cancel();
+}
+
+/// The next version adds columns while this one runs: what is prepared on open connections goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_grow_do_not_disturb_a_running_version() {
+    let database = Scratch::new().await.unwrap();
+    let cancel = CancellationToken::new();
+    // one that listens and one for all else, so that each statement is prepared on the one that it is run on later
+    let opened = Database::open(&database.url(), 2, cancel.clone()).await.unwrap();
+    let store = EngineStore::new(opened.clone());
+    store.set_account(OrganizationId::SELF_HOSTED, Account::default()).await.unwrap();
+    let clock = SystemClock;
+    let first = request(OrganizationId::SELF_HOSTED);
+    let life = async |request: &ProvisionRequest| {
+        store.provision(request, clock.now()).await.unwrap();
+        store.get(request.organization, request.workspace).await.unwrap().unwrap();
+        let (owner, lease) = (LeaseOwner::generate(), Duration::from_secs(60));
+        let claimed = store.claim(&request.backend, owner, clock.now(), lease, 10).await.unwrap();
+        assert_eq!(claimed.len(), 1);
+        store.changed_after(request.organization, Revision(0), 10).await.unwrap();
+        store.events_after(request.organization, 0, 10).await.unwrap();
+        store.account(request.organization, clock.now()).await.unwrap();
+    };
+    life(&first).await;
+    for table in ["instances", "instance_events", "organizations", "segments", "launches"] {
+        let grow = format!("ALTER TABLE {table} ADD COLUMN of_the_next_version text NOT NULL DEFAULT ''");
+        execute(&database.url(), grow).await.unwrap();
+    }
+    life(&request(OrganizationId::SELF_HOSTED)).await;
+    opened.close().await;
     cancel.cancel();
 }

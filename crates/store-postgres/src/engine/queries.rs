@@ -11,7 +11,7 @@ use molecule_provisioner::store::{Expectations, Expected, StoreError};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::rows::InstanceRow;
+use super::rows::{InstanceRow, instance_rows};
 use crate::codec::{column, moment};
 use crate::sqlstate::store_error;
 
@@ -21,9 +21,9 @@ pub(super) async fn changed_after(
     after: Revision,
     limit: u32,
 ) -> Result<Vec<InstanceRecord>, StoreError> {
-    let rows = sqlx::query_as!(
-        InstanceRow,
-        "SELECT * FROM instances WHERE organization_id = $1 AND revision > $2 ORDER BY revision LIMIT $3",
+    let rows = instance_rows!(
+        "SELECT ",
+        " FROM instances WHERE organization_id = $1 AND revision > $2 ORDER BY revision LIMIT $3",
         organization.as_uuid(),
         after.0,
         i64::from(limit),
@@ -41,7 +41,8 @@ pub(super) async fn events_after(
     limit: u32,
 ) -> Result<Vec<Event>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT * FROM instance_events WHERE organization_id = $1 AND event_id > $2 ORDER BY event_id LIMIT $3",
+        "SELECT event_id, workspace_id, at, kind, actor, generation, reason, message, exit_code, log_tail
+         FROM instance_events WHERE organization_id = $1 AND event_id > $2 ORDER BY event_id LIMIT $3",
         organization.as_uuid(),
         after,
         i64::from(limit),
@@ -92,14 +93,14 @@ pub(super) async fn claim(
     limit: u32,
 ) -> Result<Vec<Claimed>, StoreError> {
     let until = now + lease;
-    let rows = sqlx::query_as!(
-        InstanceRow,
+    let rows = instance_rows!(
         "UPDATE instances SET lease_owner = $1, lease_epoch = lease_epoch + 1, lease_until = $2, due_at = $2
          WHERE workspace_id IN (
              SELECT workspace_id FROM instances WHERE backend = $3 AND due_at <= $4 AND lease_until <= $4
              ORDER BY due_at LIMIT $5 FOR UPDATE SKIP LOCKED
          )
-         RETURNING *",
+         RETURNING ",
+        "",
         owner.as_uuid(),
         column(until),
         backend,

@@ -109,12 +109,31 @@ impl InstanceRow {
     }
 }
 
+/// A query for whole rows of `instances`, between its two ends. The columns are named: a replica of this version goes on
+/// where a later one has added some, and PostgreSQL refuses to run a prepared `SELECT *` whose answer has changed.
+macro_rules! instance_rows {
+    ($before:literal, $after:literal, $($argument:expr),* $(,)?) => {
+        sqlx::query_as!(
+            $crate::engine::rows::InstanceRow,
+            $before
+                + "workspace_id, organization_id, backend, desired, intent, generation, wanted_generation, spec, \
+                 sealed_token, phase, phase_since, reason, message, endpoint, restarts, up_since, failures, \
+                 charge_id, running_counted, revision, due_at, attempt_number, attempt_seq, attempt_token, \
+                 attempt_state, attempt_call_until, attempt_unsure_until, attempt_created_at, attempt_placement, \
+                 trace, created_at, lease_owner, lease_epoch, lease_until"
+                + $after,
+            $($argument),*
+        )
+    };
+}
+pub(super) use instance_rows;
+
 /// The row of a workspace.
 pub(super) async fn find(
     db: &mut PgConnection,
     workspace: WorkspaceId,
 ) -> Result<Option<InstanceRow>, StoreError> {
-    sqlx::query_as!(InstanceRow, "SELECT * FROM instances WHERE workspace_id = $1", workspace.as_uuid())
+    instance_rows!("SELECT ", " FROM instances WHERE workspace_id = $1", workspace.as_uuid())
         .fetch_optional(db)
         .await
         .map_err(store_error)
@@ -125,14 +144,10 @@ pub(super) async fn find_locked(
     db: &mut PgConnection,
     workspace: WorkspaceId,
 ) -> Result<Option<InstanceRow>, StoreError> {
-    sqlx::query_as!(
-        InstanceRow,
-        "SELECT * FROM instances WHERE workspace_id = $1 FOR UPDATE",
-        workspace.as_uuid()
-    )
-    .fetch_optional(db)
-    .await
-    .map_err(store_error)
+    instance_rows!("SELECT ", " FROM instances WHERE workspace_id = $1 FOR UPDATE", workspace.as_uuid())
+        .fetch_optional(db)
+        .await
+        .map_err(store_error)
 }
 
 /// A row of `organizations`, as far as admission goes.
