@@ -317,6 +317,7 @@ impl WorkspaceService for WorkspaceApi {
         _request: Request<GetServerInfoRequest>,
     ) -> Answer<GetServerInfoResponse> {
         let provisioning = &self.workspaces.forwarder.provisioning;
+        provisioning.introduce().await;
         let (nature, now) = (provisioning.nature(), self.workspaces.clock.now());
         answer(Ok(GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),

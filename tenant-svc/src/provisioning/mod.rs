@@ -25,7 +25,7 @@ pub(crate) use self::remote::Remote;
 #[derive(Clone, Debug)]
 pub(crate) struct Nature {
     pub(crate) mode: Mode,
-    /// The kind of backend that new workspaces go to; empty where that is not known here.
+    /// The kind of backend that new workspaces go to; empty until the control plane has told.
     pub(crate) backend: String,
     pub(crate) capabilities: Vec<String>,
 }
@@ -49,8 +49,10 @@ pub(crate) struct Changes {
 /// Who provides instances.
 #[async_trait]
 pub(crate) trait Provisioning: Send + Sync + 'static {
-    /// What it is and can do.
+    /// What it is and can do, as far as that is known here.
     fn nature(&self) -> Nature;
+    /// Asks it for that where it has not told yet; not for long, and an outage is no error.
+    async fn introduce(&self) {}
     /// Whether it can be asked now; why not, where it can't.
     fn ready(&self) -> Result<()>;
     /// How old its last word is.

@@ -35,6 +35,9 @@ use super::{Changes, Cursors, Nature, Provisioning};
 /// A living stream says something at least this often; the control plane does so every five seconds.
 const SILENCE: Duration = Duration::from_secs(20);
 
+/// How long to wait for what the backend is, where that is not known yet.
+const INTRODUCTION: Duration = Duration::from_secs(2);
+
 type Client = ProvisioningServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// The control plane of a SaaS tenant.
@@ -104,12 +107,19 @@ impl Remote {
         })
     }
 
+    /// The organisation's quota; what comes with it of the backend is remembered.
+    async fn quota(&self) -> Result<wire::GetQuotaResponse> {
+        let asked =
+            self.call(wire::GetQuotaRequest {}, async |mut client, request| client.get_quota(request).await);
+        let quota = asked.await?;
+        let told = (quota.backend.clone(), quota.capabilities.clone());
+        *self.told.write().unwrap_or_else(PoisonError::into_inner) = told;
+        Ok(quota)
+    }
+
     async fn follow(&self, after: Cursors) -> Result<Following> {
         // the token decides whose instances these are; they must be those that this tenant is for
-        let quota =
-            self.call(wire::GetQuotaRequest {}, async |mut client, request| client.get_quota(request).await);
-        let quota = quota.await?;
-        *self.told.write().unwrap_or_else(PoisonError::into_inner) = (quota.backend, quota.capabilities);
+        let quota = self.quota().await?;
         let owner = quota.organization_id;
         if owner != self.organization.to_string() {
             return Err(Error::new(
@@ -221,6 +231,13 @@ impl Provisioning for Remote {
         let told = self.told.read().unwrap_or_else(PoisonError::into_inner);
         let (backend, capabilities) = told.clone();
         Nature { mode: Mode::Saas, backend, capabilities }
+    }
+
+    async fn introduce(&self) {
+        if self.nature().backend.is_empty() {
+            // an outage shows elsewhere
+            let _ = tokio::time::timeout(INTRODUCTION, self.quota()).await;
+        }
     }
 
     fn ready(&self) -> Result<()> {
