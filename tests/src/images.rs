@@ -102,3 +102,12 @@ pub async fn docker() -> anyhow::Result<Docker> {
     let docker = Docker::connect_with_defaults()?.negotiate_version().await;
     docker.context("no Docker daemon answers: run the tests through `cargo xtask test`, which starts one")
 }
+
+/// The machine's address on Docker's own bridge, which containers of any network reach. The daemon itself tells of a
+/// gateway only where the bridge was there before it.
+pub fn bridge() -> anyhow::Result<std::net::Ipv4Addr> {
+    let shown = std::process::Command::new("ip").args(["-4", "-o", "addr", "show", "docker0"]).output()?;
+    let shown = String::from_utf8(shown.stdout)?;
+    let address = shown.split("inet ").nth(1).and_then(|rest| rest.split('/').next());
+    Ok(address.context("Docker's bridge docker0 has no address")?.parse()?)
+}

@@ -60,11 +60,12 @@ async fn stand(subnet: u8) -> Stand {
     let replica = installation.start("ec2").await.unwrap();
     let (organization, token) = installation.organization(&replica, Limits::default()).await.unwrap();
     // containers of any network reach the tenant there
-    let agents = format!("{}:{}", bridge(), free_port());
+    let bridge = images::bridge().unwrap().to_string();
+    let agents = format!("{bridge}:{}", free_port());
     let mut operator = replica.operator().await.unwrap();
     let allowed = molecule_proto::controlplane::v1::Organization {
         organization_id: organization.clone(),
-        allowed_agent_hosts: vec![bridge()],
+        allowed_agent_hosts: vec![bridge],
         ..Default::default()
     };
     let request = UpdateOrganizationRequest {
@@ -79,14 +80,6 @@ async fn stand(subnet: u8) -> Stand {
         .with("TENANT_AGENT_URL", format!("http://{agents}"));
     let tenant = setup.start().await.unwrap();
     Stand { front, replica, tenant, token, installation, _folder: folder }
-}
-
-/// The machine's address on Docker's own bridge.
-fn bridge() -> String {
-    let shown =
-        std::process::Command::new("ip").args(["-4", "-o", "addr", "show", "docker0"]).output().unwrap();
-    let shown = String::from_utf8(shown.stdout).unwrap();
-    shown.split("inet ").nth(1).expect("Docker's bridge has an address").split('/').next().unwrap().to_owned()
 }
 
 /// What the workspace's machine was told.

@@ -12,7 +12,7 @@ use molecule_domain::id::{InstallationId, OrganizationId};
 use molecule_domain::network::NetworkSpec;
 use molecule_provisioner::faults::Steps;
 use molecule_tests::controlplane::Installation;
-use molecule_tests::images::{docker, static_binary};
+use molecule_tests::images::{bridge, docker, static_binary};
 use molecule_tests::leftovers;
 use tokio::net::TcpListener;
 
@@ -96,9 +96,7 @@ async fn organizations_are_kept_apart_by_the_hosts_rules() {
     let backend = DockerBackend::new(settings, Arc::new(InOrder::default()), Steps::default());
     backend.prepare_canaries().await.unwrap();
 
-    let bridge = docker.inspect_network("bridge", None).await.unwrap().ipam.and_then(|ipam| ipam.config);
-    let bridge: Ipv4Addr =
-        bridge.unwrap_or_default().into_iter().find_map(|config| config.gateway?.parse().ok()).unwrap();
+    let bridge = bridge().unwrap();
     let agents = listen(bridge, 0).await; // the one address that is allowed
     let host = listen(bridge, 0).await;
     let own_gateway = listen(Ipv4Addr::new(10, 216, 0, 1), 0).await;

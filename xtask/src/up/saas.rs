@@ -1,13 +1,12 @@
 //! The SaaS pair on one machine: two replicas of controlplane-svc over PostgreSQL and Docker, and one tenant.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use super::{DEMO, Demo, MOLECULE, RUNTIMES, SERVER, Service, field, secret_file};
 use crate::postgres::Postgres;
@@ -184,15 +183,16 @@ fn organization(files: &Files, agents_host: &str) -> anyhow::Result<String> {
     Ok(id)
 }
 
-/// The host's address on Docker's own bridge: workspaces of any network reach it.
+/// The host's address on Docker's own bridge: workspaces of any network reach it. The daemon itself tells of a gateway only
+/// where the bridge was there before it.
 fn bridge_gateway() -> anyhow::Result<String> {
-    let mut stream = UnixStream::connect("/var/run/docker.sock")?;
-    stream.write_all(b"GET /networks/bridge HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let gateway = answer.split("\"Gateway\":\"").nth(1).and_then(|rest| rest.split('"').next());
-    match gateway {
-        Some(gateway) if !gateway.is_empty() => Ok(gateway.to_owned()),
-        _ => bail!("Docker's bridge network has no gateway that agents could reach the tenant at"),
+    if !is_there("ip") {
+        shell::install(&["iproute2"], "iproute2")?;
     }
+    let shown = command("ip", &["-4", "-o", "addr", "show", "docker0"]).output()?;
+    let shown = String::from_utf8(shown.stdout)?;
+    let address = shown.split("inet ").nth(1).and_then(|rest| rest.split('/').next());
+    address
+        .map(str::to_owned)
+        .context("Docker's bridge docker0 has no address that agents could reach the tenant at")
 }
