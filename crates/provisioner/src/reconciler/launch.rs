@@ -114,17 +114,14 @@ impl Executor {
         let now = self.clock.now();
         // an earlier call whose answer was lost may still have had an effect: this attempt is asked for again then
         let sure = record.attempt.as_ref().is_none_or(|attempt| attempt.is_sure(now));
+        let failures = if sure { record.failures } else { record.failures.saturating_add(1) };
         let outcome = Outcome {
             reason: Some(refusal.reason),
             message: Some(refusal.message.clone()),
             attempt: sure.then_some(AttemptState::Resolved),
             call_ended: Some(now),
-            due_at: Some(if sure {
-                now
-            } else {
-                now + self.policy.backoff(record.failures + 1, seed_of(record))
-            }),
-            failures: record.failures,
+            due_at: Some(if sure { now } else { now + self.policy.backoff(failures, seed_of(record)) }),
+            failures,
             event: sure.then(|| engine_event(record, "no_room", Some(refusal.reason), &refusal.message)),
             ..outcome_of(record)
         };
