@@ -108,7 +108,7 @@ async fn one_trace_runs_from_the_call_to_the_registration() {
         "molecule_provider_call_seconds_bucket",
         "molecule_orphans{backend=\"docker\"} 0",
         "molecule_transactions_total",
-        "molecule_rpc_seconds_bucket",
+        "molecule_rpc_seconds_bucket{code=\"0\",method=\"/molecule.controlplane.v1.",
     ];
     loop {
         let answer = prometheus(metrics).await;

@@ -4,6 +4,7 @@
 //! is shed costs nothing else, and the deadline covers the handler only. tonic's own layers would answer
 //! other codes: its load shed `RESOURCE_EXHAUSTED`, its timeout CANCELLED.
 
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,12 +26,25 @@ use crate::status::to_status;
 pub struct Guard {
     in_flight: Arc<Semaphore>,
     default_deadline: Duration,
+    /// Paths of the methods that there are: callers may ask for any other, and each would be measured by itself.
+    methods: Arc<HashSet<String>>,
 }
 
 impl Guard {
     /// At most so many calls at once; a call without a deadline of its own has this one.
     pub fn new(in_flight: usize, default_deadline: Duration) -> Self {
-        Self { in_flight: Arc::new(Semaphore::new(in_flight)), default_deadline }
+        Self { in_flight: Arc::new(Semaphore::new(in_flight)), default_deadline, methods: Arc::default() }
+    }
+
+    /// The same, measuring these methods (`/package.Service/Method`) by name and all others together.
+    #[must_use]
+    pub fn measuring(self, methods: impl IntoIterator<Item = String>) -> Self {
+        Self { methods: Arc::new(methods.into_iter().collect()), ..self }
+    }
+
+    /// The name that a call is measured under.
+    fn measured<'a>(&self, path: &'a str) -> &'a str {
+        if self.methods.contains(path) { path } else { "other" }
     }
 }
 
@@ -86,7 +100,7 @@ where
                 let error =
                     Error::new(ErrorReason::Overloaded, "too many calls are in flight; try again shortly");
                 let shed = answer(&error.with_retry_after(Duration::from_millis(500)));
-                return Ok(finish(shed, &method, began));
+                return Ok(finish(shed, guard.measured(&method), began));
             };
             let deadline = deadline(request.headers()).map_or(guard.default_deadline, earlier);
             let handled = AssertUnwindSafe(inner.call(request)).catch_unwind();
@@ -95,7 +109,7 @@ where
                 Ok(Err(_panic)) => answer(&Error::internal("a handler panicked")),
                 Err(_) => answer(&Error::new(ErrorReason::DeadlineExceeded, "the call's deadline passed")),
             };
-            Ok(finish(response, &method, began))
+            Ok(finish(response, guard.measured(&method), began))
         };
         Box::pin(trace::within(span, call))
     }
@@ -195,6 +209,13 @@ mod tests {
     async fn too_many_calls_are_unavailable_and_a_panic_is_internal() {
         assert_eq!(code_of(guard(0), None, || async {}).await, "14");
         assert_eq!(code_of(guard(1), None, || async { panic!("in a test") }).await, "13");
+    }
+
+    #[test]
+    fn only_known_methods_are_measured_by_name() {
+        let guard = guard(1).measuring(["/a.Service/Method".to_owned()]);
+        assert_eq!(guard.measured("/a.Service/Method"), "/a.Service/Method");
+        assert_eq!(guard.measured("/a.Service/Invented-1"), "other");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use prost::Message;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,7 @@ impl GrpcServer {
         routes.add_service(health_service);
         routes.add_service(builder().build_v1().map_err(ServerError::Reflection)?);
         routes.add_service(builder().build_v1alpha().map_err(ServerError::Reflection)?);
+        let guard = guard.measuring(methods(descriptors));
         Ok(Self { routes, health, services: vec![""], guard, tls: None })
     }
 
@@ -119,4 +121,18 @@ impl GrpcServer {
 /// Listens, or says why not.
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
     TcpListener::bind(address).await.map_err(|error| ServerError::Listen(address, error))
+}
+
+/// The paths of all methods that descriptors tell of.
+fn methods(descriptors: &[u8]) -> Vec<String> {
+    // reflection has read them already, and refuses what is malformed
+    let files = prost_types::FileDescriptorSet::decode(descriptors).unwrap_or_default().file;
+    let mut paths = Vec::new();
+    for file in &files {
+        for service in &file.service {
+            let service_name = format!("{}.{}", file.package(), service.name());
+            paths.extend(service.method.iter().map(|method| format!("/{service_name}/{}", method.name())));
+        }
+    }
+    paths
 }
