@@ -17,13 +17,13 @@ use molecule_proto::tenant::v1::{
     WatchWorkspacesRequest,
 };
 use molecule_proto::workspace::v1::{
-    MountAccess, Readiness, Tier, Workspace, WorkspaceMount, WorkspaceSpec, WorkspaceState,
+    MountAccess, Readiness, Reason, Tier, Workspace, WorkspaceMount, WorkspaceSpec, WorkspaceState,
 };
 use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::client::{Client, connect};
-use crate::failure::Failure;
+use crate::failure::{Failure, changed};
 use crate::{Cli, Command, Create, Format, OnOne, TenantCommand, output};
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -47,29 +47,31 @@ async fn on_tenant(mut client: Client, command: TenantCommand, format: Format) -
             output::workspace(&get(&mut client, &id).await?, format);
             Ok(())
         }
-        TenantCommand::List { filter, deleted } => list(&mut client, filter, deleted, format).await,
+        TenantCommand::List { filter, deleted, recovered } => {
+            list(&mut client, filter, deleted, recovered, format).await
+        }
         TenantCommand::Watch { filter, after } => watch(&mut client, filter, after, format).await,
         TenantCommand::Events { id } => events(&mut client, id, format).await,
         TenantCommand::Logs { id, follow, tail } => logs(&mut client, id, follow, tail).await,
         TenantCommand::Stop(on) => {
             let request = StopWorkspaceRequest { workspace_id: on.id.clone(), ..Default::default() };
-            let stopped = client.stop_workspace(request).await?.into_inner().workspace;
+            let stopped = changed(client.stop_workspace(request).await)?.workspace;
             done(&mut client, stopped, &on, WorkspaceState::Stopped, format).await
         }
         TenantCommand::Start(on) => {
             let request = StartWorkspaceRequest { workspace_id: on.id.clone(), ..Default::default() };
-            let started = client.start_workspace(request).await?.into_inner().workspace;
+            let started = changed(client.start_workspace(request).await)?.workspace;
             done(&mut client, started, &on, WorkspaceState::Running, format).await
         }
         TenantCommand::Restart { on, reset_session } => {
             let request =
                 RestartWorkspaceRequest { workspace_id: on.id.clone(), reset_session, ..Default::default() };
-            let restarted = client.restart_workspace(request).await?.into_inner().workspace;
+            let restarted = changed(client.restart_workspace(request).await)?.workspace;
             done(&mut client, restarted, &on, WorkspaceState::Running, format).await
         }
         TenantCommand::Delete(on) => {
             let request = DeleteWorkspaceRequest { workspace_id: on.id.clone(), ..Default::default() };
-            let deleted = client.delete_workspace(request).await?.into_inner().workspace;
+            let deleted = changed(client.delete_workspace(request).await)?.workspace;
             done(&mut client, deleted, &on, WorkspaceState::Deleted, format).await
         }
         TenantCommand::Runtimes => runtimes(&mut client, format).await,
@@ -97,7 +99,7 @@ async fn create(client: &mut Client, create: Create, format: Format) -> Result<(
         spec: Some(spec(&create)?),
         validate_only: false,
     };
-    let created = client.create_workspace(request).await?.into_inner().workspace;
+    let created = changed(client.create_workspace(request).await)?.workspace;
     let id = created.as_ref().map(|workspace| workspace.workspace_id.clone()).unwrap_or_default();
     done(client, created, &OnOne { id, wait: create.wait }, WorkspaceState::Running, format).await
 }
@@ -201,7 +203,7 @@ async fn wait(client: &mut Client, now: Workspace, until: WorkspaceState) -> Res
                     if workspace.state() == WorkspaceState::Failed && until != WorkspaceState::Deleted {
                         return Err(Failure::Failed(format!(
                             "workspace {id} has FAILED ({}): {}",
-                            workspace.reason().as_str_name().trim_start_matches("REASON_"),
+                            output::reason(workspace.reason).unwrap_or_default(),
                             workspace.message
                         )));
                     }
@@ -226,14 +228,21 @@ impl Progress {
     }
 }
 
-async fn list(client: &mut Client, filter: String, show_deleted: bool, format: Format) -> Result<()> {
+async fn list(
+    client: &mut Client,
+    filter: String,
+    show_deleted: bool,
+    recovered: bool,
+    format: Format,
+) -> Result<()> {
     let mut all = Vec::new();
     let mut page_token = String::new();
     loop {
         let request =
             ListWorkspacesRequest { page_size: 500, page_token, filter: filter.clone(), show_deleted };
         let page = client.list_workspaces(request).await?.into_inner();
-        all.extend(page.workspaces);
+        let wanted = |one: &Workspace| !recovered || one.reason() == Reason::Recovered;
+        all.extend(page.workspaces.into_iter().filter(wanted));
         page_token = page.next_page_token;
         if page_token.is_empty() {
             output::workspaces(&all, format);

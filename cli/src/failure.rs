@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use molecule_domain::error::StoredWish;
+use molecule_service_kit::status::stored;
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -12,6 +14,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// The server said no.
     Status(Box<tonic::Status>),
+    /// The server said no to a change, some of which may be stored all the same.
+    Change(Box<tonic::Status>),
     /// The server can't be reached.
     Unreachable(String),
     /// What was waited for has FAILED.
@@ -27,7 +31,7 @@ impl Failure {
         match self {
             Self::Usage(_) => 2,
             Self::Unreachable(_) => 3,
-            Self::Status(status) => match status.code() {
+            Self::Status(status) | Self::Change(status) => match status.code() {
                 Code::NotFound => 4,
                 Code::Unavailable => 3,
                 _ => 1,
@@ -35,6 +39,24 @@ impl Failure {
             Self::Failed(_) => 5,
             Self::TooLong(_) => 6,
             Self::Other(_) => 1,
+        }
+    }
+}
+
+/// The answer to a change.
+pub(crate) fn changed<T>(answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, Failure> {
+    answer.map(tonic::Response::into_inner).map_err(|status| Failure::Change(Box::new(status)))
+}
+
+/// What is left of a change that was refused or not done in time. How a wish is taken back stands in the message.
+fn what_is_stored(left: StoredWish) -> String {
+    match left {
+        StoredWish::Nothing => "Nothing is stored: the call may be made again.".to_owned(),
+        StoredWish::Unknown => {
+            "It is not known whether this is stored: look with `molecule list` before you make the call again.".to_owned()
+        }
+        StoredWish::GoesOn(workspace) => {
+            format!("The wish is stored and goes on: `molecule get {workspace}` follows it.")
         }
     }
 }
@@ -48,7 +70,7 @@ impl From<tonic::Status> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = match self {
-            Self::Status(status) => status,
+            Self::Status(status) | Self::Change(status) => status,
             Self::Usage(text)
             | Self::Unreachable(text)
             | Self::Failed(text)
@@ -70,6 +92,37 @@ impl fmt::Display for Failure {
         if status.code() == Code::Unauthenticated {
             write!(f, "\n  say where the token is with --token-file")?;
         }
-        Ok(())
+        match stored(status) {
+            Some(left) if matches!(self, Self::Change(_)) => write!(f, "\n{}", what_is_stored(left)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use molecule_domain::error::{Error, ErrorReason};
+    use molecule_domain::id::WorkspaceId;
+    use molecule_service_kit::status::to_status;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_change_says_what_is_stored_and_a_refused_read_does_not() {
+        let (nothing, goes_on) = ("Nothing is stored", "The wish is stored");
+        let mut error = Error::new(ErrorReason::StoreUnavailable, "the database does not answer");
+        let read = Failure::from(to_status(&error)).to_string();
+        assert!(!read.contains(nothing), "{read}");
+        let change = Failure::Change(Box::new(to_status(&error)));
+        assert_eq!(change.code(), 3);
+        assert!(change.to_string().ends_with("the call may be made again."), "{change}");
+        let workspace = WorkspaceId::generate();
+        error.stored = StoredWish::GoesOn(workspace);
+        let change = Failure::Change(Box::new(to_status(&error))).to_string();
+        assert!(change.contains(goes_on) && !change.contains(nothing), "{change}");
+        assert!(change.contains(&format!("`molecule get {workspace}`")), "{change}");
+        // one that is not ours says neither
+        let change = Failure::Change(Box::new(tonic::Status::unavailable("x"))).to_string();
+        assert!(!change.contains("stored"), "{change}");
     }
 }

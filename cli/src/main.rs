@@ -65,6 +65,9 @@ enum TenantCommand {
         /// Also those deleted in the last 30 days.
         #[arg(long)]
         deleted: bool,
+        /// Only those that were found running after a restore, and wait for a restart or a delete.
+        #[arg(long)]
+        recovered: bool,
     },
     /// Show workspaces as they change.
     Watch {

@@ -13,16 +13,42 @@ pub(crate) fn short(name: &'static str, prefix: &str) -> &'static str {
     name.strip_prefix(prefix).unwrap_or(name)
 }
 
-pub(crate) fn state(workspace: &Workspace) -> String {
-    let state = short(workspace.state().as_str_name(), "WORKSPACE_STATE_");
-    match workspace.phase() {
-        ProvisioningPhase::Unspecified => state.to_owned(),
-        phase => format!("{state} ({})", short(phase.as_str_name(), "PROVISIONING_PHASE_")),
+/// The name of an enum's value without the prefix of its enum. A later version's, which this one does not know, is told
+/// by its number.
+pub(crate) fn named<E: TryFrom<i32>>(
+    number: i32,
+    prefix: &str,
+    name: impl FnOnce(&E) -> &'static str,
+) -> String {
+    match E::try_from(number) {
+        Ok(value) => short(name(&value), prefix).to_owned(),
+        Err(_) => format!("unknown ({number}), see message"),
     }
 }
 
-fn reason(reason: Reason) -> Option<&'static str> {
-    (reason != Reason::Unspecified).then(|| short(reason.as_str_name(), "REASON_"))
+/// The same; `None` where it is unspecified, which every enum has as 0.
+fn specified<E: TryFrom<i32>>(
+    number: i32,
+    prefix: &str,
+    name: impl FnOnce(&E) -> &'static str,
+) -> Option<String> {
+    (number != 0).then(|| named(number, prefix, name))
+}
+
+fn phase(workspace: &Workspace) -> Option<String> {
+    specified(workspace.phase, "PROVISIONING_PHASE_", ProvisioningPhase::as_str_name)
+}
+
+pub(crate) fn state(workspace: &Workspace) -> String {
+    let state = named(workspace.state, "WORKSPACE_STATE_", WorkspaceState::as_str_name);
+    match phase(workspace) {
+        None => state,
+        Some(phase) => format!("{state} ({phase})"),
+    }
+}
+
+pub(crate) fn reason(number: i32) -> Option<String> {
+    specified(number, "REASON_", Reason::as_str_name)
 }
 
 pub(crate) fn time(at: Option<&Timestamp>) -> String {
@@ -40,16 +66,15 @@ pub(crate) fn workspace_json(workspace: &Workspace) -> Value {
         "workspace_id": workspace.workspace_id,
         "name": spec.name,
         "runtime": spec.runtime,
-        "tier": short(Tier::try_from(spec.tier).unwrap_or_default().as_str_name(), "TIER_"),
+        "tier": named(spec.tier, "TIER_", Tier::as_str_name),
         "labels": spec.labels,
         "parent_workspace_id": spec.parent_workspace_id,
-        "state": short(WorkspaceState::try_from(workspace.state).unwrap_or_default().as_str_name(), "WORKSPACE_STATE_"),
-        "phase": match workspace.phase() {
-            ProvisioningPhase::Unspecified => None,
-            phase => Some(short(phase.as_str_name(), "PROVISIONING_PHASE_")),
-        },
-        "reason": reason(workspace.reason()),
+        "state": named(workspace.state, "WORKSPACE_STATE_", WorkspaceState::as_str_name),
+        "phase": phase(workspace),
+        "reason": reason(workspace.reason),
         "message": workspace.message,
+        "pending_since": workspace.pending_since.as_ref().map(|at| time(Some(at))),
+        "pending_cause": workspace.pending_cause,
         "generation": workspace.generation,
         "revision": workspace.revision,
         "etag": workspace.etag,
@@ -142,7 +167,7 @@ pub(crate) fn events(all: &[Event], format: Format) {
                 "kind": event.kind,
                 "actor": event.actor,
                 "generation": event.generation,
-                "reason": reason(event.reason()),
+                "reason": reason(event.reason),
                 "message": event.message,
                 "exit_code": event.exit_code,
                 "log_tail": event.log_tail,
@@ -184,7 +209,7 @@ pub(crate) fn runtimes(all: &[Runtime], format: Format) {
 }
 
 pub(crate) fn server(info: &GetServerInfoResponse, format: Format) {
-    let mode = short(Mode::try_from(info.mode).unwrap_or_default().as_str_name(), "MODE_");
+    let mode = named(info.mode, "MODE_", Mode::as_str_name);
     if format == Format::Json {
         return print_json(&json!({
             "version": info.version, "mode": mode, "backend": info.backend, "capabilities": info.capabilities,
@@ -192,4 +217,34 @@ pub(crate) fn server(info: &GetServerInfoResponse, format: Format) {
     }
     let over = if info.backend.is_empty() { "the control plane" } else { &info.backend };
     println!("tenant-svc {} · {mode} over {over} · can: {}", info.version, info.capabilities.join(", "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_later_version_says_is_told_by_number() {
+        let later = Workspace { state: 99, phase: 98, reason: 97, ..Workspace::default() };
+        assert_eq!(state(&later), "unknown (99), see message (unknown (98), see message)");
+        let value = workspace_json(&later);
+        assert_eq!(value["state"], "unknown (99), see message");
+        assert_eq!(value["reason"], "unknown (97), see message");
+        let known = Workspace { state: WorkspaceState::Running.into(), ..Workspace::default() };
+        assert_eq!(state(&known), "RUNNING");
+        assert_eq!((&workspace_json(&known)["reason"], reason(0)), (&Value::Null, None));
+    }
+
+    #[test]
+    fn what_waits_is_shown() {
+        let waits = Workspace {
+            pending_since: Some(Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+            pending_cause: "the control plane does not answer".to_owned(),
+            ..Workspace::default()
+        };
+        let value = workspace_json(&waits);
+        assert_eq!(value["pending_since"], "2023-11-14T22:13:20Z");
+        assert_eq!(value["pending_cause"], "the control plane does not answer");
+        assert_eq!(workspace_json(&Workspace::default())["pending_since"], Value::Null);
+    }
 }

@@ -26,6 +26,8 @@ use crate::clock::DatabaseClock;
 use crate::config::Config;
 use crate::engines::Engines;
 use crate::grpc::{self, Parts};
+use crate::membership;
+use crate::sessions::Sessions;
 use crate::{backends, recount};
 
 /// Disk that a workspace counts for.
@@ -67,6 +69,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
         let counts = counted.counts().into_iter();
         counts.map(|(name, counts)| (name, [counts.runs, counts.retries, counts.failures])).collect()
     });
+    let (places, keeper) = membership::join(&database).await?;
     let installation: InstallationId = database.setting("installation_id", InstallationId::generate).await?;
     let database_clock = Arc::new(DatabaseClock::read(&database).await?);
     let clock: Arc<dyn Clock> = database_clock.clone();
@@ -96,6 +99,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     if let Some((certificate, key)) = &config.tls {
         server = server.with_tls(certificate, key);
     }
+    let sessions = Sessions::new(database.clone(), places.clone());
     let parts = Parts {
         engines: engines.clone(),
         store: store.clone(),
@@ -105,6 +109,9 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
         tiers: Arc::new(config.tiers),
         plans: Arc::new(config.plans),
         disk_gib: DISK_GIB,
+        database: database.clone(),
+        places: places.clone(),
+        sessions: Arc::clone(&sessions),
         key,
         clock: Arc::clone(&clock),
         drain: cancel.clone(),
@@ -115,21 +122,51 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     info!(%installation, grpc = %address, backends = engines.kinds(), "controlplane-svc serves");
 
     let tasks = TaskTracker::new();
-    let launching: Vec<_> = launchers.into_iter().map(|one| tasks.spawn(one.run(cancel.clone()))).collect();
+    let launching: Vec<_> = launchers
+        .into_iter()
+        .map(|launcher| {
+            let (places, cancel) = (places.clone(), cancel.clone());
+            tasks.spawn(async move {
+                let ended = places.while_in_use(&cancel, |stop| launcher.run(stop)).await;
+                // one that can't go on ends the service
+                cancel.cancel();
+                ended
+            })
+        })
+        .collect();
     tasks.spawn({
         let (database, cancel) = (database.clone(), cancel.clone());
         async move { database_clock.keep(database, cancel).await }
     });
     tasks.spawn({
         let (store, clock, cancel) = (store.clone(), Arc::clone(&clock), cancel.clone());
-        async move { recount::run(accounts, store, &*clock, cancel).await }
+        async move {
+            let chores = |stop: CancellationToken| {
+                let (accounts, store, clock) = (accounts.clone(), store.clone(), Arc::clone(&clock));
+                async move {
+                    let pruning = prune(store.clone(), Arc::clone(&clock), stop.clone());
+                    tokio::join!(recount::run(accounts, store, &*clock, stop), pruning);
+                    Ok(())
+                }
+            };
+            places.while_in_use(&cancel, chores).await
+        }
     });
-    tasks.spawn(prune(store, clock, cancel.clone()));
+    tasks.spawn({
+        let (sessions, cancel) = (Arc::clone(&sessions), cancel.clone());
+        async move { sessions.store(&*clock, cancel).await }
+    });
+    // outlives the duties, which it waits for where the database is no longer in use
+    let keeping = CancellationToken::new();
+    let keeper = tokio::spawn(keeper.keep(keeping.clone()));
     tasks.close();
 
     let served = server.serve(listener, cancel.clone()).await;
     cancel.cancel();
     tasks.wait().await;
+    sessions.ended().await;
+    keeping.cancel();
+    keeper.await.context("the replica's place was not kept")?;
     listening.cancel();
     database.close().await;
     info!("controlplane-svc has ended");

@@ -1,5 +1,6 @@
 //! The backends that the settings name, each with what it needs around it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -42,7 +43,7 @@ pub(crate) struct Launcher {
 
 enum Companion {
     Docker { backend: Arc<DockerBackend>, database: Database, require_isolation: bool },
-    Ec2 { bootstrap: Box<Bootstrap>, listener: tokio::net::TcpListener },
+    Ec2 { bootstrap: Box<Bootstrap>, listen: SocketAddr },
 }
 
 impl Parts {
@@ -96,24 +97,22 @@ impl Parts {
             store: self.store.clone(),
             clock: Arc::clone(&self.clock),
         };
-        let listener = listen(ec2.boot_listen).await?;
-        info!(boot = %listener.local_addr()?, "machines are served");
         Ok(Launcher {
             engine: self.engine(Arc::new(backend)),
-            companion: Companion::Ec2 { bootstrap: Box::new(bootstrap), listener },
+            companion: Companion::Ec2 { bootstrap: Box::new(bootstrap), listen: ec2.boot_listen },
         })
     }
 }
 
 impl Launcher {
-    /// Runs engine and companion until cancelled; cancels by itself where nothing may be launched.
-    pub(crate) async fn run(self, cancel: CancellationToken) -> anyhow::Result<()> {
-        match self.companion {
+    /// Runs engine and companion until cancelled; cancels by itself where nothing may be launched. May be run again.
+    pub(crate) async fn run(&self, cancel: CancellationToken) -> anyhow::Result<()> {
+        match &self.companion {
             Companion::Docker { backend, database, require_isolation } => {
-                let away = networks::take_away(database, &backend, cancel.clone());
+                let away = networks::take_away(database.clone(), backend, cancel.clone());
                 let engine = async {
-                    if require_isolation
-                        && let Err(not_isolated) = isolation::verify(&backend, &cancel).await.transpose()
+                    if *require_isolation
+                        && let Err(not_isolated) = isolation::verify(backend, &cancel).await.transpose()
                     {
                         // what is stored waits for another start; nothing is launched
                         cancel.cancel();
@@ -125,9 +124,14 @@ impl Launcher {
                 let ((), ended) = tokio::join!(away, engine);
                 ended
             }
-            Companion::Ec2 { bootstrap, listener } => {
+            Companion::Ec2 { bootstrap, listen: address } => {
                 let serve = async {
-                    let served = bootstrap::serve(*bootstrap, listener, cancel.clone()).await;
+                    let served = async {
+                        let listener = listen(*address).await?;
+                        info!(boot = %listener.local_addr()?, "machines are served");
+                        anyhow::Ok(bootstrap::serve((**bootstrap).clone(), listener, cancel.clone()).await?)
+                    };
+                    let served = served.await;
                     cancel.cancel();
                     served.context("machines can't be served")
                 };

@@ -9,6 +9,8 @@ pub mod config;
 mod engines;
 mod grpc;
 pub mod isolation;
+mod membership;
 mod networks;
 mod plans;
 mod recount;
+mod sessions;

@@ -4,8 +4,7 @@
 pub mod agents;
 pub mod app;
 pub mod config;
+mod control_plane;
 mod data_dir;
 mod grpc;
-mod liveness;
-mod provisioning;
-mod workspaces;
+mod secrets;

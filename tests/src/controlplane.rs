@@ -1,10 +1,12 @@
 //! A control plane as real processes over a database of its own, with clients.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions};
 use molecule_proto::controlplane::v1::organization_service_client::OrganizationServiceClient;
 use molecule_proto::controlplane::v1::provisioning_service_client::ProvisioningServiceClient;
 use molecule_proto::controlplane::v1::{
@@ -64,6 +66,18 @@ impl Installation {
             database: Scratch::new().await?,
             env: Vec::new(),
         })
+    }
+
+    /// Another control plane over another database, with the keys, operators and networks of this one: what starts where
+    /// somebody restores a dump of this one's elsewhere.
+    pub fn over(&self, database: Scratch) -> Self {
+        Self {
+            program: self.program.clone(),
+            folder: self.folder.clone(),
+            subnet: self.subnet,
+            database,
+            env: self.env.clone(),
+        }
     }
 
     /// The same with another variable in its replicas' environment.
@@ -161,6 +175,23 @@ impl Installation {
             IssueTokenRequest { organization_id: organization_id.clone(), name: "tests".to_owned() };
         let token = operator.issue_token(request).await?.into_inner().secret;
         Ok((organization_id, token))
+    }
+
+    /// Its containers by id, and since when each is in which state.
+    pub async fn containers(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let owner = self.database.text("SELECT value FROM settings WHERE name = 'installation_id'").await?;
+        let filters = [("label".to_owned(), vec![format!("ai.molecule.installation={owner}")])].into();
+        let options =
+            ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
+        let docker = docker().await?;
+        let mut found = BTreeMap::new();
+        for container in docker.list_containers(Some(options)).await? {
+            let id = container.id.context("a container without an id")?;
+            let inspected = docker.inspect_container(&id, None::<InspectContainerOptions>).await?;
+            let state = inspected.state.context("a container without a state")?;
+            found.insert(id, format!("{:?} since {:?}", state.status, state.started_at));
+        }
+        Ok(found)
     }
 
     /// Removes all that it has on the machine's daemon.

@@ -21,8 +21,9 @@ struct Knife {
     taken: Mutex<HashMap<&'static str, usize>>,
 }
 
+#[async_trait::async_trait]
 impl Probe for Knife {
-    fn before(&self, step: &'static str) -> Option<Fault> {
+    async fn before(&self, step: &'static str) -> Option<Fault> {
         let mut begun = self.begun.lock().unwrap();
         let now = SystemClock.now();
         let (count, began) = begun.entry(step).or_insert((0, now));
@@ -30,7 +31,7 @@ impl Probe for Knife {
         self.fault.as_ref().filter(|(at, n, _)| at == step && n == count).map(|(.., fault)| *fault)
     }
 
-    fn after(&self, step: &'static str) {
+    async fn after(&self, step: &'static str) {
         if let Some(steps) = &self.steps {
             let began = self.begun.lock().unwrap().get(step).map_or(0, |(_, began)| began.micros());
             writeln!(steps.lock().unwrap(), "{step} {began}").unwrap();

@@ -42,6 +42,20 @@ impl Scratch {
         allow(true).await
     }
 
+    /// A copy of it beside it, as `pg_dump` and `pg_restore` make one: another database with the same rows. Nobody may
+    /// be connected.
+    pub async fn copy(&self) -> anyhow::Result<Self> {
+        let name = format!("molecule_test_{}", uuid::Uuid::new_v4().simple());
+        execute(&self.server, format!("CREATE DATABASE {name} TEMPLATE {}", self.name)).await?;
+        Ok(Self { server: self.server.clone(), name })
+    }
+
+    /// Puts the rows of a copy in its place, under its name, as an operator restores a backup.
+    pub async fn put_back(&self, copy: Self) -> anyhow::Result<()> {
+        execute(&self.server, format!("DROP DATABASE {} WITH (FORCE)", self.name)).await?;
+        execute(&self.server, format!("CREATE DATABASE {} TEMPLATE {}", self.name, copy.name)).await
+    }
+
     /// The number that a query of one number gives.
     pub async fn number(&self, query: &'static str) -> anyhow::Result<i64> {
         let mut connection = PgConnection::connect(&self.url()).await?;

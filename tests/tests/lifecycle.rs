@@ -22,7 +22,8 @@ in_both_modes! {
     PROGRAMS;
     every_kind_of_image_lives_and_leaves_nothing(11),
     stop_start_restart_keep_what_they_say(12),
-    what_fails_says_why(13, "TENANT_CONNECT_DEADLINE" = "2", "TENANT_RESTART_BUDGET" = "2"),
+    // longer than a sweep: a runtime that has ended may be noticed by that only
+    what_fails_says_why(13, "TENANT_CONNECT_DEADLINE" = "20", "TENANT_RESTART_BUDGET" = "2"),
     a_runtime_that_ends_is_started_again(14),
 }
 

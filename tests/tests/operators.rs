@@ -22,6 +22,7 @@ fn provision(workspace: &str, agents_url: String) -> wire::ProvisionWorkspaceReq
         workspace_id: workspace.to_owned(),
         spec: Some(wire::InstanceSpec { runtime: "demo".to_owned(), agents_url, ..Default::default() }),
         bootstrap_token: b"token".to_vec(),
+        ..wire::ProvisionWorkspaceRequest::default()
     }
 }
 
@@ -152,7 +153,8 @@ async fn an_organization_lives_by_its_plan_and_leaves_nothing() {
     let delete = wire::DeleteOrganizationRequest { organization_id: organization_id.clone() };
     let refused = from_status(operator.delete_organization(delete.clone()).await.unwrap_err());
     assert_eq!(refused.reason, ErrorReason::OrganizationInUse);
-    let request = wire::DeprovisionWorkspaceRequest { workspace_id: workspace.clone(), intent: 1 };
+    let request =
+        wire::DeprovisionWorkspaceRequest { workspace_id: workspace.clone(), intent: 2, tenant: None };
     customer.deprovision_workspace(request).await.unwrap();
     until("gone", || {
         let (mut customer, workspace) = (customer.clone(), workspace.clone());

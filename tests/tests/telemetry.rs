@@ -83,7 +83,7 @@ async fn one_trace_runs_from_the_call_to_the_registration() {
     let control_plane = "controlplane-under-test";
     let wanted = [
         ("tenant-under-test", "/molecule.tenant.v1.WorkspaceService/CreateWorkspace"),
-        ("tenant-under-test", "forward"),
+        ("tenant-under-test", "tell"),
         (control_plane, "/molecule.controlplane.v1.ProvisioningService/ProvisionWorkspace"),
         (control_plane, "reconcile"),
         (control_plane, "backend.launch"),

@@ -50,6 +50,21 @@ pub(super) enum Do {
     /// What is at a provider and no record explains.
     #[command(subcommand)]
     Orphans(Orphans),
+    /// Where the control plane's database is, and whether that is where it was put into use.
+    #[command(subcommand)]
+    Database(Database),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Database {
+    /// Show where it was put into use, and where it is.
+    Show,
+    /// Say that it has moved, and is the one in charge where it is now.
+    Adopt {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

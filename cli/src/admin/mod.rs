@@ -1,6 +1,7 @@
 //! `molecule admin` and `molecule quota`: what operators and tenants ask of the control plane itself.
 
 mod arguments;
+mod database;
 mod limits;
 mod show;
 
@@ -18,7 +19,7 @@ use tonic::transport::Channel;
 pub(crate) use self::arguments::{Admin, Quota};
 use self::arguments::{ControlPlane, Do, Organizations, Orphans, Tokens};
 use crate::Format;
-use crate::failure::Failure;
+use crate::failure::{Failure, changed};
 
 type Result<T> = std::result::Result<T, Failure>;
 type Authorized = InterceptedService<Channel, Bearer>;
@@ -43,6 +44,7 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
     let (channel, bearer) = connect(&admin.at, &token)?;
     let mut client = OrganizationServiceClient::with_interceptor(channel, bearer);
     match admin.what {
+        Do::Database(what) => database::run(&mut client, what, format).await,
         Do::Org(what) => organizations(&mut client, what, format).await,
         Do::Tokens(what) => tokens(&mut client, what, format).await,
         Do::Audit { org, limit } => {
@@ -66,7 +68,7 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
             Ok(())
         }
         Do::Orphans(Orphans::Sweep { confirm }) => {
-            let swept = client.sweep_orphans(wire::SweepOrphansRequest { confirm }).await?.into_inner();
+            let swept = changed(client.sweep_orphans(wire::SweepOrphansRequest { confirm }).await)?;
             show::orphans(&swept.orphans, &swept.unreachable_backends, format);
             if !swept.removed {
                 eprintln!("nothing was removed; with --confirm, these are");
@@ -108,7 +110,7 @@ async fn organizations(client: &mut Operator, what: Organizations, format: Forma
                 ..wire::Organization::default()
             };
             let request = wire::CreateOrganizationRequest { organization: Some(organization) };
-            client.create_organization(request).await?.into_inner().organization
+            changed(client.create_organization(request).await)?.organization
         }
         Organizations::List => {
             let mut request = wire::ListOrganizationsRequest { page_size: 500, ..Default::default() };
@@ -157,19 +159,19 @@ async fn organizations(client: &mut Operator, what: Organizations, format: Forma
             }
             let update_mask = Some(FieldMask { paths });
             let request = wire::UpdateOrganizationRequest { organization: Some(new), update_mask };
-            client.update_organization(request).await?.into_inner().organization
+            changed(client.update_organization(request).await)?.organization
         }
         Organizations::Suspend { id, message } => {
             let request = wire::SuspendOrganizationRequest { organization_id: id, message };
-            client.suspend_organization(request).await?.into_inner().organization
+            changed(client.suspend_organization(request).await)?.organization
         }
         Organizations::Resume { id } => {
             let request = wire::ResumeOrganizationRequest { organization_id: id };
-            client.resume_organization(request).await?.into_inner().organization
+            changed(client.resume_organization(request).await)?.organization
         }
         Organizations::Delete { id } => {
             let request = wire::DeleteOrganizationRequest { organization_id: id };
-            client.delete_organization(request).await?;
+            changed(client.delete_organization(request).await)?;
             return Ok(());
         }
     };
@@ -187,7 +189,7 @@ async fn tokens(client: &mut Operator, what: Tokens, format: Format) -> Result<(
     match what {
         Tokens::Issue { org, name } => {
             let request = wire::IssueTokenRequest { organization_id: org, name };
-            let issued = client.issue_token(request).await?.into_inner();
+            let issued = changed(client.issue_token(request).await)?;
             show::issued(&issued, format);
         }
         Tokens::List { org } => {
@@ -196,7 +198,7 @@ async fn tokens(client: &mut Operator, what: Tokens, format: Format) -> Result<(
         }
         Tokens::Revoke { org, token } => {
             let request = wire::RevokeTokenRequest { organization_id: org, token_id: token };
-            let revoked = client.revoke_token(request).await?.into_inner().token;
+            let revoked = changed(client.revoke_token(request).await)?.token;
             show::tokens(revoked.as_slice(), format);
         }
     }

@@ -5,7 +5,7 @@ use molecule_proto::workspace::v1::Tier;
 use serde_json::{Value, json};
 
 use crate::Format;
-use crate::output::{print_json, short, table, time};
+use crate::output::{named, print_json, table, time};
 
 /// A limit's name, its cap, and what is used of it; `None` is no cap.
 fn limits(limits: &wire::Limits, used: &wire::Usage) -> [(&'static str, Option<i64>, i64); 6] {
@@ -29,14 +29,12 @@ fn limits_json(of: &wire::Limits, used: &wire::Usage) -> Value {
     Value::Object(all)
 }
 
-fn tier(limits: &wire::Limits) -> Option<&'static str> {
-    Some(limits.highest_tier())
-        .filter(|tier| *tier != Tier::Unspecified)
-        .map(|tier| short(tier.as_str_name(), "TIER_"))
+fn tier(limits: &wire::Limits) -> Option<String> {
+    (limits.highest_tier != 0).then(|| named(limits.highest_tier, "TIER_", Tier::as_str_name))
 }
 
-fn standing(standing: wire::Standing) -> &'static str {
-    short(standing.as_str_name(), "STANDING_")
+fn standing(number: i32) -> String {
+    named(number, "STANDING_", wire::Standing::as_str_name)
 }
 
 fn print_limits(of: &wire::Limits, used: &wire::Usage) {
@@ -49,7 +47,7 @@ fn print_limits(of: &wire::Limits, used: &wire::Usage) {
         ]);
     }
     for (name, allowed) in [
-        ("highest_tier", tier(of).map(str::to_owned)),
+        ("highest_tier", tier(of)),
         ("runtimes", Some(of.runtimes.join(", ")).filter(|list| !list.is_empty())),
         ("backends", Some(of.backends.join(", ")).filter(|list| !list.is_empty())),
     ] {
@@ -64,7 +62,7 @@ fn organization_json(one: &wire::Organization) -> Value {
         "organization_id": one.organization_id,
         "name": one.name,
         "plan": one.plan,
-        "standing": standing(one.standing()),
+        "standing": standing(one.standing),
         "backend": one.backend,
         "allowed_agent_hosts": one.allowed_agent_hosts,
         "limits": limits_json(&limits, &used),
@@ -81,7 +79,7 @@ pub(super) fn organization(one: &wire::Organization, format: Format) {
         ("organization_id", one.organization_id.clone()),
         ("name", one.name.clone()),
         ("plan", one.plan.clone()),
-        ("standing", standing(one.standing()).to_owned()),
+        ("standing", standing(one.standing)),
         ("backend", one.backend.clone()),
         ("allowed_agent_hosts", one.allowed_agent_hosts.join(", ")),
         ("create_time", time(one.create_time.as_ref())),
@@ -105,7 +103,7 @@ pub(super) fn organizations(all: &[wire::Organization], format: Format) {
             one.organization_id.clone(),
             one.name.clone(),
             one.plan.clone(),
-            standing(one.standing()).to_owned(),
+            standing(one.standing),
             used.workspaces.to_string(),
             used.running_workspaces.to_string(),
         ]);
@@ -201,16 +199,43 @@ pub(super) fn orphans(all: &[wire::Orphan], unreachable: &[String], format: Form
     }
 }
 
+fn identity_json(identity: &wire::DatabaseIdentity) -> Value {
+    json!({ "system_identifier": identity.system_identifier, "oid": identity.oid })
+}
+
+fn identity(identity: &wire::DatabaseIdentity) -> String {
+    format!("system identifier {}, database oid {}", identity.system_identifier, identity.oid)
+}
+
+/// Both identities, one above the other.
+pub(super) fn identities(found: &wire::GetDatabaseIdentityResponse) -> String {
+    let (stored, actual) =
+        (found.stored.clone().unwrap_or_default(), found.actual.clone().unwrap_or_default());
+    format!("put into use as  {}\nis now           {}", identity(&stored), identity(&actual))
+}
+
+pub(super) fn database(found: &wire::GetDatabaseIdentityResponse, format: Format) {
+    if format == Format::Json {
+        let (stored, actual) =
+            (found.stored.clone().unwrap_or_default(), found.actual.clone().unwrap_or_default());
+        return print_json(&json!({
+            "stored": identity_json(&stored), "actual": identity_json(&actual), "adopted": found.adopted,
+        }));
+    }
+    println!("{}", identities(found));
+    println!("{}", if found.adopted { "in use" } else { "not adopted: read only, and nothing is launched" });
+}
+
 pub(super) fn quota(quota: &wire::GetQuotaResponse, format: Format) {
     let (limits, used) = (quota.limits.clone().unwrap_or_default(), quota.used.unwrap_or_default());
     if format == Format::Json {
         return print_json(&json!({
             "organization_id": quota.organization_id,
-            "standing": standing(quota.standing()),
+            "standing": standing(quota.standing),
             "limits": limits_json(&limits, &used),
         }));
     }
-    println!("organisation {} · {}", quota.organization_id, standing(quota.standing()));
+    println!("organisation {} · {}", quota.organization_id, standing(quota.standing));
     print_limits(&limits, &used);
 }
 

@@ -36,6 +36,9 @@ pub(super) fn instance(record: &InstanceRecord) -> wire::Instance {
             .map(|endpoint| wire::Endpoint { host: endpoint.host.clone(), port: endpoint.port.into() }),
         revision: unsigned(record.revision.0),
         create_time: Some(time(record.created_at)),
+        wanted_generation: record.wanted_generation.0,
+        runtime: record.spec.runtime.clone(),
+        tier: tier_to_wire(record.spec.tier).into(),
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod callers;
 mod convert;
+mod database;
 mod organizations;
 mod orphans;
+mod peers;
 mod provisioning;
 mod watch;
 
@@ -17,9 +19,10 @@ use molecule_domain::tier::{Tier, TierTable};
 use molecule_proto::controlplane::v1::organization_service_server::OrganizationServiceServer;
 use molecule_proto::controlplane::v1::provisioning_service_server::ProvisioningServiceServer;
 use molecule_provisioner::watch::Feed;
-use molecule_service_kit::auth::Authenticated;
+use molecule_service_kit::auth::{Authenticated, identity};
 use molecule_service_kit::seal::Aes;
 use molecule_service_kit::status::to_status;
+use molecule_store_postgres::Database;
 use molecule_store_postgres::accounts::Accounts;
 use molecule_store_postgres::engine::EngineStore;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +33,9 @@ use self::callers::{OperatorsOnly, TenantsOnly};
 use self::organizations::OrganizationApi;
 use self::provisioning::ProvisioningApi;
 use crate::engines::Engines;
+use crate::membership::Places;
 use crate::plans::Plans;
+use crate::sessions::Sessions;
 
 /// The largest request: a spec with an authority's certificate.
 const MAX_REQUEST: usize = 256 << 10;
@@ -46,12 +51,22 @@ pub(crate) struct Parts {
     pub(crate) tiers: Arc<TierTable>,
     pub(crate) plans: Arc<Plans>,
     pub(crate) disk_gib: i64,
+    pub(crate) database: Database,
+    pub(crate) places: Places,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) key: Arc<Aes>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) drain: CancellationToken,
 }
 
 impl Parts {
+    /// Who asks for a change, where anything may be changed: a database that is not in use is read only.
+    fn changing<I: Clone + Send + Sync + 'static>(&self, extensions: &tonic::Extensions) -> Result<I> {
+        let caller = identity(extensions)?;
+        self.places.now().in_use()?;
+        Ok(caller)
+    }
+
     /// A launch of a runtime, by name. An unknown one is refused: nothing is guessed.
     fn launch_spec(&self, runtime: &str, tier: Tier, field: &str) -> Result<LaunchSpec> {
         let known = self.runtimes.get(runtime).ok_or_else(|| {

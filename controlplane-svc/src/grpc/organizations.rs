@@ -15,7 +15,7 @@ use tonic::Request;
 
 use super::callers::Operator;
 use super::convert::organization_id;
-use super::{Answer, Parts, answer, convert, orphans};
+use super::{Answer, Parts, answer, convert, database, orphans};
 
 const MAX_NAME: usize = 80;
 const MAX_HOSTS: usize = 32;
@@ -201,7 +201,7 @@ impl OrganizationService for OrganizationApi {
         request: Request<wire::CreateOrganizationRequest>,
     ) -> Answer<wire::CreateOrganizationResponse> {
         let result = async {
-            let operator = identity(request.extensions())?;
+            let operator = self.0.changing(request.extensions())?;
             let asked = request.into_inner().organization.unwrap_or_default();
             let organization = Some(self.create(operator, asked).await?);
             Ok(wire::CreateOrganizationResponse { organization })
@@ -238,7 +238,7 @@ impl OrganizationService for OrganizationApi {
         request: Request<wire::UpdateOrganizationRequest>,
     ) -> Answer<wire::UpdateOrganizationResponse> {
         let result = async {
-            let operator = identity(request.extensions())?;
+            let operator = self.0.changing(request.extensions())?;
             let organization = Some(self.update(operator, request.into_inner()).await?);
             Ok(wire::UpdateOrganizationResponse { organization })
         };
@@ -250,7 +250,7 @@ impl OrganizationService for OrganizationApi {
         request: Request<wire::SuspendOrganizationRequest>,
     ) -> Answer<wire::SuspendOrganizationResponse> {
         let result = async {
-            let operator = identity(request.extensions())?;
+            let operator = self.0.changing(request.extensions())?;
             let request = request.into_inner();
             let id = organization_id(&request.organization_id)?;
             if request.message.len() > MAX_MESSAGE {
@@ -268,7 +268,7 @@ impl OrganizationService for OrganizationApi {
         request: Request<wire::ResumeOrganizationRequest>,
     ) -> Answer<wire::ResumeOrganizationResponse> {
         let result = async {
-            let operator = identity(request.extensions())?;
+            let operator = self.0.changing(request.extensions())?;
             let id = organization_id(&request.into_inner().organization_id)?;
             let changes = Changes { standing: Some(Standing::Good), ..Changes::default() };
             let audit = audit(operator, "resume_organization", "");
@@ -283,7 +283,7 @@ impl OrganizationService for OrganizationApi {
         request: Request<wire::DeleteOrganizationRequest>,
     ) -> Answer<wire::DeleteOrganizationResponse> {
         let result = async {
-            let operator = identity(request.extensions())?;
+            let operator = self.0.changing(request.extensions())?;
             let id = organization_id(&request.into_inner().organization_id)?;
             self.0.accounts.delete(id, &audit(operator, "delete_organization", ""), self.now()).await?;
             Ok(wire::DeleteOrganizationResponse {})
@@ -296,7 +296,7 @@ impl OrganizationService for OrganizationApi {
         request: Request<wire::IssueTokenRequest>,
     ) -> Answer<wire::IssueTokenResponse> {
         let result = async {
-            let operator = identity(request.extensions())?;
+            let operator = self.0.changing(request.extensions())?;
             self.issue(operator, request.into_inner()).await
         };
         answer(result.await)
@@ -320,7 +320,7 @@ impl OrganizationService for OrganizationApi {
         request: Request<wire::RevokeTokenRequest>,
     ) -> Answer<wire::RevokeTokenResponse> {
         let result = async {
-            let operator = identity(request.extensions())?;
+            let operator = self.0.changing(request.extensions())?;
             let request = request.into_inner();
             let id = organization_id(&request.organization_id)?;
             let token: TokenId = request
@@ -361,8 +361,30 @@ impl OrganizationService for OrganizationApi {
         request: Request<wire::SweepOrphansRequest>,
     ) -> Answer<wire::SweepOrphansResponse> {
         let result = async {
-            let operator = identity(request.extensions())?;
+            let operator = self.0.changing(request.extensions())?;
             orphans::sweep(&self.0, operator, request.into_inner().confirm).await
+        };
+        answer(result.await)
+    }
+
+    async fn get_database_identity(
+        &self,
+        request: Request<wire::GetDatabaseIdentityRequest>,
+    ) -> Answer<wire::GetDatabaseIdentityResponse> {
+        let result = async {
+            let _: Operator = identity(request.extensions())?;
+            database::show(&self.0).await
+        };
+        answer(result.await)
+    }
+
+    async fn adopt_database(
+        &self,
+        request: Request<wire::AdoptDatabaseRequest>,
+    ) -> Answer<wire::AdoptDatabaseResponse> {
+        let result = async {
+            let operator = identity(request.extensions())?;
+            database::adopt(&self.0, operator, request.into_inner()).await
         };
         answer(result.await)
     }

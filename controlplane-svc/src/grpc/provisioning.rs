@@ -10,11 +10,11 @@ use molecule_proto::controlplane::v1::{
     DeprovisionWorkspaceRequest, DeprovisionWorkspaceResponse, GetConsoleOutputRequest,
     GetConsoleOutputResponse, GetQuotaRequest, GetQuotaResponse, GetWorkspaceInstanceRequest,
     GetWorkspaceInstanceResponse, Instance, InstanceSpec, LimitCheck, ListInstancesRequest,
-    ListInstancesResponse, PreviewAdmissionRequest, PreviewAdmissionResponse, ProvisionWorkspaceRequest,
-    ProvisionWorkspaceResponse, RestartWorkspaceRequest, RestartWorkspaceResponse, StartWorkspaceRequest,
-    StartWorkspaceResponse, StopWorkspaceRequest, StopWorkspaceResponse, StreamInstanceLogsRequest,
-    StreamInstanceLogsResponse, UpdateWorkspaceRequest, UpdateWorkspaceResponse, WatchInstancesRequest,
-    WatchInstancesResponse,
+    ListInstancesResponse, MeetRequest, MeetResponse, PreviewAdmissionRequest, PreviewAdmissionResponse,
+    ProvisionWorkspaceRequest, ProvisionWorkspaceResponse, RestartWorkspaceRequest, RestartWorkspaceResponse,
+    StartWorkspaceRequest, StartWorkspaceResponse, StopWorkspaceRequest, StopWorkspaceResponse,
+    StreamInstanceLogsRequest, StreamInstanceLogsResponse, UpdateWorkspaceRequest, UpdateWorkspaceResponse,
+    WatchInstancesRequest, WatchInstancesResponse,
 };
 use molecule_provisioner::admission::{self, Change, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::backend::{LogChunk, LogOptions};
@@ -24,12 +24,13 @@ use molecule_provisioner::watch::Cursors;
 use molecule_service_kit::auth::identity;
 use molecule_service_kit::wire::{reason, tier, workspace_id};
 use molecule_service_kit::{page, streams};
+use molecule_store_postgres::Process;
 use molecule_store_postgres::accounts::Holder;
 use molecule_telemetry::trace;
 use tonic::{Request, Status};
 
 use super::convert::{intent, launch, signed};
-use super::{Answer, Parts, answer, convert, watch};
+use super::{Answer, Parts, answer, convert, peers, watch};
 
 const MAX_MESSAGE: usize = 4096;
 const MAX_PREVIEW: u32 = 1000;
@@ -46,13 +47,18 @@ struct Replacement {
 }
 
 impl ProvisioningApi {
-    async fn provision(&self, holder: Holder, request: ProvisionWorkspaceRequest) -> Result<Instance> {
+    async fn provision(&self, holder: &Holder, request: ProvisionWorkspaceRequest) -> Result<Instance> {
         let workspace = workspace_id(&request.workspace_id)?;
+        let generation = Generation(request.generation.max(1));
+        let (intent, run) = (intent(request.intent.max(1))?, !request.stopped);
         let token = &request.bootstrap_token;
-        let (spec, sealed_token) = launch(&self.0, &holder, workspace, Generation(1), request.spec, token)?;
+        let (spec, sealed_token) = launch(&self.0, holder, workspace, generation, request.spec, token)?;
         let request = ProvisionRequest {
             organization: holder.organization,
             workspace,
+            intent,
+            generation,
+            run,
             backend: self.0.backend_of(&holder.backend, &holder.plan)?.to_owned(),
             spec,
             sealed_token,
@@ -90,7 +96,8 @@ impl ProvisioningApi {
 
     async fn list(&self, holder: &Holder, request: ListInstancesRequest) -> Result<ListInstancesResponse> {
         let size = page::size(request.page_size)?.min(500) as usize;
-        let list = format!("instances/{}", holder.organization);
+        let gone_too = request.show_gone;
+        let list = format!("instances/{}/{gone_too}", holder.organization);
         let mut after: Revision = page::place(&self.0.key, &list, &request.page_token)?.unwrap_or_default();
         let mut found: Vec<InstanceRecord> = Vec::new();
         let mut more = true;
@@ -98,7 +105,7 @@ impl ProvisioningApi {
             let records = self.0.store.changed_after(holder.organization, after, 500).await?;
             more = records.len() == 500;
             after = records.last().map_or(after, |last| last.revision);
-            found.extend(records.into_iter().filter(|record| record.phase != Phase::Gone));
+            found.extend(records.into_iter().filter(|record| gone_too || record.phase != Phase::Gone));
         }
         let next_page_token = if found.len() > size {
             found.truncate(size);
@@ -110,6 +117,7 @@ impl ProvisioningApi {
         Ok(ListInstancesResponse {
             instances: found.iter().map(convert::instance).collect(),
             next_page_token,
+            control_plane: self.0.control_plane(holder.revision),
         })
     }
 
@@ -148,14 +156,19 @@ impl ProvisioningService for ProvisioningApi {
     type StreamInstanceLogsStream =
         BoxStream<'static, std::result::Result<StreamInstanceLogsResponse, Status>>;
 
+    async fn meet(&self, request: Request<MeetRequest>) -> Answer<MeetResponse> {
+        answer(self.0.meet(request).await)
+    }
+
     async fn provision_workspace(
         &self,
         request: Request<ProvisionWorkspaceRequest>,
     ) -> Answer<ProvisionWorkspaceResponse> {
         let result = async {
-            let holder = identity(request.extensions())?;
-            let instance = Some(self.provision(holder, request.into_inner()).await?);
-            Ok(ProvisionWorkspaceResponse { instance })
+            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
+            let instance = self.provision(&holder, request.into_inner()).await?;
+            let control_plane = self.0.control_plane_after(&holder, &instance);
+            Ok(ProvisionWorkspaceResponse { instance: Some(instance), control_plane })
         };
         answer(result.await)
     }
@@ -165,12 +178,14 @@ impl ProvisioningService for ProvisioningApi {
         request: Request<UpdateWorkspaceRequest>,
     ) -> Answer<UpdateWorkspaceResponse> {
         let result = async {
-            let holder = identity(request.extensions())?;
-            let UpdateWorkspaceRequest { workspace_id, intent, generation, spec, bootstrap_token, run } =
-                request.into_inner();
+            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
+            let UpdateWorkspaceRequest {
+                workspace_id, intent, generation, spec, bootstrap_token, run, ..
+            } = request.into_inner();
             let replacement = Replacement { intent, generation, spec, bootstrap_token, run };
-            let instance = Some(self.replace(&holder, &workspace_id, replacement).await?);
-            Ok(UpdateWorkspaceResponse { instance })
+            let instance = self.replace(&holder, &workspace_id, replacement).await?;
+            let control_plane = self.0.control_plane_after(&holder, &instance);
+            Ok(UpdateWorkspaceResponse { instance: Some(instance), control_plane })
         };
         answer(result.await)
     }
@@ -197,15 +212,16 @@ impl ProvisioningService for ProvisioningApi {
 
     async fn stop_workspace(&self, request: Request<StopWorkspaceRequest>) -> Answer<StopWorkspaceResponse> {
         let result = async {
-            let holder: Holder = identity(request.extensions())?;
+            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
             let request = request.into_inner();
             if request.message.len() > MAX_MESSAGE {
                 return Err(Error::field("message", "must have at most 4096 bytes"));
             }
             let cause = reason(request.reason).map(|reason| (reason, request.message.clone()));
             let stop = Change::Stop(cause);
-            let instance = Some(self.change(&holder, &request.workspace_id, request.intent, stop).await?);
-            Ok(StopWorkspaceResponse { instance })
+            let instance = self.change(&holder, &request.workspace_id, request.intent, stop).await?;
+            let control_plane = self.0.control_plane_after(&holder, &instance);
+            Ok(StopWorkspaceResponse { instance: Some(instance), control_plane })
         };
         answer(result.await)
     }
@@ -215,10 +231,11 @@ impl ProvisioningService for ProvisioningApi {
         request: Request<StartWorkspaceRequest>,
     ) -> Answer<StartWorkspaceResponse> {
         let result = async {
-            let holder: Holder = identity(request.extensions())?;
-            let StartWorkspaceRequest { workspace_id, intent } = request.into_inner();
-            let instance = Some(self.change(&holder, &workspace_id, intent, Change::Start).await?);
-            Ok(StartWorkspaceResponse { instance })
+            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
+            let StartWorkspaceRequest { workspace_id, intent, .. } = request.into_inner();
+            let instance = self.change(&holder, &workspace_id, intent, Change::Start).await?;
+            let control_plane = self.0.control_plane_after(&holder, &instance);
+            Ok(StartWorkspaceResponse { instance: Some(instance), control_plane })
         };
         answer(result.await)
     }
@@ -228,12 +245,13 @@ impl ProvisioningService for ProvisioningApi {
         request: Request<RestartWorkspaceRequest>,
     ) -> Answer<RestartWorkspaceResponse> {
         let result = async {
-            let holder = identity(request.extensions())?;
-            let RestartWorkspaceRequest { workspace_id, intent, generation, spec, bootstrap_token } =
+            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
+            let RestartWorkspaceRequest { workspace_id, intent, generation, spec, bootstrap_token, .. } =
                 request.into_inner();
             let replacement = Replacement { intent, generation, spec, bootstrap_token, run: true };
-            let instance = Some(self.replace(&holder, &workspace_id, replacement).await?);
-            Ok(RestartWorkspaceResponse { instance })
+            let instance = self.replace(&holder, &workspace_id, replacement).await?;
+            let control_plane = self.0.control_plane_after(&holder, &instance);
+            Ok(RestartWorkspaceResponse { instance: Some(instance), control_plane })
         };
         answer(result.await)
     }
@@ -243,10 +261,11 @@ impl ProvisioningService for ProvisioningApi {
         request: Request<DeprovisionWorkspaceRequest>,
     ) -> Answer<DeprovisionWorkspaceResponse> {
         let result = async {
-            let holder: Holder = identity(request.extensions())?;
-            let DeprovisionWorkspaceRequest { workspace_id, intent } = request.into_inner();
-            let instance = Some(self.change(&holder, &workspace_id, intent, Change::Delete).await?);
-            Ok(DeprovisionWorkspaceResponse { instance })
+            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
+            let DeprovisionWorkspaceRequest { workspace_id, intent, .. } = request.into_inner();
+            let instance = self.change(&holder, &workspace_id, intent, Change::Delete).await?;
+            let control_plane = self.0.control_plane_after(&holder, &instance);
+            Ok(DeprovisionWorkspaceResponse { instance: Some(instance), control_plane })
         };
         answer(result.await)
     }
@@ -257,13 +276,22 @@ impl ProvisioningService for ProvisioningApi {
     ) -> Answer<Self::WatchInstancesStream> {
         let result = async {
             let holder: Holder = identity(request.extensions())?;
+            let peer = peers::address(request.remote_addr());
             let request = request.into_inner();
+            let tenant = peers::standpoint(request.tenant.as_ref(), "tenant")?;
             let after = Cursors {
                 revision: Revision(signed(request.after_revision, "after_revision")?),
                 event: signed(request.after_event, "after_event")?,
             };
-            let (feed, store) = (self.0.feed.clone(), self.0.store.clone());
-            Ok(watch::instances(feed, store, holder.organization, after, self.0.drain.clone()).boxed())
+            let organization = holder.organization;
+            let session = match tenant {
+                Some(standpoint) => {
+                    let process = Process { organization, standpoint, address: peer };
+                    Some(self.0.sessions.open(process).await?)
+                }
+                None => None,
+            };
+            Ok(watch::instances(self.0.clone(), organization, after, session).boxed())
         };
         answer(result.await)
     }

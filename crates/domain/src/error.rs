@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use crate::id::WorkspaceId;
+
 /// The result of anything that can be refused.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -75,6 +77,10 @@ reasons! {
     OrganizationExists = "ORGANIZATION_EXISTS" => AlreadyExists,
     /// The organisation still has something at a provider.
     OrganizationInUse = "ORGANIZATION_IN_USE" => FailedPrecondition,
+    /// Another process of the organisation's tenant is served: two work over copies of one database.
+    TenantAlreadyServed = "TENANT_ALREADY_SERVED" => FailedPrecondition,
+    /// The control plane's database was moved or copied, and no operator has said yet that it is the one in charge.
+    DatabaseNotAdopted = "DATABASE_NOT_ADOPTED" => FailedPrecondition,
     /// There is no such token.
     TokenNotFound = "TOKEN_NOT_FOUND" => NotFound,
     /// The control plane does not answer.
@@ -127,6 +133,18 @@ pub struct LimitViolation {
     pub asked: i64,
 }
 
+/// What an error leaves behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoredWish {
+    /// Nothing is stored: the request may be made again freely.
+    #[default]
+    Nothing,
+    /// The wish for this workspace is stored, and goes on.
+    GoesOn(WorkspaceId),
+    /// It is not known whether the wish is stored: the request may be repeated with the request id that it had.
+    Unknown,
+}
+
 /// An error with public text apart from its internal cause.
 #[derive(Debug)]
 pub struct Error {
@@ -140,6 +158,8 @@ pub struct Error {
     pub limits: Vec<LimitViolation>,
     /// When trying again makes sense.
     pub retry_after: Option<Duration>,
+    /// Whether what was asked for is stored all the same.
+    pub stored: StoredWish,
     /// The cause: logged where the error is handled, never sent.
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -153,6 +173,7 @@ impl Error {
             fields: Vec::new(),
             limits: Vec::new(),
             retry_after: None,
+            stored: StoredWish::Nothing,
             source: None,
         }
     }

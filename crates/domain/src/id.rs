@@ -78,6 +78,16 @@ uuid_id! {
     LeaseOwner
 }
 
+uuid_id! {
+    /// One start of a service over its database.
+    IncarnationId
+}
+
+uuid_id! {
+    /// Several wishes that may be told to the provider as one.
+    GroupId
+}
+
 impl OrganizationId {
     /// The one organisation of a self-hosted tenant.
     pub const SELF_HOSTED: Self = Self(Uuid::nil());

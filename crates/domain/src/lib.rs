@@ -7,6 +7,8 @@ pub mod error;
 pub mod event;
 pub mod filter;
 pub mod id;
+pub mod incarnation;
+pub mod instance;
 pub mod launch;
 pub mod lifecycle;
 pub mod limits;
@@ -15,6 +17,7 @@ pub mod runtime;
 pub mod sandbox;
 pub mod seal;
 pub mod spec;
+pub mod store;
 pub mod tier;
 
 pub use clock::{Clock, Timestamp};

@@ -93,6 +93,16 @@ impl fmt::Display for Phase {
     }
 }
 
+/// A phase that does not follow from the one before: a bug, refused before it is stored.
+#[derive(Debug, thiserror::Error)]
+#[error("{from} may not become {to}")]
+pub struct IllegalTransition {
+    /// The phase that is.
+    pub from: Phase,
+    /// The phase that was to be.
+    pub to: Phase,
+}
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
         /// Why a workspace is in its state.
@@ -146,6 +156,8 @@ reasons! {
     NoCapacity = "NO_CAPACITY",
     /// The operator's own account at the provider has reached a limit.
     ProviderQuota = "PROVIDER_QUOTA",
+    /// It was found running after a restore of the database that knew its configuration and credentials.
+    Recovered = "RECOVERED",
 }
 
 impl fmt::Display for Reason {

@@ -18,6 +18,12 @@ pub struct ProvisionRequest {
     pub organization: OrganizationId,
     /// Which.
     pub workspace: WorkspaceId,
+    /// The number of the wish.
+    pub intent: IntentNumber,
+    /// The generation to launch; above 1 where the engine has lost a workspace that its tenant still has.
+    pub generation: Generation,
+    /// Whether it is to run. One that was stopped before it was told of is not.
+    pub run: bool,
     /// The kind of the backend that it goes to, and stays on.
     pub backend: String,
     /// What to launch.
@@ -52,7 +58,7 @@ pub enum Change {
     Stop(Option<(Reason, String)>),
     /// Replace it by a new generation.
     Replace {
-        /// The new generation: one above the wanted one.
+        /// The new generation: above the wanted one. One that the engine was never told of may lie between.
         generation: Generation,
         /// What to launch.
         spec: Box<LaunchSpec>,
@@ -117,15 +123,17 @@ fn event(kind: &'static str, generation: Generation, message: impl Into<String>)
 
 /// Decides about a first instance. A store answers a replay from its record before it asks this.
 pub fn provision(account: &Account, request: &ProvisionRequest, now: Timestamp) -> Result<Admitted> {
-    let asked = request.spec.amounts();
-    judge(account, &request.spec, &request.backend, Counted { amounts: asked, launches: 1 })?;
-    let generation = Generation(1);
+    let whole = request.spec.amounts();
+    let asked = if request.run { whole } else { whole.allocated_part() };
+    let launches = i64::from(request.run);
+    judge(account, &request.spec, &request.backend, Counted { amounts: asked, launches })?;
+    let generation = request.generation;
     let record = InstanceRecord {
         workspace: request.workspace,
         organization: request.organization,
         backend: request.backend.clone(),
-        desired: Desired::Running,
-        intent: IntentNumber(0),
+        desired: if request.run { Desired::Running } else { Desired::Stopped },
+        intent: request.intent,
         generation,
         wanted_generation: generation,
         spec: request.spec.clone(),
@@ -139,14 +147,14 @@ pub fn provision(account: &Account, request: &ProvisionRequest, now: Timestamp) 
         up_since: None,
         failures: 0,
         charge: ChargeId::generate(),
-        running_counted: true,
+        running_counted: request.run,
         revision: Revision::default(),
         due_at: Some(now),
         attempt: None,
         trace: request.trace.clone(),
         created_at: now,
     };
-    Ok(Admitted { record, asked, launch: true, event: event("admitted", generation, "admitted") })
+    Ok(Admitted { record, asked, launch: request.run, event: event("admitted", generation, "admitted") })
 }
 
 /// What admission says to a launch.
@@ -234,10 +242,13 @@ pub fn change(
             event("start_requested", record.generation, "start asked for")
         }
         Change::Replace { generation, spec, sealed_token, run } => {
-            if *generation != before.wanted_generation.next() {
+            if *generation <= before.wanted_generation {
                 return Err(Error::new(
                     ErrorReason::WrongState,
-                    format!("generation {generation} does not follow {}", before.wanted_generation),
+                    format!(
+                        "generation {generation} is not above {}, which is wanted already",
+                        before.wanted_generation
+                    ),
                 ));
             }
             record.wanted_generation = *generation;

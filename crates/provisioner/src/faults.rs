@@ -7,6 +7,8 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
+use async_trait::async_trait;
+
 /// What a test does to a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -18,13 +20,14 @@ pub enum Fault {
     Repeat,
 }
 
-/// Decides about faults.
+/// Decides about faults. Both ends of a step may take as long as a test wants them to: other work goes on between them.
+#[async_trait]
 pub trait Probe: Send + Sync + 'static {
     /// What to do to this step, which is about to be taken.
-    fn before(&self, step: &'static str) -> Option<Fault>;
+    async fn before(&self, step: &'static str) -> Option<Fault>;
 
     /// Called after the step was taken.
-    fn after(&self, _step: &'static str) {}
+    async fn after(&self, _step: &'static str) {}
 }
 
 /// Told to a caller in place of a result.
@@ -59,7 +62,7 @@ impl Steps {
         F: Future<Output = T>,
     {
         let Some(probe) = &self.0 else { return Ok(effect().await) };
-        let fault = probe.before(step);
+        let fault = probe.before(step).await;
         if fault == Some(Fault::FailBefore) {
             return Err(Injected);
         }
@@ -67,7 +70,7 @@ impl Steps {
         if fault == Some(Fault::Repeat) {
             result = effect().await;
         }
-        probe.after(step);
+        probe.after(step).await;
         if fault == Some(Fault::LoseReply) { Err(Injected) } else { Ok(result) }
     }
 }

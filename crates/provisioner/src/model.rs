@@ -6,6 +6,7 @@ use molecule_domain::id::{
     AttemptNumber, ChargeId, Generation, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision,
     WorkspaceId,
 };
+pub use molecule_domain::instance::{Endpoint, Event, InstanceView};
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use serde::{Deserialize, Serialize};
@@ -84,23 +85,6 @@ impl InstanceRecord {
     }
 }
 
-/// An instance as its tenant sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // as in InstanceRecord
-pub struct InstanceView {
-    pub workspace: WorkspaceId,
-    pub organization: OrganizationId,
-    pub desired: Desired,
-    pub intent: IntentNumber,
-    pub generation: Generation,
-    pub phase: Phase,
-    pub phase_since: Timestamp,
-    pub reason: Option<Reason>,
-    pub message: String,
-    pub endpoint: Option<Endpoint>,
-    pub revision: Revision,
-}
-
 impl From<InstanceRecord> for InstanceView {
     fn from(record: InstanceRecord) -> Self {
         Self {
@@ -109,6 +93,9 @@ impl From<InstanceRecord> for InstanceView {
             desired: record.desired,
             intent: record.intent,
             generation: record.generation,
+            wanted_generation: record.wanted_generation,
+            runtime: record.spec.runtime,
+            tier: record.spec.tier,
             phase: record.phase,
             phase_since: record.phase_since,
             reason: record.reason,
@@ -176,15 +163,6 @@ pub enum AttemptState {
     Resolved,
 }
 
-/// Where an instance's agent is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
 /// The right to work on one record for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -205,19 +183,6 @@ pub struct Claimed {
     pub lease: Lease,
     /// The record as it was when claimed.
     pub record: InstanceRecord,
-}
-
-/// Something that happened to an instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// Ascending within the store.
-    pub id: i64,
-    /// The workspace.
-    pub workspace: WorkspaceId,
-    /// When.
-    pub at: Timestamp,
-    /// What.
-    pub detail: EventDetail,
 }
 
 /// Time that the provider confirmed an instance up.

@@ -2,6 +2,7 @@
 
 use molecule_domain::Timestamp;
 use molecule_domain::id::{AttemptNumber, LaunchSeq};
+pub use molecule_domain::lifecycle::IllegalTransition;
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_domain::limits::Amounts;
 
@@ -63,16 +64,6 @@ pub struct Effects {
     pub event: Option<EventDetail>,
     /// Whether watchers see a difference.
     pub visible: bool,
-}
-
-/// A phase that does not follow from the one before: a bug, refused before it is stored.
-#[derive(Debug, thiserror::Error)]
-#[error("{from} may not become {to}")]
-pub struct IllegalTransition {
-    /// The phase that is.
-    pub from: Phase,
-    /// The phase that was to be.
-    pub to: Phase,
 }
 
 /// Applies an outcome to the record as it is now, under a lease that is given back or kept.

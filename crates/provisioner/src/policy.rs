@@ -29,6 +29,8 @@ pub struct Policy {
     pub backoff_base: Duration,
     /// The longest delay before trying again.
     pub backoff_max: Duration,
+    /// The longest sleep where nothing is due: what a lost wake-up costs.
+    pub longest_sleep: Duration,
     /// How often everything is compared with the provider, and orphans are looked for.
     pub sweep_every: Duration,
     /// How long something that no record explains is left alone.
@@ -54,6 +56,7 @@ impl Default for Policy {
             stable_after: Duration::from_secs(10 * 60),
             backoff_base: Duration::from_millis(500),
             backoff_max: Duration::from_secs(60),
+            longest_sleep: Duration::from_secs(5),
             sweep_every: Duration::from_secs(15),
             orphan_grace: Duration::from_secs(5 * 60),
             concurrency: 32,

@@ -69,6 +69,7 @@ async fn read(store: &dyn Store, organization: OrganizationId, at: Cursors) -> R
 /// Gives out followers, and keeps one reader for all of an organisation's.
 pub struct Feed {
     store: Arc<dyn Store>,
+    look_every: Duration,
     readers: Mutex<HashMap<OrganizationId, Weak<Reader>>>,
 }
 
@@ -87,7 +88,12 @@ struct Reader {
 impl Feed {
     /// A feed of this store.
     pub fn new(store: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { store, readers: Mutex::default() })
+        Self::looking_every(store, LOOK_EVERY)
+    }
+
+    /// A feed of this store that looks so often without being woken.
+    pub fn looking_every(store: Arc<dyn Store>, look_every: Duration) -> Arc<Self> {
+        Arc::new(Self { store, look_every, readers: Mutex::default() })
     }
 
     /// Follows an organisation from where the cursors are.
@@ -109,7 +115,7 @@ impl Feed {
         let reader = Arc::new(Reader { sender: sender.downgrade(), _stop: stop.clone().drop_guard() });
         readers.insert(organization, Arc::downgrade(&reader));
         let store = Arc::clone(&self.store);
-        tokio::spawn(stop.run_until_cancelled_owned(run(store, organization, at, sender)));
+        tokio::spawn(stop.run_until_cancelled_owned(run(store, organization, at, sender, self.look_every)));
         (reader, receiver)
     }
 }
@@ -120,6 +126,7 @@ async fn run(
     organization: OrganizationId,
     mut at: Cursors,
     sender: Sender<Arc<Batch>>,
+    look_every: Duration,
 ) {
     let mut news = store.wakes().of(organization);
     loop {
@@ -133,7 +140,7 @@ async fn run(
             // nobody may be left to hear it
             let _ = sender.send(Arc::new(batch));
         }
-        let _ = tokio::time::timeout(LOOK_EVERY, news.changed()).await;
+        let _ = tokio::time::timeout(look_every, news.changed()).await;
     }
 }
 

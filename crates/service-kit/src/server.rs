@@ -18,6 +18,9 @@ use crate::guard::Guard;
 /// How long calls under way have to end once the server drains.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// How often a quiet connection is asked whether anybody is there, and how long its answer may take.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
 /// A gRPC server in the making.
 #[derive(Debug)]
 pub struct GrpcServer {
@@ -100,7 +103,9 @@ impl GrpcServer {
             server = server.tls_config(tls).map_err(ServerError::Transport)?;
         }
         let served = server
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            // a peer that is frozen or cut off is noticed within 20 s, and its streams end
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
             .layer(self.guard)
             .add_routes(self.routes.routes())
             .serve_with_incoming_shutdown(incoming, drained);

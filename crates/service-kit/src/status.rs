@@ -1,18 +1,26 @@
 //! The domain's errors on the wire, and back: the one place where `tonic::Status` is made.
 //!
 //! Every status carries `google.rpc.ErrorInfo{reason, domain}` (<https://google.aip.dev/193>), and what else
-//! its reason has: wrong fields, passed limits, when to try again.
+//! its reason has: wrong fields, passed limits, when to try again. Its metadata say what is stored of what was asked for:
+//! `stored` is `nothing`, and the call may be made again freely, or `wish`, which goes on for the `workspace_id` beside it.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use molecule_domain::error::{Error, ErrorCode, ErrorReason, LimitViolation};
+use molecule_domain::error::{Error, ErrorCode, ErrorReason, LimitViolation, StoredWish};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt};
 use tracing::{debug, error};
 
 /// The domain of every `ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "molecule";
+
+/// The key of what is stored, among an `ErrorInfo`'s metadata.
+const STORED: &str = "stored";
+const NOTHING: &str = "nothing";
+const UNKNOWN: &str = "unknown";
+const WISH: &str = "wish";
+const WORKSPACE_ID: &str = "workspace_id";
 
 /// The wire's code.
 pub const fn code(code: ErrorCode) -> Code {
@@ -39,7 +47,16 @@ pub fn to_status(error: &Error) -> Status {
     // for programs, which should not have to read sentences
     let limits =
         error.limits.iter().map(|v| (v.limit.to_string(), format!("{} {} {}", v.cap, v.used, v.asked)));
-    details.set_error_info(error.reason.as_str(), ERROR_DOMAIN, limits.collect::<HashMap<_, _>>());
+    let mut metadata = limits.collect::<HashMap<_, _>>();
+    match error.stored {
+        StoredWish::Nothing => drop(metadata.insert(STORED.to_owned(), NOTHING.to_owned())),
+        StoredWish::GoesOn(workspace) => {
+            metadata.insert(STORED.to_owned(), WISH.to_owned());
+            metadata.insert(WORKSPACE_ID.to_owned(), workspace.to_string());
+        }
+        StoredWish::Unknown => drop(metadata.insert(STORED.to_owned(), UNKNOWN.to_owned())),
+    }
+    details.set_error_info(error.reason.as_str(), ERROR_DOMAIN, metadata);
     if !error.fields.is_empty() {
         let fields = error.fields.iter().map(|v| FieldViolation::new(v.field.clone(), v.description.clone()));
         details.set_bad_request(fields.collect::<Vec<_>>());
@@ -99,11 +116,26 @@ pub fn from_status(status: Status) -> Error {
         .collect();
     error.limits = info.map_or_else(Vec::new, |info| info.metadata.iter().filter_map(limit).collect());
     error.limits.sort_by(|a, b| a.limit.cmp(&b.limit));
+    error.stored = stored(&status).unwrap_or_default();
     error.retry_after = details.retry_info().and_then(|info| info.retry_delay);
     error
 }
 
+/// What a status says is stored of what was asked for; `None` where it does not say so, as one that is not ours.
+pub fn stored(status: &Status) -> Option<StoredWish> {
+    let info = status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN)?;
+    match info.metadata.get(STORED)?.as_str() {
+        NOTHING => Some(StoredWish::Nothing),
+        UNKNOWN => Some(StoredWish::Unknown),
+        WISH => info.metadata.get(WORKSPACE_ID)?.parse().ok().map(StoredWish::GoesOn),
+        _ => None,
+    }
+}
+
 fn limit((name, numbers): (&String, &String)) -> Option<LimitViolation> {
+    if [STORED, WORKSPACE_ID].contains(&name.as_str()) {
+        return None;
+    }
     let mut numbers = numbers.split(' ').map(str::parse);
     let mut next = || numbers.next()?.ok();
     Some(LimitViolation { limit: name.clone().into(), cap: next()?, used: next()?, asked: next()? })
@@ -111,6 +143,8 @@ fn limit((name, numbers): (&String, &String)) -> Option<LimitViolation> {
 
 #[cfg(test)]
 mod tests {
+    use molecule_domain::id::WorkspaceId;
+
     use super::*;
 
     #[test]
@@ -141,6 +175,31 @@ mod tests {
         assert_eq!(back.retry_after, error.retry_after);
         let back = from_status(to_status(&Error::field("spec.name", "is empty")));
         assert_eq!(back.fields[0].field, "spec.name");
+    }
+
+    #[test]
+    fn what_is_stored_is_said_beside_the_limits_and_comes_back() {
+        let mut error = Error::new(ErrorReason::QuotaExceeded, "too much");
+        error.limits = vec![LimitViolation { limit: "workspaces".into(), cap: 1, used: 1, asked: 1 }];
+        for stored_wish in
+            [StoredWish::Nothing, StoredWish::Unknown, StoredWish::GoesOn(WorkspaceId::generate())]
+        {
+            error.stored = stored_wish;
+            let status = to_status(&error);
+            let metadata = status.get_details_error_info().unwrap().metadata;
+            match stored_wish {
+                StoredWish::Nothing => assert_eq!(metadata["stored"], "nothing"),
+                StoredWish::Unknown => assert_eq!(metadata["stored"], "unknown"),
+                StoredWish::GoesOn(workspace) => {
+                    assert_eq!(metadata["stored"], "wish");
+                    assert_eq!(metadata["workspace_id"], workspace.to_string());
+                }
+            }
+            assert_eq!(stored(&status), Some(stored_wish));
+            let back = from_status(status);
+            assert_eq!((back.stored, &back.limits), (stored_wish, &error.limits));
+        }
+        assert_eq!(stored(&Status::unavailable("x")), None, "a stranger does not say");
     }
 
     #[test]

@@ -8,13 +8,16 @@ pub mod accounts;
 mod boots;
 mod codec;
 pub mod engine;
+mod identity;
+mod membership;
 pub mod networks;
 mod notify;
+mod sessions;
 mod sqlstate;
 mod transactions;
 
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
@@ -28,7 +31,10 @@ use sqlx::{PgPool, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
 
 pub use self::boots::BootReport;
+pub use self::identity::{DatabaseIdentity, Identities};
+pub use self::membership::{Membership, Place};
 use self::notify::Notifier;
+pub use self::sessions::{Meeting, Process, SESSION, Seen};
 use self::sqlstate::store_error;
 pub use self::transactions::Counts;
 use self::transactions::Transactions;
@@ -42,6 +48,9 @@ pub struct Database {
     transactions: Arc<Transactions>,
     wakes: Arc<Wakes>,
     notifier: Notifier,
+    options: Arc<PgConnectOptions>,
+    /// The database that new connections must lead to.
+    expected: Arc<Mutex<Option<DatabaseIdentity>>>,
 }
 
 impl Database {
@@ -57,16 +66,21 @@ impl Database {
         ]);
         // `enabled!`, which it asks for every statement, leaves the state of per-layer filters behind for the next span
         let options = options.disable_statement_logging();
+        let expected: Arc<Mutex<Option<DatabaseIdentity>>> = Arc::default();
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options)
+            .after_connect({
+                let expected = Arc::clone(&expected);
+                move |db, _| Box::pin(membership::expect(db, Arc::clone(&expected)))
+            })
+            .connect_with(options.clone())
             .await
             .map_err(store_error)?;
         sqlx::migrate!().run(&pool).await.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         let wakes = Arc::new(Wakes::default());
         let notifier = Notifier::start(pool.clone(), Arc::clone(&wakes), cancel);
-        Ok(Self { pool, transactions: Arc::default(), wakes, notifier })
+        Ok(Self { pool, transactions: Arc::default(), wakes, notifier, options: Arc::new(options), expected })
     }
 
     /// Closes all connections.

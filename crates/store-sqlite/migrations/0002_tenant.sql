@@ -9,21 +9,25 @@ CREATE TABLE workspaces (
     deleted_at      INTEGER,
     record          TEXT NOT NULL,
     -- config files and secrets, sealed
-    private         BLOB NOT NULL,
-    -- counts what was asked for; above `forwarded` while the engine has not been told of the last
-    intent          INTEGER NOT NULL,
-    forwarded       INTEGER NOT NULL,
-    -- what to tell the engine, and the bootstrap token that goes with it, sealed
-    pending         TEXT,
-    pending_token   BLOB,
-    -- what to go back to, and the request key to forget, should the engine refuse it
-    record_before   TEXT,
-    private_before  BLOB,
-    pending_request TEXT
+    private         BLOB NOT NULL
 ) STRICT;
 
 CREATE INDEX workspaces_by_age ON workspaces (organization_id, created_at, workspace_id);
-CREATE INDEX workspaces_to_forward ON workspaces (workspace_id) WHERE intent > forwarded;
+
+-- What the provider has still to be told of a workspace: one row per wish, told in the order of their numbers.
+CREATE TABLE outbox (
+    workspace_id   TEXT NOT NULL,
+    number         INTEGER NOT NULL,
+    asked_at       INTEGER NOT NULL,
+    entry          TEXT NOT NULL,
+    -- the bootstrap token of the generation that it brings, sealed; empty where it brings none
+    sealed_token   BLOB NOT NULL,
+    -- config files and secrets, sealed, that a refusal goes back to
+    private_before BLOB,
+    PRIMARY KEY (workspace_id, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX outbox_by_age ON outbox (asked_at, workspace_id);
 
 -- Every change that a watcher sees, whole, for a day.
 CREATE TABLE changes (
@@ -40,10 +44,26 @@ CREATE TABLE tenant_state (
     revision         INTEGER NOT NULL DEFAULT 0,
     -- changes up to this revision are no longer kept
     forgotten        INTEGER NOT NULL DEFAULT 0,
-    -- how far the engine's changes and events have been taken over
+    -- how far the provider's changes and events have been taken over
     instance_cursor  INTEGER NOT NULL DEFAULT 0,
-    event_cursor     INTEGER NOT NULL DEFAULT 0
+    event_cursor     INTEGER NOT NULL DEFAULT 0,
+    -- the start of this tenant, and that of the provider, that last agreed on all workspaces
+    agreed_in        TEXT,
+    provider         TEXT
 ) STRICT;
+
+-- Every start of tenant-svc over this database, with the highest revision that was given out before it.
+CREATE TABLE incarnations (
+    incarnation TEXT PRIMARY KEY NOT NULL,
+    place       INTEGER NOT NULL UNIQUE,
+    begins_at   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What the provider had seen of this tenant, its lost starts included, when they last agreed.
+CREATE TABLE acknowledged (
+    incarnation TEXT PRIMARY KEY NOT NULL,
+    revision    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE request_keys (
     organization_id TEXT NOT NULL,
@@ -66,18 +86,20 @@ CREATE TABLE events (
 CREATE INDEX events_by_workspace ON events (workspace_id, event_id);
 CREATE INDEX events_by_age ON events (at);
 
--- The bootstrap token and the credential of each generation: hashes only.
+-- The bootstrap tokens and the credentials of each generation: hashes only. There is one of each, and another where a
+-- generation was asked for again after the provider had lost it.
 CREATE TABLE credentials (
     workspace_id    TEXT NOT NULL,
     generation      INTEGER NOT NULL,
-    token_hash      BLOB NOT NULL UNIQUE,
+    token_hash      BLOB PRIMARY KEY NOT NULL,
     -- set when the token is redeemed
     nonce           TEXT,
     credential_hash BLOB UNIQUE,
     -- from its first authenticated use the token is worth nothing
-    used_at         INTEGER,
-    PRIMARY KEY (workspace_id, generation)
+    used_at         INTEGER
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX credentials_by_workspace ON credentials (workspace_id, generation);
 
 -- The subnets given out from the pool.
 CREATE TABLE networks (

@@ -1,5 +1,5 @@
 //! All of tenant-svc's tables, in one `SQLite` file: the engine's [store](engine::EngineStore) and the
-//! [tenant's own](tenant::TenantStore).
+//! [tenant's own](tenant::SqliteStore).
 //!
 //! One method is one transaction. Every write begins IMMEDIATE on the one writer connection, because a
 //! deferred upgrade fails at once, busy timeout or not; reads go through connections of their own and never
@@ -59,7 +59,10 @@ impl Database {
             .await
             .map_err(codec::unavailable)?;
         sqlx::migrate!().run(&writer).await.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
-        sqlx::query!("UPDATE instances SET lease_owner = NULL, lease_until = 0")
+        // what an earlier process held is due at once
+        sqlx::query!(
+            "UPDATE instances SET lease_owner = NULL, lease_until = 0, due_at = 0 WHERE lease_owner IS NOT NULL",
+        )
             .execute(&writer)
             .await
             .map_err(codec::unavailable)?;

@@ -19,6 +19,7 @@ struct Instruments {
     orphans: Gauge<u64>,
     orphan_age: Gauge<f64>,
     drifting: Gauge<u64>,
+    oldest_wish: Gauge<f64>,
 }
 
 impl Instruments {
@@ -52,6 +53,12 @@ impl Instruments {
             drifting: meter
                 .u64_gauge("molecule_quota_drift")
                 .with_description("Organisations whose counters are not what their instances add up to")
+                .build(),
+            oldest_wish: meter
+                .f64_gauge("molecule_oldest_wish_seconds")
+                .with_description(
+                    "How long the oldest wish of a tenant waits for the launcher's answer; 0 where none does",
+                )
                 .build(),
         }
     }
@@ -97,6 +104,11 @@ pub fn orphans(backend: &'static str, count: usize, oldest: Duration) {
 /// So many organisations' counters have drifted.
 pub fn quota_drift(organizations: usize) {
     ALL.drifting.record(u64::try_from(organizations).unwrap_or(u64::MAX), &[]);
+}
+
+/// The oldest wish that waits for the launcher's answer has waited for so long.
+pub fn oldest_wish(age: Duration) {
+    ALL.oldest_wish.record(age.as_secs_f64(), &[]);
 }
 
 /// Reports how often each transaction ran, was run again and failed, whenever somebody asks.

@@ -14,8 +14,8 @@ use molecule_domain::runtime::{Runtime, fill_template};
 use molecule_domain::spec::{CONFIG_FILE, PrivateParts};
 use molecule_service_kit::seal::Aes;
 use molecule_service_kit::token;
-use molecule_store_sqlite::tenant::model::WorkspaceRecord;
-use molecule_store_sqlite::tenant::{Redeemed, Redemption};
+use molecule_workspace::WorkspaceRecord;
+use molecule_workspace::store::{Redeemed, Redemption};
 use secrecy::ExposeSecret;
 use tracing::{error, info};
 
@@ -35,15 +35,15 @@ pub(crate) async fn bootstrap(
             return Err(Error::field("nonce", "has 16 to 64 characters").into());
         }
         let (workspace, generation) = redeem(&state, &bearer, &nonce).await?;
-        let credential = credential(&workspaces.key, workspace, generation, &nonce);
+        let credential = credential(&state.key, workspace, generation, &nonce);
         (workspace, credential)
     } else {
         let known = workspaces.store.authenticate(&token::hash(&bearer), workspaces.clock.now()).await?;
         (known.ok_or_else(unauthenticated)?.0, bearer)
     };
-    let record = workspaces.get(workspace).await?;
-    let sealed = workspaces.store.private(workspace).await?.ok_or_else(unauthenticated)?;
-    let private = workspaces.open(workspace, &sealed)?;
+    let found = workspaces.store.load(workspaces.organization, workspace).await?;
+    let found = found.ok_or_else(unauthenticated)?;
+    let (record, private) = (found.record, workspaces.open(workspace, &found.private)?);
     let runtime = workspaces.rules.runtimes.get(&record.spec.runtime).ok_or_else(|| {
         let message = format!("the runtime {:?} is no longer known to tenant-svc", record.spec.runtime);
         Error::new(ErrorReason::WrongState, message)
@@ -61,10 +61,8 @@ async fn redeem(
     nonce: &str,
 ) -> Result<(WorkspaceId, Generation), HttpError> {
     let redemption = Redemption { token_hash: token::hash(bearer), nonce: nonce.to_owned() };
-    let key = &state.workspaces.key;
-    let redeemed = state.workspaces.store.redeem(&redemption, |workspace, generation| {
-        token::hash(credential(key, workspace, generation, nonce))
-    });
+    let hash = |workspace, generation| token::hash(credential(&state.key, workspace, generation, nonce));
+    let redeemed = state.workspaces.store.redeem(&redemption, Box::new(hash));
     match redeemed.await? {
         Redeemed::Granted(workspace, generation) => {
             info!(%workspace, %generation, "bootstrap token redeemed");
@@ -86,7 +84,7 @@ async fn redeem(
 }
 
 /// The credential of a generation for the nonce that redeemed its token: the same whenever it is asked for.
-pub(crate) fn credential(key: &Aes, workspace: WorkspaceId, generation: Generation, nonce: &str) -> String {
+fn credential(key: &Aes, workspace: WorkspaceId, generation: Generation, nonce: &str) -> String {
     key.derive_token("agent", &format!("credential/{workspace}/{generation}/{nonce}"))
         .expose_secret()
         .to_owned()

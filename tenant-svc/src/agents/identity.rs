@@ -6,14 +6,17 @@ use axum::http::request::Parts;
 use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::{Generation, WorkspaceId};
 use molecule_service_kit::token;
+use secrecy::SecretString;
 
 use super::{AgentsState, HttpError};
 
 /// The agent of one generation of one workspace.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) workspace: WorkspaceId,
     pub(crate) generation: Generation,
+    /// The credential that the caller has shown.
+    pub(crate) credential: SecretString,
 }
 
 impl Caller {
@@ -44,10 +47,11 @@ impl FromRequestParts<AgentsState> for Caller {
     type Rejection = HttpError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AgentsState) -> Result<Self, HttpError> {
-        let hash = token::hash(&bearer_token(parts)?);
+        let credential = bearer_token(parts)?;
+        let hash = token::hash(&credential);
         let workspaces = &state.workspaces;
         let known = workspaces.store.authenticate(&hash, workspaces.clock.now()).await?;
         let (workspace, generation) = known.ok_or_else(unauthenticated)?;
-        Ok(Self { workspace, generation })
+        Ok(Self { workspace, generation, credential: credential.into() })
     }
 }

@@ -9,22 +9,27 @@ mod identity;
 pub mod listener;
 mod registry;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use molecule_domain::error::{Error, ErrorCode};
+use molecule_service_kit::seal::Aes;
+use molecule_tenant::Workspaces;
 use serde_json::json;
 use tracing::error;
 
 pub(crate) use self::a2a::A2a;
-use crate::workspaces::Workspaces;
 
 /// What the handlers work with.
 #[derive(Clone)]
 pub(crate) struct AgentsState {
     pub(crate) workspaces: Workspaces,
+    /// Derives the agents' credentials.
+    pub(crate) key: Arc<Aes>,
     pub(crate) a2a: A2a,
     pub(crate) agents_url: String,
 }

@@ -7,13 +7,13 @@ use axum::response::{IntoResponse, Response};
 use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::WorkspaceId;
 use molecule_domain::lifecycle::{AgentHealth, Phase};
-use molecule_store_sqlite::tenant::model::{AgentRecord, WorkspaceRecord};
 use molecule_telemetry::trace;
+use molecule_workspace::record::{AgentRecord, WorkspaceRecord};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{info, info_span};
 
-use super::bundle::credential;
 use super::identity::Caller;
 use super::{AgentsState, HttpError};
 
@@ -37,7 +37,7 @@ pub(crate) async fn register(
 ) -> Result<Json<Value>, HttpError> {
     caller.must_be(&request.id)?;
     let card = request.agent_card.map(|card| card.to_string());
-    let record = told(&state, caller, |agent| {
+    let record = told(&state, &caller, |agent| {
         agent.health = AgentHealth::Healthy;
         if card.is_some() {
             agent.card = card;
@@ -48,9 +48,7 @@ pub(crate) async fn register(
     let span = info_span!("agent registered", workspace = %caller.workspace, generation = %caller.generation);
     trace::continue_from(&span, &record.trace);
     span.in_scope(|| info!("an agent has registered"));
-    let nonce =
-        state.workspaces.store.nonce_of(caller.workspace, caller.generation).await?.unwrap_or_default();
-    let auth_token = credential(&state.workspaces.key, caller.workspace, caller.generation, &nonce);
+    let auth_token = caller.credential.expose_secret();
     Ok(Json(json!({ "auth_token": auth_token })))
 }
 
@@ -79,7 +77,7 @@ pub(crate) async fn heartbeat(
     if !(0.0..=1.0).contains(&beat.error_rate) {
         return Err(Error::field("error_rate", "is a share: 0 to 1").into());
     }
-    told(&state, caller, |agent| {
+    told(&state, &caller, |agent| {
         agent.health = agent.health.after_heartbeat(beat.error_rate);
         agent.error_rate = beat.error_rate;
         agent.sample_error = bounded(beat.sample_error);
@@ -111,19 +109,19 @@ pub(crate) async fn update_card(
 ) -> Result<Json<Value>, HttpError> {
     caller.must_be(&request.workspace_id)?;
     let card = request.agent_card.to_string();
-    told(&state, caller, |agent| agent.card = Some(card)).await?;
+    told(&state, &caller, |agent| agent.card = Some(card)).await?;
     Ok(Json(json!({ "status": "ok" })))
 }
 
 async fn told(
     state: &AgentsState,
-    caller: Caller,
+    caller: &Caller,
     update: impl FnOnce(&mut AgentRecord) + Send,
 ) -> Result<WorkspaceRecord, HttpError> {
     let workspaces = &state.workspaces;
     let (organization, now) = (workspaces.organization, workspaces.clock.now());
-    let told =
-        workspaces.store.agent_told(organization, caller.workspace, caller.generation, now, update).await?;
+    let (workspace, generation, update) = (caller.workspace, caller.generation, Box::new(update));
+    let told = workspaces.store.agent_reported(organization, workspace, generation, now, update).await?;
     let over = || {
         let message = format!("generation {} of workspace {} is over", caller.generation, caller.workspace);
         HttpError(Error::new(ErrorReason::WrongState, message))

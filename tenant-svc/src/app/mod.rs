@@ -20,7 +20,10 @@ use molecule_service_kit::seal::Aes;
 use molecule_service_kit::server::{GrpcServer, listen};
 use molecule_store_sqlite::Database;
 use molecule_store_sqlite::engine::EngineStore;
-use molecule_store_sqlite::tenant::TenantStore;
+use molecule_store_sqlite::tenant::SqliteStore;
+use molecule_tenant::{Outbox, Provider, Workspaces, liveness, outbox};
+use molecule_workspace::agent::Patience;
+use molecule_workspace::store::TenantStore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -29,12 +32,12 @@ use crate::agents::{A2a, AgentsState, listener, router};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::grpc;
-use crate::liveness::{self, Patience};
-use crate::provisioning::{Forwarder, Provisioning};
-use crate::workspaces::Workspaces;
+use crate::secrets::SealKey;
 
 /// Disk that a workspace counts for.
 const DISK_GIB: i64 = 10;
+/// How long the first requests wait for the provider to be met.
+const FIRST_MEETING: Duration = Duration::from_secs(2);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -50,7 +53,7 @@ pub struct Hooks {
 /// Who provides, and how the agents' listener goes with that.
 struct Side {
     organization: OrganizationId,
-    provisioning: Arc<dyn Provisioning>,
+    provider: Arc<dyn Provider>,
     agents_at: SocketAddr,
     agents_url: String,
     admit: listener::Admit,
@@ -61,7 +64,7 @@ struct Side {
 /// What both sides are made from.
 struct Base {
     database: Database,
-    store: TenantStore,
+    store: SqliteStore,
     key: Arc<Aes>,
     clock: Arc<dyn Clock>,
     cancel: CancellationToken,
@@ -76,7 +79,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let (token, key) = (data.token()?, Arc::new(data.key()?));
     let database = Database::open(&data.database()).await?;
     let base = Base {
-        store: TenantStore::new(database.clone()),
+        store: SqliteStore::open(database.clone()).await?,
         database,
         key,
         clock: Arc::new(SystemClock),
@@ -99,33 +102,58 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
         agents_url: side.agents_url.clone(),
         agents_ca: config.agent_ca.clone(),
     });
-    let forwarder = Forwarder {
-        store: store.clone(),
-        provisioning: Arc::clone(&side.provisioning),
+    let own = store.incarnation();
+    let store: Arc<dyn TenantStore> = Arc::new(store);
+    let secrets = Arc::new(SealKey(Arc::clone(&key)));
+    let outbox = Outbox::new(outbox::Parts {
+        organization: side.organization,
+        own,
+        store: Arc::clone(&store),
+        provider: Arc::clone(&side.provider),
         rules: Arc::clone(&rules),
+        minter: secrets.clone(),
         clock: Arc::clone(&clock),
-    };
+    });
     let workspaces = Workspaces {
         organization: side.organization,
-        store: store.clone(),
-        forwarder: forwarder.clone(),
+        store: Arc::clone(&store),
+        provider: side.provider,
+        outbox: Arc::clone(&outbox),
         rules,
         roots: config.workspace_roots.into(),
-        key,
+        secrets,
         clock: Arc::clone(&clock),
     };
 
     let mut server =
         GrpcServer::new(Guard::new(config.max_calls, Duration::from_secs(60)), molecule_proto::DESCRIPTORS)?;
-    server.add(grpc::service(workspaces.clone(), token, cancel.clone())).await;
-    let mode = side.provisioning.nature().mode.as_str_name();
-    info!(mode, organization = %side.organization, grpc = %grpc_at, agents = %side.agents_at, "tenant-svc serves");
+    server.add(grpc::service(workspaces.clone(), Arc::clone(&key), token, cancel.clone())).await;
+    let mode = workspaces.provider.info().mode;
+    info!(?mode, organization = %side.organization, grpc = %grpc_at, agents = %side.agents_at, "tenant-svc serves");
 
+    // an outage is told by whoever follows the provider; a process that has just ended may count as served for a moment
+    let first_meeting = async {
+        while outbox.meet().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let _ = tokio::time::timeout(FIRST_MEETING, first_meeting).await;
     let tasks = TaskTracker::new();
-    let state = AgentsState { workspaces: workspaces.clone(), a2a: A2a::new(), agents_url: side.agents_url };
+    let state =
+        AgentsState { workspaces: workspaces.clone(), key, a2a: A2a::new(), agents_url: side.agents_url };
     tasks.spawn(listener::serve(agents_listener, router(state), side.admit, cancel.clone()));
-    tasks.spawn(forwarder.run(side.organization, cancel.clone()));
-    let patience = Patience { connect: config.connect_deadline, silence: config.agent_silence };
+    tasks.spawn({
+        let (outbox, cancel) = (Arc::clone(&outbox), cancel.clone());
+        async move { outbox.run(cancel).await }
+    });
+    tasks.spawn({
+        let cancel = cancel.clone();
+        async move {
+            cancel.run_until_cancelled(outbox.follow()).await;
+        }
+    });
+    let patience =
+        Patience { connect: config.connect_deadline, silence: config.agent_silence, since: clock.now() };
     tasks.spawn(liveness::run(workspaces, patience, cancel.clone()));
     tasks.spawn(prune(store, EngineStore::new(database.clone()), clock, cancel.clone()));
     tasks.spawn(side.work);
@@ -139,7 +167,12 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     served.context("the gRPC server failed")
 }
 
-async fn prune(store: TenantStore, engine: EngineStore, clock: Arc<dyn Clock>, cancel: CancellationToken) {
+async fn prune(
+    store: Arc<dyn TenantStore>,
+    engine: EngineStore,
+    clock: Arc<dyn Clock>,
+    cancel: CancellationToken,
+) {
     use molecule_provisioner::store::Store;
     loop {
         tokio::select! {

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use molecule_backend_docker::{NetworkDirectory, Pool, Subnet};
 use molecule_domain::id::{InstallationId, OrganizationId};
 use molecule_domain::network::NetworkSpec;
-use molecule_store_sqlite::tenant::TenantStore;
+use molecule_store_sqlite::tenant::SqliteStore;
 
 /// A self-hosted tenant's one network.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub(super) struct WorkspaceNetwork {
 impl WorkspaceNetwork {
     /// The recorded network, or the first /24 of the pool that no route of this host covers.
     pub(super) async fn find(
-        store: &TenantStore,
+        store: &SqliteStore,
         installation: InstallationId,
         organization: OrganizationId,
         pool: Pool,

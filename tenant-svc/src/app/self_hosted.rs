@@ -9,11 +9,11 @@ use molecule_domain::id::{InstallationId, OrganizationId};
 use molecule_provisioner::Engine;
 use molecule_provisioner::policy::Policy;
 use molecule_store_sqlite::engine::EngineStore;
+use molecule_tenant::embedded::Embedded;
 
 use super::networks::WorkspaceNetwork;
 use super::{Base, Hooks, Side};
 use crate::config::Config;
-use crate::provisioning::Embedded;
 
 /// The port of the agents' listener on the gateway.
 const AGENTS_PORT: u16 = 7071;
@@ -51,7 +51,7 @@ pub(super) async fn side(config: &Config, hooks: Hooks, base: &Base) -> anyhow::
     let cancel = base.cancel.clone();
     Ok(Side {
         organization,
-        provisioning: Arc::new(Embedded(engine.clone())),
+        provider: Arc::new(Embedded(engine.clone())),
         agents_at,
         agents_url: config.agent_url.clone().unwrap_or_else(|| format!("http://{agents_at}")),
         admit: Arc::new(move |peer| match peer {

@@ -12,7 +12,7 @@ use molecule_service_kit::token;
 use molecule_service_kit::wire::{
     desired_to_wire, duration, event_to_wire, reason_to_wire, tier, tier_to_wire, time,
 };
-use molecule_store_sqlite::tenant::model::{RequestKey, StoredEvent, WorkspaceRecord};
+use molecule_workspace::record::{RequestKey, StoredEvent, WorkspaceRecord};
 
 const MAX_REQUEST_ID: usize = 128;
 
@@ -137,7 +137,7 @@ pub(crate) fn workspace(record: &WorkspaceRecord) -> wire::Workspace {
         spec: Some(wire_spec(&record.spec)),
         state: state.into(),
         phase: phase.into(),
-        reason: reason_to_wire(record.reason.or(agent_reason(record))).into(),
+        reason: reason_to_wire(reason(record)).into(),
         message: message(record),
         desired_state: desired_to_wire(record.desired).into(),
         generation: record.generation.0,
@@ -159,7 +159,16 @@ pub(crate) fn workspace(record: &WorkspaceRecord) -> wire::Workspace {
                 .as_ref()
                 .map_or_else(String::new, |e| format!("http://{}:{}", e.host, e.port)),
         }),
+        pending_since: record.pending.as_ref().map(|pending| time(pending.since)),
+        pending_cause: record.pending.as_ref().map_or_else(String::new, |pending| pending.cause.clone()),
     }
+}
+
+fn reason(record: &WorkspaceRecord) -> Option<Reason> {
+    if record.is_recovered() {
+        return Some(Reason::Recovered);
+    }
+    record.reason.or(agent_reason(record))
 }
 
 fn agent_reason(record: &WorkspaceRecord) -> Option<Reason> {
@@ -174,6 +183,11 @@ fn message(record: &WorkspaceRecord) -> String {
     match record.state() {
         WorkspaceState::Provisioning(ProvisioningPhase::Connecting) => {
             "up; waiting for its agent to connect".to_owned()
+        }
+        WorkspaceState::Running if record.is_recovered() => {
+            "recovered after a restore: it runs on untouched, but its configuration and its agent's credential are lost. \
+             Update it with its config files and secrets, which restarts it; or delete it"
+                .to_owned()
         }
         WorkspaceState::Running => "running".to_owned(),
         WorkspaceState::Degraded if agent_reason(record) == Some(Reason::AgentSilent) => {

@@ -10,12 +10,13 @@ use async_trait::async_trait;
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_proto::tenant::v1::workspace_service_server::WorkspaceServiceServer;
 use molecule_service_kit::auth::{Authenticated, Authenticator};
+use molecule_service_kit::seal::Aes;
 use molecule_service_kit::token;
+use molecule_tenant::Workspaces;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use self::service::WorkspaceApi;
-use crate::workspaces::Workspaces;
 
 /// The largest request: a megabyte of config files, with room for the rest.
 const MAX_REQUEST: usize = 2 << 20;
@@ -23,10 +24,11 @@ const MAX_REQUEST: usize = 2 << 20;
 /// The service, behind its token.
 pub(crate) fn service(
     workspaces: Workspaces,
+    page_key: Arc<Aes>,
     token: SecretString,
     drain: CancellationToken,
 ) -> Authenticated<WorkspaceServiceServer<WorkspaceApi>, OneToken> {
-    let server = WorkspaceServiceServer::new(WorkspaceApi::new(workspaces, drain))
+    let server = WorkspaceServiceServer::new(WorkspaceApi::new(workspaces, page_key, drain))
         .max_decoding_message_size(MAX_REQUEST);
     Authenticated::new(server, Arc::new(OneToken(token)))
 }

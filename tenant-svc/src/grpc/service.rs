@@ -1,5 +1,7 @@
 //! The handlers.
 
+use std::sync::Arc;
+
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use molecule_domain::error::{Error, ErrorReason, Result};
@@ -16,15 +18,19 @@ use molecule_proto::tenant::v1::{
     WatchWorkspacesRequest, WatchWorkspacesResponse,
 };
 use molecule_provisioner::backend::LogOptions;
+use molecule_service_kit::seal::Aes;
 use molecule_service_kit::status::to_status;
 use molecule_service_kit::{page, wire};
-use molecule_store_sqlite::tenant::Place;
-use molecule_store_sqlite::tenant::model::WorkspaceRecord;
+use molecule_tenant::Workspaces;
+use molecule_tenant::provider::Mode;
+use molecule_tenant::spec_update::SpecUpdate;
+use molecule_tenant::workspaces::Create;
+use molecule_workspace::WorkspaceRecord;
+use molecule_workspace::store::{Conditions, Place};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{convert, streams};
-use crate::workspaces::{Conditions, Create, SpecUpdate, Workspaces};
 
 const LIST_FIELDS: &[&str] = &["state", "parent_workspace_id", "runtime", "name", "labels."];
 const WATCH_FIELDS: &[&str] = &["workspace_id", "parent_workspace_id", "labels."];
@@ -33,6 +39,8 @@ const SCAN: u32 = 500;
 
 pub(crate) struct WorkspaceApi {
     workspaces: Workspaces,
+    /// Signs the tokens of pages.
+    page_key: Arc<Aes>,
     drain: CancellationToken,
 }
 
@@ -43,8 +51,8 @@ fn answer<T>(result: Result<T>) -> Answer<T> {
 }
 
 impl WorkspaceApi {
-    pub(crate) const fn new(workspaces: Workspaces, drain: CancellationToken) -> Self {
-        Self { workspaces, drain }
+    pub(crate) const fn new(workspaces: Workspaces, page_key: Arc<Aes>, drain: CancellationToken) -> Self {
+        Self { workspaces, page_key, drain }
     }
 
     async fn create(&self, request: CreateWorkspaceRequest) -> Result<WorkspaceRecord> {
@@ -76,7 +84,7 @@ impl WorkspaceApi {
             Filter::parse(&request.filter, LIST_FIELDS).map_err(|problem| Error::field("filter", problem))?;
         let size = page::size(request.page_size)? as usize;
         let list = format!("workspaces/{}/{}", request.show_deleted, request.filter);
-        let key = &self.workspaces.key;
+        let key = &self.page_key;
         let mut after: Option<Place> = page::place(key, &list, &request.page_token)?;
         let mut found: Vec<WorkspaceRecord> = Vec::new();
         let mut more = true;
@@ -105,7 +113,7 @@ impl WorkspaceApi {
         let workspace = wire::workspace_id(&request.workspace_id)?;
         self.workspaces.get(workspace).await?;
         let size = page::size(request.page_size)?;
-        let (key, list) = (&self.workspaces.key, format!("events/{workspace}"));
+        let (key, list) = (&self.page_key, format!("events/{workspace}"));
         let before = page::place(key, &list, &request.page_token)?;
         let mut events = self.workspaces.store.events(workspace, before, size + 1).await?;
         let next_page_token = if events.len() > size as usize {
@@ -122,7 +130,7 @@ impl WorkspaceApi {
 
     fn list_runtimes(&self, request: &ListRuntimesRequest) -> Result<ListRuntimesResponse> {
         let size = page::size(request.page_size)? as usize;
-        let key = &self.workspaces.key;
+        let key = &self.page_key;
         let after: Option<String> = page::place(key, "runtimes", &request.page_token)?;
         let all = self.workspaces.rules.runtimes.iter();
         let behind = all.filter(|(name, _)| after.as_deref().is_none_or(|after| *name > after));
@@ -154,9 +162,15 @@ impl WorkspaceApi {
         let tail = u32::try_from(request.tail_lines);
         let tail = tail.map_err(|_| Error::field("tail_lines", "must not be negative"))?;
         let options = LogOptions { follow: request.follow, tail: (tail > 0).then_some(tail) };
-        let provisioning = &self.workspaces.forwarder.provisioning;
-        let chunks = provisioning.logs(self.workspaces.organization, workspace, options).await?;
+        let chunks = self.workspaces.provider.logs(self.workspaces.organization, workspace, options).await?;
         Ok(streams::logs(chunks, self.drain.clone()).boxed())
+    }
+}
+
+const fn mode(mode: Mode) -> molecule_proto::tenant::v1::Mode {
+    match mode {
+        Mode::SelfHosted => molecule_proto::tenant::v1::Mode::SelfHosted,
+        Mode::Saas => molecule_proto::tenant::v1::Mode::Saas,
     }
 }
 
@@ -281,7 +295,7 @@ impl WorkspaceService for WorkspaceApi {
             let filter = filter.map_err(|problem| Error::field("filter", problem))?;
             let after = i64::try_from(request.after_revision);
             let after = after.map_err(|_| Error::field("after_revision", "is no revision"))?;
-            let (store, organization) = (self.workspaces.store.clone(), self.workspaces.organization);
+            let (store, organization) = (Arc::clone(&self.workspaces.store), self.workspaces.organization);
             if after > 0 {
                 // what is out of range is told before the stream begins
                 store.changes_after(organization, Revision(after), 1).await?;
@@ -316,16 +330,16 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         _request: Request<GetServerInfoRequest>,
     ) -> Answer<GetServerInfoResponse> {
-        let provisioning = &self.workspaces.forwarder.provisioning;
-        provisioning.introduce().await;
-        let (nature, now) = (provisioning.nature(), self.workspaces.clock.now());
+        let provider = &self.workspaces.provider;
+        provider.introduce().await;
+        let (info, now) = (provider.info(), self.workspaces.clock.now());
         answer(Ok(GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: nature.mode.into(),
-            backend: nature.backend,
-            capabilities: nature.capabilities,
+            mode: mode(info.mode).into(),
+            backend: info.backend,
+            capabilities: info.capabilities,
             server_time: Some(wire::time(now)),
-            mirror_age: Some(wire::duration(provisioning.age(now))),
+            mirror_age: Some(wire::duration(provider.age(now))),
         }))
     }
 }

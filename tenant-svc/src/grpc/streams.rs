@@ -1,5 +1,6 @@
 //! The answers that go on: watches and output.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
@@ -11,8 +12,8 @@ use molecule_proto::tenant::v1::watch_workspaces_response::Event;
 use molecule_proto::tenant::v1::{Bookmark, LogStream, StreamWorkspaceLogsResponse, WatchWorkspacesResponse};
 use molecule_provisioner::backend::{CallError, LogChunk};
 use molecule_service_kit::streams::{Answers, answers, items};
-use molecule_store_sqlite::tenant::TenantStore;
-use molecule_store_sqlite::tenant::model::WorkspaceRecord;
+use molecule_workspace::WorkspaceRecord;
+use molecule_workspace::store::TenantStore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -24,7 +25,7 @@ const BATCH: u32 = 200;
 
 /// Snapshots, a bookmark, then changes in order of revision, without gap or duplicate.
 pub(crate) fn watch(
-    store: TenantStore,
+    store: Arc<dyn TenantStore>,
     organization: OrganizationId,
     after: Revision,
     filter: Filter,
@@ -37,7 +38,7 @@ pub(crate) fn watch(
 }
 
 struct Watching {
-    store: TenantStore,
+    store: Arc<dyn TenantStore>,
     organization: OrganizationId,
     filter: Filter,
     sender: Answers<WatchWorkspacesResponse>,

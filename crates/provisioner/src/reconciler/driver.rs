@@ -1,5 +1,7 @@
 //! Turns the wheel: claims what is due, looks once for all of it, takes a step for each, and sleeps until
 //! something changes or falls due.
+//!
+//! Each `select!` is biased: none can be starved by another here, and a simulation replays.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +17,6 @@ use super::execute::Executor;
 use super::orphans::Sweeper;
 use crate::store::StoreError;
 
-/// The longest sleep: what costs a lost wake-up.
-const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// How long to wait before asking a store again that did not answer.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// How long to wait before listening for hints again.
@@ -62,20 +62,21 @@ async fn claim_and_work(
     working: &mut JoinSet<()>,
 ) -> Result<Duration, StoreError> {
     let now = executor.clock.now();
+    let longest = executor.policy.longest_sleep;
     match executor.store.next_due(executor.backend.kind(), now).await? {
-        None => return Ok(LONGEST_SLEEP),
-        Some(due) if due > now => return Ok(due.since(now).min(LONGEST_SLEEP)),
+        None => return Ok(longest),
+        Some(due) if due > now => return Ok(due.since(now).min(longest)),
         Some(_) => {}
     }
     let room = executor.policy.concurrency.saturating_sub(working.len());
     if room == 0 {
-        return Ok(LONGEST_SLEEP);
+        return Ok(longest);
     }
     let room = u32::try_from(room).unwrap_or(u32::MAX);
     let claimed =
         executor.store.claim(executor.backend.kind(), owner, now, executor.policy.lease, room).await?;
     if claimed.is_empty() {
-        return Ok(LONGEST_SLEEP.min(Duration::from_millis(50)));
+        return Ok(longest.min(Duration::from_millis(50)));
     }
     debug!(count = claimed.len(), "claimed");
     // One look serves the whole batch; what falls due meanwhile does not wait for it.
@@ -100,6 +101,7 @@ async fn wait(
         return;
     }
     tokio::select! {
+        biased;
         () = cancel.cancelled() => {}
         _ = commits.changed() => {}
         Some(_) = working.join_next() => {}
@@ -127,6 +129,7 @@ async fn sweep(executor: Arc<Executor>, cancel: CancellationToken) {
             }
         }
         tokio::select! {
+            biased;
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(executor.policy.sweep_every) => {}
         }
@@ -136,10 +139,12 @@ async fn sweep(executor: Arc<Executor>, cancel: CancellationToken) {
 async fn listen(executor: Arc<Executor>, cancel: CancellationToken) {
     loop {
         tokio::select! {
+            biased;
             () = cancel.cancelled() => return,
             () = forward_hints(&executor) => {}
         }
         tokio::select! {
+            biased;
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(HINTS_PAUSE) => {}
         }

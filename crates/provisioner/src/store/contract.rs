@@ -43,6 +43,7 @@ where
     revisions_rise_with_what_is_visible(fresh(&make).await).await;
     events_are_told_in_order_and_pruned(fresh(&make).await).await;
     organizations_are_apart(fresh(&make).await).await;
+    a_generation_that_is_ahead_is_accepted(fresh(&make).await).await;
     commits_wake(fresh(&make).await).await;
     launches_within_the_hour_are_counted(fresh(&make).await).await;
     a_plan_is_kept(fresh(&make).await).await;
@@ -87,6 +88,9 @@ pub fn provision(workspace: WorkspaceId) -> ProvisionRequest {
     ProvisionRequest {
         organization: ORG,
         workspace,
+        intent: IntentNumber(0),
+        generation: Generation(1),
+        run: true,
         backend: BACKEND.to_owned(),
         spec: spec(),
         sealed_token: b"sealed".to_vec(),
@@ -414,13 +418,23 @@ async fn organizations_are_apart(store: Arc<dyn Store>) {
     assert_eq!(reason(store.change(&theirs, at(1)).await), ErrorReason::WorkspaceNotFound);
     let taken = ProvisionRequest { organization: other, ..provision(record.workspace) };
     assert_eq!(reason(store.provision(&taken, at(1)).await), ErrorReason::WorkspaceExists);
-    let replaced = Change::Replace {
-        generation: Generation(7),
+}
+
+/// One that this side was never told of, or has lost, may lie between.
+async fn a_generation_that_is_ahead_is_accepted(store: Arc<dyn Store>) {
+    let record = created(&*store).await;
+    let replaced = |generation| Change::Replace {
+        generation: Generation(generation),
         spec: Box::new(spec()),
         sealed_token: vec![],
         run: true,
     };
-    assert_eq!(reason(store.change(&ask(&record, replaced), at(1)).await), ErrorReason::WrongState);
+    assert_eq!(reason(store.change(&ask(&record, replaced(1)), at(1)).await), ErrorReason::WrongState);
+    let ahead = store.change(&ask(&record, replaced(7)), at(1)).await.unwrap();
+    assert_eq!((ahead.generation, ahead.wanted_generation), (Generation(1), Generation(7)));
+    let lost = ProvisionRequest { generation: Generation(5), ..provision(WorkspaceId::generate()) };
+    let lost = store.provision(&lost, at(1)).await.unwrap();
+    assert_eq!((lost.generation, lost.wanted_generation), (Generation(5), Generation(5)));
 }
 
 async fn commits_wake(store: Arc<dyn Store>) {

@@ -21,7 +21,11 @@ pub struct MemoryStore {
     wakes: Wakes,
 }
 
-#[derive(Debug, Default)]
+/// What a [`MemoryStore`] holds; a copy of it is a backup.
+#[derive(Clone, Debug, Default)]
+pub struct Data(State);
+
+#[derive(Clone, Debug, Default)]
 struct State {
     instances: BTreeMap<WorkspaceId, InstanceRecord>,
     leases: HashMap<WorkspaceId, Lease>,
@@ -37,6 +41,16 @@ struct State {
 }
 
 impl MemoryStore {
+    /// Opens what an earlier process, or a backup, has left.
+    pub fn open(data: Data) -> Self {
+        Self { state: Mutex::new(data.0), wakes: Wakes::default() }
+    }
+
+    /// All that is stored.
+    pub fn data(&self) -> Data {
+        Data(self.lock().clone())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,13 +7,14 @@ pub mod memory;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use molecule_domain::Timestamp;
 use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::lifecycle::{Desired, Phase};
-use molecule_domain::{Error, Timestamp};
+pub use molecule_domain::store::StoreError;
 
 use crate::admission::{Account, ChangeRequest, ProvisionRequest};
 use crate::model::{Claimed, Event, InstanceRecord, Lease, Segment};
-use crate::outcome::{IllegalTransition, Outcome};
+use crate::outcome::Outcome;
 use crate::wakes::Wakes;
 
 /// Where the engine keeps what it knows.
@@ -147,45 +148,4 @@ pub struct Expected {
     pub up: bool,
     /// Whether the record waits for a change: nothing is due.
     pub settled: bool,
-}
-
-/// Why a store did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The lease has ended or went to another.
-    #[error("the lease on workspace {0} is lost")]
-    LeaseLost(WorkspaceId),
-    /// The rules refuse it.
-    #[error(transparent)]
-    Refused(#[from] Error),
-    /// A bug: the outcome does not go with the record.
-    #[error(transparent)]
-    Illegal(#[from] IllegalTransition),
-    /// The database does not answer or fails.
-    #[error("the store is unavailable")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Another transaction came in between, and nothing was done. Stores try such again by themselves.
-    #[error("the store is too busy")]
-    LostRace(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// What is stored can't be understood.
-    #[error("the store holds {what} that can't be read")]
-    Corrupt {
-        /// What it is.
-        what: String,
-    },
-}
-
-impl From<StoreError> for Error {
-    fn from(error: StoreError) -> Self {
-        use molecule_domain::ErrorReason;
-        match error {
-            StoreError::Refused(error) => error,
-            StoreError::Unavailable(_) | StoreError::LostRace(_) => {
-                Self::new(ErrorReason::StoreUnavailable, "the database does not answer; try again")
-                    .with_retry_after(Duration::from_secs(1))
-                    .with_source(error)
-            }
-            other => Self::internal(other),
-        }
-    }
 }

@@ -58,8 +58,9 @@ impl OneFault {
     }
 }
 
+#[async_trait::async_trait]
 impl Probe for OneFault {
-    fn before(&self, step: &'static str) -> Option<Fault> {
+    async fn before(&self, step: &'static str) -> Option<Fault> {
         let mut state = self.state.lock().unwrap();
         let n = state.0.len();
         state.0.push(step);

@@ -38,7 +38,7 @@ pub struct AuditEvent {
 }
 
 /// Keeps an audit event, within the transaction of what it tells of.
-pub(super) async fn keep(
+pub(crate) async fn keep(
     db: &mut PgConnection,
     audit: &Audit,
     organization: Option<OrganizationId>,

@@ -7,9 +7,11 @@ mod standing;
 mod tokens;
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{OrganizationId, TokenId};
+use molecule_domain::id::{OrganizationId, Revision, TokenId};
+use molecule_domain::incarnation::Session;
 use molecule_provisioner::admission::Account;
 
+pub(crate) use self::audit::keep as keep_audit;
 pub use self::audit::{Audit, AuditEvent};
 pub use self::recount::Drift;
 use crate::Database;
@@ -67,6 +69,12 @@ pub struct Holder {
     pub backend: String,
     /// As in [`Organization`].
     pub allowed_agent_hosts: Vec<String>,
+    /// Which process of the organisation's tenant is served, or was served last.
+    pub session: Option<Session>,
+    /// The organisation's last revision.
+    pub revision: Revision,
+    /// When this was read, by the database's clock.
+    pub now: Timestamp,
 }
 
 /// A tenant's token, without the token.

@@ -2,7 +2,7 @@
 
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::id::{OrganizationId, TokenId};
+use molecule_domain::id::{OrganizationId, Revision, TokenId};
 use molecule_provisioner::store::StoreError;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -11,6 +11,7 @@ use super::audit::{Audit, keep};
 use super::organizations::load;
 use super::{Accounts, Holder, Token};
 use crate::codec::{column, moment};
+use crate::sessions::session;
 use crate::sqlstate::store_error;
 
 struct TokenRow {
@@ -121,9 +122,12 @@ impl Accounts {
     /// Whose live token has this hash.
     pub async fn holder(&self, hash: &[u8]) -> Result<Option<Holder>, StoreError> {
         let holder = sqlx::query!(
-            "SELECT t.organization_id, o.plan, o.backend, o.allowed_agent_hosts
-             FROM tokens t JOIN organizations o USING (organization_id)
-             WHERE t.hash = $1 AND t.revoked_at IS NULL AND o.deleted_at IS NULL",
+            r#"SELECT t.organization_id, o.plan, o.backend, o.allowed_agent_hosts, o.revision,
+                 s.incarnation AS "incarnation?", s.address AS "address?", s.until AS "until?",
+                 clock_timestamp() AS "now!"
+               FROM tokens t JOIN organizations o USING (organization_id)
+                 LEFT JOIN tenant_sessions s USING (organization_id)
+               WHERE t.hash = $1 AND t.revoked_at IS NULL AND o.deleted_at IS NULL"#,
             hash,
         )
         .fetch_optional(&self.0.pool)
@@ -134,6 +138,9 @@ impl Accounts {
             plan: row.plan,
             backend: row.backend,
             allowed_agent_hosts: row.allowed_agent_hosts,
+            session: session(row.incarnation, row.address, row.until),
+            revision: Revision(row.revision),
+            now: moment(row.now),
         }))
     }
 }

@@ -1,45 +1,23 @@
-//! Agents: their credentials, and what they tell.
+//! Agents: their credentials, and what they report.
 
 use molecule_domain::Timestamp;
+use molecule_domain::error::Error;
 use molecule_domain::id::{Generation, OrganizationId, WorkspaceId};
-use molecule_domain::lifecycle::{AgentHealth, Phase};
-use molecule_provisioner::model::EventDetail;
-use molecule_provisioner::store::StoreError;
+use molecule_domain::store::StoreError;
+use molecule_workspace::agent::{Patience, Verdict};
+use molecule_workspace::record::WorkspaceRecord;
+use molecule_workspace::store::{CredentialHash, Redeemed, Redemption, Report};
 
-use super::model::{AgentRecord, WorkspaceRecord};
-use super::{TenantStore, load_existing, save, save_quietly, tell};
+use super::SqliteStore;
 use crate::codec::{id, number, unavailable};
-use crate::commit;
 
-/// A bootstrap token that somebody redeems.
-#[derive(Clone, Debug)]
-pub struct Redemption {
-    /// The token's hash.
-    pub token_hash: Vec<u8>,
-    /// The nonce that came with it.
-    pub nonce: String,
-}
-
-/// What became of a redemption.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Redeemed {
-    /// The credential is this generation's; the same for the same nonce.
-    Granted(WorkspaceId, Generation),
-    /// There is no such token, or its generation is over.
-    Unknown,
-    /// Another nonce came first, or the credential is in use: somebody else has the token.
-    Refused(WorkspaceId, Generation),
-}
-
-impl TenantStore {
-    /// Redeems a bootstrap token: the first nonce wins, until the credential is first used.
-    /// `credential_hash` is the hash of the credential that a generation gets for a nonce.
-    pub async fn redeem(
+impl SqliteStore {
+    pub(super) async fn redeem_token(
         &self,
         redemption: &Redemption,
-        credential_hash: impl FnOnce(WorkspaceId, Generation) -> Vec<u8> + Send,
+        credential_hash: CredentialHash<'_>,
     ) -> Result<Redeemed, StoreError> {
-        let mut tx = self.0.begin().await?;
+        let mut tx = self.database.begin().await?;
         let row = sqlx::query!(
             r#"SELECT workspace_id, generation AS "generation!", nonce, used_at FROM credentials WHERE token_hash = ?"#,
             redemption.token_hash,
@@ -67,8 +45,7 @@ impl TenantStore {
         Ok(Redeemed::Granted(workspace, generation))
     }
 
-    /// Whose credential this is, by its hash. Its first use ends the bootstrap token's worth.
-    pub async fn authenticate(
+    pub(super) async fn whose_credential(
         &self,
         credential_hash: &[u8],
         now: Timestamp,
@@ -77,12 +54,12 @@ impl TenantStore {
             r#"SELECT workspace_id, generation AS "generation!", used_at FROM credentials WHERE credential_hash = ?"#,
             credential_hash,
         )
-        .fetch_optional(&self.0.reader)
+        .fetch_optional(&self.database.reader)
         .await
         .map_err(unavailable)?;
         let Some(row) = row else { return Ok(None) };
         if row.used_at.is_none() {
-            let (mut tx, now) = (self.0.begin().await?, now.micros());
+            let (mut tx, now) = (self.database.begin().await?, now.micros());
             sqlx::query!(
                 "UPDATE credentials SET used_at = ? WHERE credential_hash = ? AND used_at IS NULL",
                 now,
@@ -96,79 +73,47 @@ impl TenantStore {
         Ok(Some((id(&row.workspace_id)?, Generation(number(row.generation)?))))
     }
 
-    /// The nonce that a generation's credential was made for.
-    pub async fn nonce_of(
-        &self,
-        workspace: WorkspaceId,
-        generation: Generation,
-    ) -> Result<Option<String>, StoreError> {
-        let workspace = workspace.to_string();
-        let nonce = sqlx::query_scalar!(
-            "SELECT nonce FROM credentials WHERE workspace_id = ? AND generation = ?",
-            workspace,
-            generation.0,
-        )
-        .fetch_optional(&self.0.reader)
-        .await
-        .map_err(unavailable)?;
-        Ok(nonce.flatten())
-    }
-
-    /// Takes over what an agent tells. Watchers see a change of its health or card, not every heartbeat.
-    /// `None` where the generation that speaks is not the one that is up.
-    pub async fn agent_told(
+    pub(super) async fn take_report(
         &self,
         organization: OrganizationId,
         workspace: WorkspaceId,
         generation: Generation,
         now: Timestamp,
-        update: impl FnOnce(&mut AgentRecord) + Send,
+        report: Report<'_>,
     ) -> Result<Option<WorkspaceRecord>, StoreError> {
-        let mut tx = self.0.begin().await?;
-        let mut record = load_existing(&mut tx, organization, workspace).await?;
-        let over = generation != record.generation
-            || matches!(record.phase, Phase::Gone | Phase::Failed | Phase::Stopped);
-        if over {
-            return Ok(None);
-        }
-        let before = record.agent.clone();
-        record.agent.last_seen = Some(now);
-        record.agent.generation = generation;
-        update(&mut record.agent);
-        if record.agent.health == before.health && record.agent.card == before.card {
-            save_quietly(&mut tx, &record).await?;
+        let mut tx = self.database.begin().await?;
+        let before = self.load_workspace(&mut tx, workspace, false).await?;
+        let before = before.filter(|found| found.record.organization == organization);
+        let before = before.ok_or_else(|| Error::workspace_not_found(workspace))?;
+        let mut after = before.clone();
+        let Some(effects) = after.reported(generation, now, report) else { return Ok(None) };
+        let visible = effects.visible;
+        let saved = self.save(&mut tx, &before, after, effects, now).await?;
+        if visible {
+            self.commit(tx).await?;
+        } else {
             tx.commit().await.map_err(unavailable)?;
-            return Ok(Some(record));
         }
-        if let Some(detail) = event_of(&record, before.health) {
-            tell(&mut tx, organization, workspace, now, &detail).await?;
-        }
-        save(&mut tx, &mut record, now).await?;
-        commit(tx, &self.0.tenant_commits).await?;
-        Ok(Some(record))
+        Ok(Some(saved))
     }
-}
 
-fn event_of(record: &WorkspaceRecord, before: AgentHealth) -> Option<EventDetail> {
-    use molecule_domain::lifecycle::Reason;
-    use molecule_provisioner::model::Actor;
-    let (kind, reason, message) = match (before, record.agent.health) {
-        (before, after) if before == after => return None,
-        (AgentHealth::NotConnected, AgentHealth::Healthy) => ("agent_connected", None, "the agent connected"),
-        (_, AgentHealth::Healthy) => ("agent_recovered", None, "the agent is well again"),
-        (_, AgentHealth::Errors) => {
-            ("agent_errors", Some(Reason::AgentErrors), "the agent reports too many errors")
+    pub(super) async fn judge(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        patience: &Patience,
+        now: Timestamp,
+    ) -> Result<Verdict, StoreError> {
+        let mut tx = self.database.begin().await?;
+        let before = self.load_workspace(&mut tx, workspace, false).await?;
+        let before = before.filter(|found| found.record.organization == organization);
+        let before = before.ok_or_else(|| Error::workspace_not_found(workspace))?;
+        let mut after = before.clone();
+        let (verdict, effects) = after.judged(patience, now, self.own);
+        if verdict != Verdict::Fine {
+            self.save(&mut tx, &before, after, effects, now).await?;
+            self.commit(tx).await?;
         }
-        (_, AgentHealth::Silent) => ("agent_silent", Some(Reason::AgentSilent), "the agent is silent"),
-        (_, AgentHealth::NotConnected) => return None,
-    };
-    Some(EventDetail {
-        kind: kind.into(),
-        actor: Actor::Agent,
-        generation: record.generation,
-        reason,
-        message: message.to_owned(),
-        exit_code: None,
-        log_tail: String::new(),
-    })
+        Ok(verdict)
+    }
 }

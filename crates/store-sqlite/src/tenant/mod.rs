@@ -1,185 +1,101 @@
-//! The tenant's own store: intent, mirror, agents, credentials, networks.
+//! The tenant's own store: workspaces with their outboxes, what watchers are told, credentials, networks.
 
 mod agents;
-mod intents;
+mod agreement;
+mod changes;
 mod mirror;
-pub mod model;
 pub mod networks;
-mod pending;
+mod outbox;
 mod reads;
 mod requests;
+mod rows;
+mod store;
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
-use molecule_domain::{Error, Timestamp};
-use molecule_provisioner::model::EventDetail;
-use molecule_provisioner::store::StoreError;
+use molecule_domain::Timestamp;
+use molecule_domain::id::{IncarnationId, IntentNumber, WorkspaceId};
+use molecule_domain::store::StoreError;
 use sqlx::SqliteConnection;
-use tokio::sync::watch;
 
-pub use self::agents::{Redeemed, Redemption};
-pub use self::intents::{ChangeIntent, NewWorkspace};
-use self::model::WorkspaceRecord;
-pub use self::reads::Place;
-use crate::Database;
-use crate::codec::{from_json, json, unavailable};
+use crate::codec::unavailable;
+use crate::{Database, commit};
 
 /// The tenant's store over an open database.
 #[derive(Clone)]
-pub struct TenantStore(Database);
+pub struct SqliteStore {
+    database: Database,
+    /// This start.
+    own: IncarnationId,
+    /// Entries of outboxes that this process has stored and of which it has begun no call.
+    untold: Arc<Mutex<BTreeSet<(WorkspaceId, IntentNumber)>>>,
+}
 
-impl fmt::Debug for TenantStore {
+impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TenantStore")
+        f.write_str("SqliteStore")
     }
 }
 
-impl TenantStore {
-    /// The tenant's store in this database.
-    pub const fn new(database: Database) -> Self {
-        Self(database)
+impl SqliteStore {
+    /// The tenant's store in this database, as a new start over it. Calls of all that is in its outboxes now count as
+    /// begun.
+    pub async fn open(database: Database) -> Result<Self, StoreError> {
+        let own = IncarnationId::generate();
+        agreement::begin(&database, own).await?;
+        Ok(Self { database, own, untold: Arc::default() })
     }
 
-    /// Rises after every commit that a watcher may see.
-    pub fn commits(&self) -> watch::Receiver<u64> {
-        self.0.tenant_commits.subscribe()
+    /// The start that this is.
+    pub const fn incarnation(&self) -> IncarnationId {
+        self.own
     }
 
-    /// Drops what is kept no longer: changes and free request keys after a day, events and deleted
-    /// workspaces after thirty.
-    pub async fn prune(&self, day_ago: Timestamp, month_ago: Timestamp) -> Result<(), StoreError> {
+    fn untold(&self) -> MutexGuard<'_, BTreeSet<(WorkspaceId, IntentNumber)>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn commit(&self, tx: crate::Tx) -> Result<(), StoreError> {
+        commit(tx, &self.database.tenant_commits).await
+    }
+
+    async fn prune_old(&self, day_ago: Timestamp, month_ago: Timestamp) -> Result<(), StoreError> {
         let (day_ago, month_ago) = (day_ago.micros(), month_ago.micros());
-        let mut tx = self.0.begin().await?;
-        sqlx::query!(
-            "UPDATE tenant_state SET forgotten = MAX(forgotten, COALESCE((
-                 SELECT MAX(revision) FROM changes
-                 WHERE changes.organization_id = tenant_state.organization_id AND at < ?), 0))",
-            day_ago,
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        sqlx::query!("DELETE FROM changes WHERE at < ?", day_ago)
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        sqlx::query!("DELETE FROM events WHERE at < ?", month_ago)
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        sqlx::query!("DELETE FROM workspaces WHERE deleted_at < ?", month_ago)
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        sqlx::query!(
-            "DELETE FROM request_keys WHERE at < ? AND workspace_id NOT IN (
-                 SELECT workspace_id FROM workspaces WHERE deleted_at IS NULL)",
-            day_ago,
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
+        let mut tx = self.database.begin().await?;
+        prune_changes(&mut tx, day_ago).await?;
+        for query in [
+            sqlx::query!("DELETE FROM events WHERE at < ?", month_ago),
+            sqlx::query!("DELETE FROM workspaces WHERE deleted_at < ?", month_ago),
+            sqlx::query!(
+                "DELETE FROM request_keys WHERE at < ? AND workspace_id NOT IN (
+                     SELECT workspace_id FROM workspaces WHERE deleted_at IS NULL)",
+                day_ago,
+            ),
+        ] {
+            query.execute(&mut *tx).await.map_err(unavailable)?;
+        }
         tx.commit().await.map_err(unavailable)
     }
 }
 
-/// The workspace of an organisation, inside a transaction.
-async fn load(
-    db: &mut SqliteConnection,
-    organization: OrganizationId,
-    workspace: WorkspaceId,
-) -> Result<Option<WorkspaceRecord>, StoreError> {
-    let (organization, workspace) = (organization.to_string(), workspace.to_string());
-    let record = sqlx::query_scalar!(
-        "SELECT record FROM workspaces WHERE workspace_id = ? AND organization_id = ?",
-        workspace,
-        organization,
-    )
-    .fetch_optional(db)
-    .await
-    .map_err(unavailable)?;
-    record.map(|record| from_json(&record, "a workspace")).transpose()
-}
-
-async fn load_existing(
-    db: &mut SqliteConnection,
-    organization: OrganizationId,
-    workspace: WorkspaceId,
-) -> Result<WorkspaceRecord, StoreError> {
-    let found = load(db, organization, workspace).await?;
-    found.ok_or_else(|| Error::workspace_not_found(workspace).into())
-}
-
-/// Writes a workspace that a watcher sees changed: under the next revision, and into the history.
-async fn save(
-    db: &mut SqliteConnection,
-    record: &mut WorkspaceRecord,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let organization = record.organization.to_string();
-    let revision = sqlx::query_scalar!(
-        "INSERT INTO tenant_state (organization_id, revision) VALUES (?, 1)
-         ON CONFLICT (organization_id) DO UPDATE SET revision = revision + 1
-         RETURNING revision",
-        organization,
-    )
-    .fetch_one(&mut *db)
-    .await
-    .map_err(unavailable)?;
-    record.revision = Revision(revision);
-    record.updated_at = now;
-    save_quietly(db, record).await?;
-    let (text, at) = (json(record)?, now.micros());
-    sqlx::query!(
-        "INSERT INTO changes (organization_id, revision, at, record) VALUES (?, ?, ?, ?)",
-        organization,
-        revision,
-        at,
-        text,
-    )
-    .execute(db)
-    .await
-    .map_err(unavailable)?;
-    Ok(())
-}
-
-/// Writes a workspace without telling watchers.
-async fn save_quietly(db: &mut SqliteConnection, record: &WorkspaceRecord) -> Result<(), StoreError> {
-    let workspace = record.workspace.to_string();
-    let (text, deleted_at) = (json(record)?, record.deleted_at.map(Timestamp::micros));
-    sqlx::query!(
-        "UPDATE workspaces SET record = ?, revision = ?, deleted_at = ?, intent = ? WHERE workspace_id = ?",
-        text,
-        record.revision.0,
-        deleted_at,
-        record.intent.0,
-        workspace,
-    )
-    .execute(db)
-    .await
-    .map_err(unavailable)?;
-    Ok(())
-}
-
-async fn tell(
-    db: &mut SqliteConnection,
-    organization: OrganizationId,
-    workspace: WorkspaceId,
-    at: Timestamp,
-    detail: &EventDetail,
-) -> Result<(), StoreError> {
-    let (organization, workspace, at, detail) =
-        (organization.to_string(), workspace.to_string(), at.micros(), json(detail)?);
-    sqlx::query!(
-        "INSERT INTO events (organization_id, workspace_id, at, detail) VALUES (?, ?, ?, ?)",
-        organization,
-        workspace,
-        at,
-        detail,
-    )
-    .execute(db)
-    .await
-    .map_err(unavailable)?;
+async fn prune_changes(db: &mut SqliteConnection, day_ago: i64) -> Result<(), StoreError> {
+    // a change's revision is never behind the clock, so what is below the day's is older than a day
+    for query in [
+        sqlx::query!(
+            "UPDATE tenant_state SET forgotten = MAX(forgotten, COALESCE((
+                 SELECT MAX(revision) FROM changes
+                 WHERE changes.organization_id = tenant_state.organization_id AND revision < ?), 0))",
+            day_ago,
+        ),
+        sqlx::query!(
+            "DELETE FROM changes
+             WHERE organization_id IN (SELECT organization_id FROM tenant_state) AND revision < ?",
+            day_ago,
+        ),
+    ] {
+        query.execute(&mut *db).await.map_err(unavailable)?;
+    }
     Ok(())
 }

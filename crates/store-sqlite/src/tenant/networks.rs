@@ -4,10 +4,10 @@ use molecule_domain::id::OrganizationId;
 use molecule_domain::network::NetworkSpec;
 use molecule_provisioner::store::StoreError;
 
-use super::TenantStore;
+use super::SqliteStore;
 use crate::codec::unavailable;
 
-impl TenantStore {
+impl SqliteStore {
     /// The organisation's network; where it has none, the first of `candidates` that no other has.
     pub async fn network(
         &self,
@@ -16,7 +16,7 @@ impl TenantStore {
     ) -> Result<Option<NetworkSpec>, StoreError> {
         let owner = organization.to_string();
         let candidates: Vec<_> = candidates.into_iter().collect();
-        let mut tx = self.0.begin().await?;
+        let mut tx = self.database.begin().await?;
         let stored = sqlx::query_as!(
             NetworkSpec,
             "SELECT name, subnet, gateway FROM networks WHERE organization_id = ?",

@@ -1,39 +1,37 @@
 //! Reading: one workspace, pages, history, events.
 
 use molecule_domain::Timestamp;
-use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
-use molecule_provisioner::store::StoreError;
+use molecule_domain::store::StoreError;
+use molecule_workspace::Workspace;
+use molecule_workspace::record::{StoredEvent, WorkspaceRecord};
+use molecule_workspace::store::{Place, check_revision};
 
-use super::model::{StoredEvent, WorkspaceRecord};
-use super::{TenantStore, load};
+use super::SqliteStore;
+use super::rows::load_record;
 use crate::codec::{from_json, unavailable};
 
-/// Where a page of workspaces begins: behind the last one of the page before.
-pub type Place = (i64, String);
-
-impl TenantStore {
-    /// One workspace.
-    pub async fn get(
+impl SqliteStore {
+    pub(super) async fn read(
         &self,
         organization: OrganizationId,
         workspace: WorkspaceId,
     ) -> Result<Option<WorkspaceRecord>, StoreError> {
-        let mut db = self.0.reader.acquire().await.map_err(unavailable)?;
-        load(&mut db, organization, workspace).await
+        let mut db = self.database.reader.acquire().await.map_err(unavailable)?;
+        load_record(&mut db, organization, workspace).await
     }
 
-    /// The sealed config files and secrets of a workspace.
-    pub async fn private(&self, workspace: WorkspaceId) -> Result<Option<Vec<u8>>, StoreError> {
-        let workspace = workspace.to_string();
-        sqlx::query_scalar!("SELECT private FROM workspaces WHERE workspace_id = ?", workspace)
-            .fetch_optional(&self.0.reader)
-            .await
-            .map_err(unavailable)
+    pub(super) async fn read_whole(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+    ) -> Result<Option<Workspace>, StoreError> {
+        let mut tx = self.database.reader.begin().await.map_err(unavailable)?;
+        let found = self.load_workspace(&mut tx, workspace, true).await?;
+        Ok(found.filter(|found| found.record.organization == organization))
     }
 
-    /// Workspaces in order of creation, behind `after`, at most so many.
-    pub async fn list(
+    pub(super) async fn read_page(
         &self,
         organization: OrganizationId,
         show_deleted: bool,
@@ -52,19 +50,18 @@ impl TenantStore {
             show_deleted,
             limit,
         )
-        .fetch_all(&self.0.reader)
+        .fetch_all(&self.database.reader)
         .await
         .map_err(unavailable)?;
         rows.iter().map(|row| from_json(row, "a workspace")).collect()
     }
 
-    /// Everything that is, and the revision at which it is so.
-    pub async fn snapshot(
+    pub(super) async fn read_snapshot(
         &self,
         organization: OrganizationId,
     ) -> Result<(Vec<WorkspaceRecord>, Revision), StoreError> {
         let organization = organization.to_string();
-        let mut tx = self.0.reader.begin().await.map_err(unavailable)?;
+        let mut tx = self.database.reader.begin().await.map_err(unavailable)?;
         let rows = sqlx::query_scalar!(
             "SELECT record FROM workspaces WHERE organization_id = ? AND deleted_at IS NULL
              ORDER BY created_at, workspace_id",
@@ -82,16 +79,14 @@ impl TenantStore {
         Ok((records, Revision(revision.unwrap_or(0))))
     }
 
-    /// The changes after a revision, in order, at most so many. Too old a revision, and one that is yet to
-    /// come, are out of range.
-    pub async fn changes_after(
+    pub(super) async fn read_changes(
         &self,
         organization: OrganizationId,
         after: Revision,
         limit: u32,
     ) -> Result<Vec<WorkspaceRecord>, StoreError> {
         let organization = organization.to_string();
-        let mut tx = self.0.reader.begin().await.map_err(unavailable)?;
+        let mut tx = self.database.reader.begin().await.map_err(unavailable)?;
         let bounds = sqlx::query!(
             "SELECT revision, forgotten FROM tenant_state WHERE organization_id = ?",
             organization,
@@ -100,15 +95,7 @@ impl TenantStore {
         .await
         .map_err(unavailable)?;
         let (newest, forgotten) = bounds.map_or((0, 0), |row| (row.revision, row.forgotten));
-        if after.0 < forgotten || after.0 > newest {
-            let problem =
-                if after.0 < forgotten { "is older than the history kept" } else { "has not come yet" };
-            return Err(Error::new(
-                ErrorReason::RevisionTooOld,
-                format!("revision {after} {problem}; start the watch over with 0"),
-            )
-            .into());
-        }
+        check_revision(after, Revision(newest), Revision(forgotten))?;
         let rows = sqlx::query_scalar!(
             "SELECT record FROM changes WHERE organization_id = ? AND revision > ? ORDER BY revision LIMIT ?",
             organization,
@@ -121,8 +108,7 @@ impl TenantStore {
         rows.iter().map(|row| from_json(row, "a change")).collect()
     }
 
-    /// The events of a workspace, newest first, before an id, at most so many.
-    pub async fn events(
+    pub(super) async fn read_events(
         &self,
         workspace: WorkspaceId,
         before: Option<i64>,
@@ -136,7 +122,7 @@ impl TenantStore {
             before,
             limit,
         )
-        .fetch_all(&self.0.reader)
+        .fetch_all(&self.database.reader)
         .await
         .map_err(unavailable)?;
         rows.into_iter()

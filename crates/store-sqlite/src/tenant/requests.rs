@@ -1,40 +1,54 @@
-//! What the transactions that store intents share: request keys, the family tree, bootstrap tokens.
+//! What the transactions that store wishes share: request keys and the tree of workspaces.
 
 use molecule_domain::Timestamp;
-use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::id::{Generation, OrganizationId, WorkspaceId};
-use molecule_domain::spec::WorkspaceSpec;
-use molecule_provisioner::store::StoreError;
+use molecule_domain::id::{OrganizationId, WorkspaceId};
+use molecule_domain::store::StoreError;
+use molecule_workspace::kinship;
+use molecule_workspace::record::RequestKey;
+use molecule_workspace::store::{Stored, request_id_reused};
 use sqlx::SqliteConnection;
 
-use super::load;
-use super::model::{RequestKey, WorkspaceRecord};
+use super::SqliteStore;
+use super::rows::load_record;
 use crate::codec::{id, unavailable};
 
-pub(super) async fn replay(
-    db: &mut SqliteConnection,
-    organization: OrganizationId,
-    key: Option<&RequestKey>,
-) -> Result<Option<WorkspaceRecord>, StoreError> {
-    let Some(key) = key else { return Ok(None) };
-    let owner = organization.to_string();
-    let row = sqlx::query!(
-        "SELECT fingerprint, workspace_id FROM request_keys WHERE organization_id = ? AND request_id = ?",
-        owner,
-        key.id,
-    )
-    .fetch_optional(&mut *db)
-    .await
-    .map_err(unavailable)?;
-    let Some(row) = row else { return Ok(None) };
-    if row.fingerprint != key.fingerprint {
-        return Err(Error::new(
-            ErrorReason::RequestIdReused,
-            format!("the request_id {:?} was used for another request; use a new one", key.id),
-        )
-        .into());
+impl SqliteStore {
+    pub(super) async fn read_replayed(
+        &self,
+        organization: OrganizationId,
+        key: &RequestKey,
+    ) -> Result<Option<Stored>, StoreError> {
+        let mut db = self.database.reader.acquire().await.map_err(unavailable)?;
+        self.load_replayed(&mut db, organization, Some(key)).await
     }
-    load(db, organization, id(&row.workspace_id)?).await
+
+    /// What a request's key made before.
+    pub(super) async fn load_replayed(
+        &self,
+        db: &mut SqliteConnection,
+        organization: OrganizationId,
+        key: Option<&RequestKey>,
+    ) -> Result<Option<Stored>, StoreError> {
+        let Some(key) = key else { return Ok(None) };
+        let owner = organization.to_string();
+        let row = sqlx::query!(
+            "SELECT fingerprint, workspace_id FROM request_keys WHERE organization_id = ? AND request_id = ?",
+            owner,
+            key.id,
+        )
+        .fetch_optional(&mut *db)
+        .await
+        .map_err(unavailable)?;
+        let Some(row) = row else { return Ok(None) };
+        if row.fingerprint != key.fingerprint {
+            return Err(request_id_reused(key).into());
+        }
+        let found = self.load_workspace(db, id(&row.workspace_id)?, false).await?;
+        Ok(found.map(|found| {
+            let waits = found.outbox.iter().find(|entry| entry.requests.contains(&key.id));
+            Stored { number: waits.map(|entry| entry.number), record: found.record }
+        }))
+    }
 }
 
 pub(super) async fn remember(
@@ -66,43 +80,15 @@ pub(super) async fn check_parent(
     db: &mut SqliteConnection,
     organization: OrganizationId,
     workspace: WorkspaceId,
-    spec: &WorkspaceSpec,
+    parent: Option<WorkspaceId>,
 ) -> Result<(), StoreError> {
-    let mut above = spec.parent;
-    let mut first = true;
-    while let Some(parent) = above {
-        if parent == workspace {
-            return Err(Error::field("spec.parent_workspace_id", "a workspace can't be above itself").into());
-        }
-        let found = load(&mut *db, organization, parent).await?.filter(|found| !found.is_deleting());
-        match found {
-            Some(found) => above = found.spec.parent,
-            None if first => {
-                let description = format!("there is no workspace {parent}");
-                return Err(Error::field("spec.parent_workspace_id", description).into());
-            }
-            None => return Ok(()),
-        }
-        first = false;
+    let Some(parent) = parent else { return Ok(()) };
+    let (mut above, mut next) = (Vec::new(), Some(parent));
+    while let Some(id) = next {
+        let seen = above.iter().any(|found: &molecule_workspace::WorkspaceRecord| found.workspace == id);
+        let Some(found) = load_record(&mut *db, organization, id).await?.filter(|_| !seen) else { break };
+        next = found.spec.parent;
+        above.push(found);
     }
-    Ok(())
-}
-
-pub(super) async fn add_token(
-    db: &mut SqliteConnection,
-    workspace: WorkspaceId,
-    generation: Generation,
-    hash: &[u8],
-) -> Result<(), StoreError> {
-    let workspace = workspace.to_string();
-    sqlx::query!(
-        "INSERT INTO credentials (workspace_id, generation, token_hash) VALUES (?, ?, ?)",
-        workspace,
-        generation.0,
-        hash,
-    )
-    .execute(db)
-    .await
-    .map_err(unavailable)?;
-    Ok(())
+    Ok(kinship::check_parent(workspace, parent, &above)?)
 }

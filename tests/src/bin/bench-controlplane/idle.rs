@@ -55,6 +55,7 @@ pub(crate) async fn provision(customer: &mut Customer, gateway: &str) -> anyhow:
         workspace_id: uuid::Uuid::now_v7().to_string(),
         spec: Some(spec),
         bootstrap_token: b"bench".to_vec(),
+        ..ProvisionWorkspaceRequest::default()
     };
     customer.provision_workspace(request).await?;
     Ok(())

@@ -1,0 +1,145 @@
+//! Processes of tenants: at most one of each organisation's is served, for as long as it speaks. Two of them would work
+//! over copies of one database.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use molecule_domain::Clock;
+use molecule_domain::error::{Error, Result};
+use molecule_domain::id::{IncarnationId, OrganizationId, Revision};
+use molecule_domain::incarnation::{Standpoint, check_session};
+use molecule_store_postgres::accounts::Holder;
+use molecule_store_postgres::{Database, Meeting, Process};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use crate::membership::Places;
+
+/// How often an open stream prolongs its session: three times in what a session lasts.
+const PROLONG_EVERY: Duration = Duration::from_secs(10);
+/// How often what was heard of tenants' databases is stored.
+const STORE_EVERY: Duration = Duration::from_secs(2);
+
+/// The sessions of all tenants.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    database: Database,
+    places: Places,
+    /// What calls have told since it was last stored: a call itself waits for no further round trip.
+    heard: Mutex<HashMap<(OrganizationId, IncarnationId), Revision>>,
+    ends: TaskTracker,
+}
+
+impl Sessions {
+    pub(crate) fn new(database: Database, places: Places) -> Arc<Self> {
+        Arc::new(Self { database, places, heard: Mutex::default(), ends: TaskTracker::new() })
+    }
+
+    /// Serves a process from now on, or refuses it. The control plane's incarnation, and what is told of both databases.
+    pub(crate) async fn meet(
+        &self,
+        process: &Process,
+        seen: Option<&Standpoint>,
+    ) -> Result<(IncarnationId, Meeting)> {
+        let incarnation = self.places.now().met()?;
+        let meeting = self.database.meet(process, seen).await?;
+        if let Some(seen) = seen.filter(|_| meeting.behind) {
+            warn!(
+                organization = %process.organization, incarnation = %seen.incarnation, revision = %seen.revision,
+                "this database was put back to an earlier state: a tenant has seen more of it than it holds"
+            );
+        }
+        Ok((incarnation, meeting))
+    }
+
+    /// Lets a change through that the process asks for which is served; by what was read with the caller's token.
+    pub(crate) fn check(&self, holder: &Holder, standpoint: &Standpoint, address: &str) -> Result<()> {
+        check_session(holder.session.as_ref(), standpoint.incarnation, address, holder.now)?;
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let revision = heard.entry((holder.organization, standpoint.incarnation)).or_default();
+        *revision = standpoint.revision.max(*revision);
+        Ok(())
+    }
+
+    /// Serves a process for as long as what this returns is kept, or refuses it.
+    pub(crate) async fn open(self: &Arc<Self>, process: Process) -> Result<OpenSession> {
+        self.places.now().met()?;
+        let stream = Uuid::new_v4();
+        self.database.open_session(&process, stream).await?;
+        Ok(OpenSession { sessions: Arc::clone(self), process, stream })
+    }
+
+    /// Stores what was heard, until cancelled.
+    pub(crate) async fn store(&self, clock: &dyn Clock, cancel: CancellationToken) {
+        loop {
+            let ended = cancel.run_until_cancelled(tokio::time::sleep(STORE_EVERY)).await.is_none();
+            let heard = std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner));
+            let heard: Vec<_> = heard
+                .into_iter()
+                .map(|((organization, incarnation), revision)| {
+                    (organization, Standpoint { incarnation, revision })
+                })
+                .collect();
+            // a database that is not in use is not written to, and what is lost here is told again by the next call
+            if !heard.is_empty()
+                && self.places.now().in_use().is_ok()
+                && let Err(error) = self.database.note_standpoints(&heard, clock.now()).await
+            {
+                debug!(%error, "how far tenants' databases are was not stored; the next calls tell it again");
+            }
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the ends of all sessions are stored. No more may be opened.
+    pub(crate) async fn ended(&self) {
+        self.ends.close();
+        self.ends.wait().await;
+    }
+}
+
+/// A session that ends when this is dropped, whatever the reason.
+#[derive(Debug)]
+pub(crate) struct OpenSession {
+    sessions: Arc<Sessions>,
+    process: Process,
+    stream: Uuid,
+}
+
+impl OpenSession {
+    /// Prolongs the session again and again, until another process is served.
+    pub(crate) async fn keep(&self) -> Result<Infallible> {
+        loop {
+            tokio::time::sleep(PROLONG_EVERY).await;
+            let database = &self.sessions.database;
+            let prolonged = match database.prolong_session(&self.process).await {
+                Ok(true) => Ok(()),
+                // another one was served meanwhile: this one may be served again if that has ended
+                Ok(false) => database.open_session(&self.process, self.stream).await.map(drop),
+                Err(error) => Err(error),
+            };
+            match prolonged.map_err(Error::from) {
+                Ok(()) => {}
+                Err(error) if error.retry_after.is_some() => debug!(%error, "a session is prolonged later"),
+                Err(refused) => return Err(refused),
+            }
+        }
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        let (database, process, stream) = (self.sessions.database.clone(), self.process.clone(), self.stream);
+        self.sessions.ends.spawn(async move {
+            if let Err(error) = database.end_session(&process, stream).await {
+                debug!(%error, "a session was not ended; it runs out by itself");
+            }
+        });
+    }
+}

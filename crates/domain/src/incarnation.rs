@@ -1,0 +1,105 @@
+//! How a restored database shows itself. Each start of a service appends a random id, its incarnation, to the service's
+//! own database, with the revision at which it begins. The other side remembers which incarnation it last saw, and at
+//! which revision: a database that doesn't hold that was put back to an earlier state.
+
+use crate::Timestamp;
+use crate::error::{Error, ErrorReason};
+use crate::id::{IncarnationId, Revision};
+
+/// One start of a service, as its database holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incarnation {
+    /// Its id.
+    pub id: IncarnationId,
+    /// The highest revision that was given out before it.
+    pub begins_at: Revision,
+}
+
+/// Where a service's database stands, as the service says it or as the other side last heard it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standpoint {
+    /// The start that speaks.
+    pub incarnation: IncarnationId,
+    /// The highest revision that was given out.
+    pub revision: Revision,
+}
+
+/// Whether a database is behind what the other side has seen of it. `held` are its incarnations in the order in which
+/// they began; the revision at which one begins ends the one before. `current` is its highest revision now.
+pub fn is_behind(held: &[Incarnation], current: Revision, seen: &Standpoint) -> bool {
+    let Some(place) = held.iter().position(|one| one.id == seen.incarnation) else { return true };
+    let end = held.get(place + 1).map_or(current, |next| next.begins_at);
+    seen.revision > end
+}
+
+/// Which process of a tenant the control plane serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The process.
+    pub incarnation: IncarnationId,
+    /// Where an operator finds it.
+    pub address: String,
+    /// Until when it counts as living if nothing is heard of it.
+    pub until: Timestamp,
+}
+
+/// Refuses a process of a tenant while another one is served: two of them work over copies of one database.
+pub fn check_session(
+    served: Option<&Session>,
+    incarnation: IncarnationId,
+    address: &str,
+    now: Timestamp,
+) -> Result<(), Error> {
+    match served {
+        Some(other) if other.incarnation != incarnation && other.until > now => Err(Error::new(
+            ErrorReason::TenantAlreadyServed,
+            format!(
+                "this organisation is served by the tenant-svc at {} (incarnation {}); the one at {address} \
+                 (incarnation {incarnation}) works over a copy of its database. Stop one of them: the first is no longer \
+                 served {} seconds after it has ended",
+                other.address,
+                other.incarnation,
+                other.until.since(now).as_secs().max(1),
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(begins: &[i64]) -> Vec<Incarnation> {
+        let one = |begins_at| Incarnation { id: IncarnationId::generate(), begins_at: Revision(begins_at) };
+        begins.iter().copied().map(one).collect()
+    }
+
+    #[test]
+    fn a_database_is_behind_where_it_lacks_what_was_seen() {
+        let held = held(&[0, 100, 200]);
+        let seen = |id, revision| Standpoint { incarnation: id, revision: Revision(revision) };
+        let behind = |seen: &Standpoint| is_behind(&held, Revision(250), seen);
+        for (place, last) in [(0, 100), (1, 200), (2, 250)] {
+            assert!(!behind(&seen(held[place].id, last)), "{place}");
+            assert!(behind(&seen(held[place].id, last + 1)), "{place}: beyond its end");
+        }
+        assert!(behind(&seen(IncarnationId::generate(), 0)), "a start that it does not hold");
+        assert!(is_behind(&[], Revision(0), &seen(held[0].id, 0)));
+    }
+
+    #[test]
+    fn a_second_process_is_refused_while_the_first_lives() {
+        let (first, second) = (IncarnationId::generate(), IncarnationId::generate());
+        let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
+        let session = Session { incarnation: first, address: "10.0.0.1:7070".into(), until: at(30) };
+        assert!(check_session(None, second, "b", at(0)).is_ok());
+        assert!(check_session(Some(&session), first, "a", at(0)).is_ok());
+        assert!(check_session(Some(&session), second, "b", at(30)).is_ok());
+        let refused = check_session(Some(&session), second, "10.0.0.2:7070", at(29)).unwrap_err();
+        assert_eq!(refused.reason, ErrorReason::TenantAlreadyServed);
+        for named in [&first.to_string(), &second.to_string(), "10.0.0.1:7070", "10.0.0.2:7070"] {
+            assert!(refused.message.contains(named), "{refused}");
+        }
+    }
+}

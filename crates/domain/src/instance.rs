@@ -1,0 +1,58 @@
+//! Instances as the services tell each other of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Timestamp;
+use crate::event::EventDetail;
+use crate::id::{Generation, IntentNumber, OrganizationId, Revision, WorkspaceId};
+use crate::lifecycle::{Desired, Phase, Reason};
+use crate::tier::Tier;
+
+/// An instance as its tenant sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as in the engine's record
+pub struct InstanceView {
+    pub workspace: WorkspaceId,
+    pub organization: OrganizationId,
+    pub desired: Desired,
+    pub intent: IntentNumber,
+    pub generation: Generation,
+    pub wanted_generation: Generation,
+    pub runtime: String,
+    pub tier: Tier,
+    pub phase: Phase,
+    pub phase_since: Timestamp,
+    pub reason: Option<Reason>,
+    pub message: String,
+    pub endpoint: Option<Endpoint>,
+    pub revision: Revision,
+}
+
+impl InstanceView {
+    /// Whether it is deleted, or being deleted.
+    pub fn is_ending(&self) -> bool {
+        self.desired == Desired::Deleted || self.phase == Phase::Gone
+    }
+}
+
+/// Where an instance's agent is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// Something that happened to an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Ascending within the store.
+    pub id: i64,
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub detail: EventDetail,
+}

@@ -1,0 +1,289 @@
+//! Which process of each organisation's tenant is served, and how far its processes were seen to be.
+
+use std::time::Duration;
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::{IncarnationId, OrganizationId, Revision};
+use molecule_domain::incarnation::{Incarnation, Session, Standpoint, check_session, is_behind};
+use molecule_provisioner::store::StoreError;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::Database;
+use crate::codec::{column, moment};
+use crate::engine::organization_not_found;
+use crate::sqlstate::store_error;
+
+/// How long a process counts as living after it was last heard.
+pub const SESSION: Duration = Duration::from_secs(30);
+/// How many standpoints of an organisation's tenant are kept.
+const KEPT: i64 = 20;
+
+/// A process of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Whose.
+    pub organization: OrganizationId,
+    /// Where its database stands.
+    pub standpoint: Standpoint,
+    /// Where an operator finds it: what it says at a meeting, else where its connection comes from.
+    pub address: String,
+}
+
+/// A standpoint, and when it was last heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Seen {
+    pub standpoint: Standpoint,
+    pub at: Timestamp,
+}
+
+/// What a process that is met is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meeting {
+    /// The organisation's last revision.
+    pub revision: Revision,
+    /// The time, by the database's clock.
+    pub now: Timestamp,
+    /// What was seen of the tenant before this meeting, newest first.
+    pub seen: Vec<Seen>,
+    /// Whether this database is behind what the process has seen of it.
+    pub behind: bool,
+}
+
+/// A session from its columns, where there is one.
+pub(crate) fn session(
+    incarnation: Option<Uuid>,
+    address: Option<String>,
+    until: Option<OffsetDateTime>,
+) -> Option<Session> {
+    Some(Session {
+        incarnation: IncarnationId::from_uuid(incarnation?),
+        address: address?,
+        until: moment(until?),
+    })
+}
+
+impl Database {
+    /// Serves a process from now on, or refuses it; what was seen of its database before, and of this one by it.
+    pub async fn meet(&self, process: &Process, seen: Option<&Standpoint>) -> Result<Meeting, StoreError> {
+        let once = || async {
+            let mut tx = self.begin().await?;
+            let organization = process.organization;
+            let (revision, now) = serve(&mut tx, process, None).await?;
+            let before = standpoints(&mut tx, organization).await?;
+            let behind = match seen {
+                Some(seen) => is_behind(&held(&mut tx, seen.incarnation).await?, revision, seen),
+                None => false,
+            };
+            note(&mut tx, &[(organization, process.standpoint)], now).await?;
+            forget(&mut tx, organization).await?;
+            tx.commit().await.map_err(store_error)?;
+            Ok(Meeting { revision, now, seen: before, behind })
+        };
+        self.transactions.run("meet", once).await
+    }
+
+    /// Serves a process for as long as a stream of its is open, or refuses it. The organisation's last revision.
+    pub async fn open_session(&self, process: &Process, stream: Uuid) -> Result<Revision, StoreError> {
+        let once = || async {
+            let mut tx = self.begin().await?;
+            let (revision, now) = serve(&mut tx, process, Some(stream)).await?;
+            note(&mut tx, &[(process.organization, process.standpoint)], now).await?;
+            tx.commit().await.map_err(store_error)?;
+            Ok(revision)
+        };
+        self.transactions.run("open_session", once).await
+    }
+
+    /// Prolongs the session of a process whose stream is open. Whether it still is this process that is served.
+    pub async fn prolong_session(&self, process: &Process) -> Result<bool, StoreError> {
+        let once = || async {
+            let prolonged = sqlx::query!(
+                "UPDATE tenant_sessions SET until = clock_timestamp() + $3 * interval '1 second'
+                 WHERE organization_id = $1 AND incarnation = $2",
+                process.organization.as_uuid(),
+                process.standpoint.incarnation.as_uuid(),
+                SESSION.as_secs_f64(),
+            )
+            .execute(&self.pool)
+            .await
+            .map_err(store_error)?;
+            Ok(prolonged.rows_affected() == 1)
+        };
+        self.transactions.run("prolong_session", once).await
+    }
+
+    /// Ends a session with its stream, unless another stream or another process has taken its place.
+    pub async fn end_session(&self, process: &Process, stream: Uuid) -> Result<(), StoreError> {
+        let once = || async {
+            sqlx::query!(
+                "UPDATE tenant_sessions SET until = clock_timestamp()
+                 WHERE organization_id = $1 AND incarnation = $2 AND stream = $3",
+                process.organization.as_uuid(),
+                process.standpoint.incarnation.as_uuid(),
+                stream,
+            )
+            .execute(&self.pool)
+            .await
+            .map_err(store_error)?;
+            Ok(())
+        };
+        self.transactions.run("end_session", once).await
+    }
+
+    /// Keeps how far processes were seen to be, where that is further than before.
+    pub async fn note_standpoints(
+        &self,
+        standpoints: &[(OrganizationId, Standpoint)],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let once = || async {
+            let mut db = self.pool.acquire().await.map_err(store_error)?;
+            note(&mut db, standpoints, now).await
+        };
+        self.transactions.run("note_standpoints", once).await
+    }
+}
+
+/// Lets the rules decide about a process under the lock of its organisation's session. The organisation's last revision,
+/// and the time.
+async fn serve(
+    db: &mut PgConnection,
+    process: &Process,
+    stream: Option<Uuid>,
+) -> Result<(Revision, Timestamp), StoreError> {
+    let organization = process.organization.as_uuid();
+    let incarnation = process.standpoint.incarnation;
+    // a row that can be locked: nobody is served by it yet
+    sqlx::query!(
+        "INSERT INTO tenant_sessions (organization_id, incarnation, address, until)
+         SELECT organization_id, $2, $3, '1970-01-01 00:00:00Z' FROM organizations WHERE organization_id = $1
+         ON CONFLICT (organization_id) DO NOTHING",
+        organization,
+        incarnation.as_uuid(),
+        process.address,
+    )
+    .execute(&mut *db)
+    .await
+    .map_err(store_error)?;
+    let served = sqlx::query!(
+        "SELECT incarnation, address, until FROM tenant_sessions WHERE organization_id = $1 FOR UPDATE",
+        organization,
+    )
+    .fetch_optional(&mut *db)
+    .await
+    .map_err(store_error)?;
+    // asked for apart: the lock may have been waited for
+    let row = sqlx::query!(
+        r#"SELECT revision, clock_timestamp() AS "now!" FROM organizations WHERE organization_id = $1"#,
+        organization,
+    )
+    .fetch_optional(&mut *db)
+    .await
+    .map_err(store_error)?;
+    let row = row.ok_or_else(|| organization_not_found(process.organization))?;
+    let now = moment(row.now);
+    let served = served.and_then(|row| session(Some(row.incarnation), Some(row.address), Some(row.until)));
+    check_session(served.as_ref(), incarnation, &process.address, now)?;
+    sqlx::query!(
+        "UPDATE tenant_sessions SET incarnation = $2, until = $4,
+             stream = COALESCE($5, CASE WHEN incarnation = $2 THEN stream END),
+             -- what a process says of itself at a meeting outlasts what a connection shows
+             address = CASE WHEN $5 IS NOT NULL AND incarnation = $2 THEN address ELSE $3 END
+         WHERE organization_id = $1",
+        organization,
+        incarnation.as_uuid(),
+        process.address,
+        column(now + SESSION),
+        stream,
+    )
+    .execute(&mut *db)
+    .await
+    .map_err(store_error)?;
+    Ok((Revision(row.revision), now))
+}
+
+/// What was seen of an organisation's tenant, newest first.
+async fn standpoints(db: &mut PgConnection, organization: OrganizationId) -> Result<Vec<Seen>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT incarnation, revision, seen_at FROM tenant_standpoints WHERE organization_id = $1
+         ORDER BY seen_at DESC LIMIT $2",
+        organization.as_uuid(),
+        KEPT,
+    )
+    .fetch_all(db)
+    .await
+    .map_err(store_error)?;
+    let seen = rows.into_iter().map(|row| Seen {
+        standpoint: Standpoint {
+            incarnation: IncarnationId::from_uuid(row.incarnation),
+            revision: Revision(row.revision),
+        },
+        at: moment(row.seen_at),
+    });
+    Ok(seen.collect())
+}
+
+/// One of the control plane's incarnations, and the one that began after it.
+async fn held(db: &mut PgConnection, incarnation: IncarnationId) -> Result<Vec<Incarnation>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT incarnation, begins_at FROM control_plane_incarnations
+         WHERE number >= (SELECT number FROM control_plane_incarnations WHERE incarnation = $1)
+         ORDER BY number LIMIT 2",
+        incarnation.as_uuid(),
+    )
+    .fetch_all(db)
+    .await
+    .map_err(store_error)?;
+    let held = rows.into_iter().map(|row| Incarnation {
+        id: IncarnationId::from_uuid(row.incarnation),
+        begins_at: Revision(row.begins_at),
+    });
+    Ok(held.collect())
+}
+
+async fn note(
+    db: &mut PgConnection,
+    standpoints: &[(OrganizationId, Standpoint)],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut sorted = standpoints.to_vec();
+    // one order for all: two batches must not wait for each other
+    sorted.sort_unstable_by_key(|(organization, standpoint)| (*organization, standpoint.incarnation));
+    let organizations: Vec<Uuid> = sorted.iter().map(|(organization, _)| *organization.as_uuid()).collect();
+    let incarnations: Vec<Uuid> = sorted.iter().map(|(_, seen)| *seen.incarnation.as_uuid()).collect();
+    let revisions: Vec<i64> = sorted.iter().map(|(_, seen)| seen.revision.0).collect();
+    sqlx::query!(
+        "INSERT INTO tenant_standpoints AS s (organization_id, incarnation, revision, seen_at)
+         SELECT organization_id, incarnation, revision, $4
+         FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS seen (organization_id, incarnation, revision)
+         ON CONFLICT (organization_id, incarnation) DO UPDATE
+             SET revision = GREATEST(s.revision, excluded.revision), seen_at = GREATEST(s.seen_at, excluded.seen_at)",
+        &organizations,
+        &incarnations,
+        &revisions,
+        column(now),
+    )
+    .execute(db)
+    .await
+    .map_err(store_error)?;
+    Ok(())
+}
+
+/// Drops the standpoints that were heard longest ago, beyond those that are kept.
+async fn forget(db: &mut PgConnection, organization: OrganizationId) -> Result<(), StoreError> {
+    sqlx::query!(
+        "DELETE FROM tenant_standpoints WHERE organization_id = $1 AND incarnation NOT IN (
+             SELECT incarnation FROM tenant_standpoints WHERE organization_id = $1
+             ORDER BY seen_at DESC LIMIT $2
+         )",
+        organization.as_uuid(),
+        KEPT,
+    )
+    .execute(db)
+    .await
+    .map_err(store_error)?;
+    Ok(())
+}

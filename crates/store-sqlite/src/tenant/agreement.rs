@@ -1,0 +1,204 @@
+//! The starts of this tenant, and its agreements with the provider.
+
+use std::collections::BTreeMap;
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::{IncarnationId, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::incarnation::Incarnation;
+use molecule_domain::instance::InstanceView;
+use molecule_domain::lifecycle::Phase;
+use molecule_domain::store::StoreError;
+use molecule_workspace::Workspace;
+use molecule_workspace::agreement::{Agreed, Meetings, Met, Minter, Terms};
+use sqlx::SqliteConnection;
+
+use super::SqliteStore;
+use super::rows::add_row;
+use crate::Database;
+use crate::codec::{corrupt, id, unavailable};
+
+/// How many starts are kept: the provider remembers the last few only.
+const KEPT: i64 = 1000;
+
+/// Stores a new start.
+pub(super) async fn begin(database: &Database, own: IncarnationId) -> Result<(), StoreError> {
+    let own = own.to_string();
+    let mut tx = database.begin().await?;
+    for query in [
+        sqlx::query!(
+            "INSERT INTO incarnations (incarnation, place, begins_at)
+             SELECT ?, COALESCE((SELECT MAX(place) FROM incarnations), 0) + 1,
+                 COALESCE((SELECT MAX(revision) FROM tenant_state), 0)",
+            own,
+        ),
+        sqlx::query!(
+            "DELETE FROM incarnations WHERE place <= (SELECT MAX(place) FROM incarnations) - ?",
+            KEPT
+        ),
+    ] {
+        query.execute(&mut *tx).await.map_err(unavailable)?;
+    }
+    tx.commit().await.map_err(unavailable)
+}
+
+fn incarnation(text: &str) -> Result<IncarnationId, StoreError> {
+    text.parse().map_err(|_| corrupt("the id of a start"))
+}
+
+async fn load_meetings(
+    db: &mut SqliteConnection,
+    organization: OrganizationId,
+) -> Result<(Meetings, Revision), StoreError> {
+    let organization = organization.to_string();
+    let rows = sqlx::query!("SELECT incarnation, begins_at FROM incarnations ORDER BY place")
+        .fetch_all(&mut *db)
+        .await
+        .map_err(unavailable)?;
+    let held = rows.iter().map(|row| {
+        Ok(Incarnation { id: incarnation(&row.incarnation)?, begins_at: Revision(row.begins_at) })
+    });
+    let held = held.collect::<Result<Vec<_>, StoreError>>()?;
+    let rows = sqlx::query!("SELECT incarnation, revision FROM acknowledged")
+        .fetch_all(&mut *db)
+        .await
+        .map_err(unavailable)?;
+    let acknowledged = rows.iter().map(|row| Ok((incarnation(&row.incarnation)?, Revision(row.revision))));
+    let acknowledged = acknowledged.collect::<Result<BTreeMap<_, _>, StoreError>>()?;
+    let state = sqlx::query!(
+        "SELECT revision, agreed_in, provider FROM tenant_state WHERE organization_id = ?",
+        organization,
+    )
+    .fetch_optional(&mut *db)
+    .await
+    .map_err(unavailable)?;
+    let Some(state) = state else {
+        return Ok((Meetings { held, acknowledged, ..Meetings::default() }, Revision(0)));
+    };
+    let agreed_in = state.agreed_in.as_deref().map(incarnation).transpose()?;
+    let provider = state.provider.as_deref().map(incarnation).transpose()?;
+    Ok((Meetings { held, acknowledged, agreed_in, provider }, Revision(state.revision)))
+}
+
+impl SqliteStore {
+    pub(super) async fn read_meetings(
+        &self,
+        organization: OrganizationId,
+    ) -> Result<(Meetings, Revision), StoreError> {
+        let mut db = self.database.reader.acquire().await.map_err(unavailable)?;
+        load_meetings(&mut db, organization).await
+    }
+
+    /// One transaction, so that a process that ends in the middle has agreed on nothing.
+    pub(super) async fn agree_on_all(
+        &self,
+        organization: OrganizationId,
+        met: &Met,
+        inventory: &[InstanceView],
+        minter: &dyn Minter,
+        now: Timestamp,
+    ) -> Result<Agreed, StoreError> {
+        let mut tx = self.database.begin().await?;
+        let (meetings, revision) = load_meetings(&mut tx, organization).await?;
+        let set_back = meetings.is_set_back(revision, &met.seen);
+        let terms = Terms { last_met: meetings.last_met(&met.seen), set_back, own: self.own, minter };
+        let mut agreed = Agreed { set_back, ..Agreed::default() };
+        let has: BTreeMap<_, _> = inventory.iter().map(|instance| (instance.workspace, instance)).collect();
+        let owner = organization.to_string();
+        let held = sqlx::query_scalar!(
+            "SELECT workspace_id FROM workspaces WHERE organization_id = ? ORDER BY created_at, workspace_id",
+            owner,
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        let held = held.iter().map(|row| id(row)).collect::<Result<Vec<WorkspaceId>, _>>()?;
+        for workspace in &held {
+            let Some(before) = self.load_workspace(&mut tx, *workspace, false).await? else { continue };
+            let instance = has.get(workspace).copied();
+            if before.record.phase == Phase::Gone && instance.is_none_or(InstanceView::is_ending) {
+                continue;
+            }
+            let knows_agent = match instance.filter(|_| set_back) {
+                Some(instance) => knows_agent(&mut tx, instance).await?,
+                None => true,
+            };
+            let mut after = before.clone();
+            let (verdict, effects) = after.agree(instance, knows_agent, &terms, now);
+            agreed.add(&after.record, verdict);
+            if after != before {
+                self.save(&mut tx, &before, after, effects, now).await?;
+            }
+        }
+        for instance in inventory.iter().filter(|instance| !instance.is_ending()) {
+            if held.contains(&instance.workspace) {
+                continue;
+            }
+            let (after, effects) = Workspace::take_back(instance, &terms, now);
+            add_row(&mut tx, organization, instance.workspace, &after.private, now).await?;
+            agreed.recovered.push(instance.workspace);
+            let before = Workspace { outbox: Vec::new(), ..after.clone() };
+            self.save(&mut tx, &before, after, effects, now).await?;
+        }
+        let cursor = inventory.last().map_or(0, |last| last.revision.0);
+        note_agreement(&mut tx, organization, self.own, met, cursor, set_back.then_some(revision)).await?;
+        self.commit(tx).await?;
+        Ok(agreed)
+    }
+}
+
+/// Whether the credential of the generation that runs was made by this database.
+async fn knows_agent(db: &mut SqliteConnection, instance: &InstanceView) -> Result<bool, StoreError> {
+    let workspace = instance.workspace.to_string();
+    let known = sqlx::query_scalar!(
+        "SELECT COUNT(*) FROM credentials
+         WHERE workspace_id = ? AND generation = ? AND credential_hash IS NOT NULL",
+        workspace,
+        instance.generation.0,
+    )
+    .fetch_one(db)
+    .await
+    .map_err(unavailable)?;
+    Ok(known > 0)
+}
+
+async fn note_agreement(
+    db: &mut SqliteConnection,
+    organization: OrganizationId,
+    own: IncarnationId,
+    met: &Met,
+    cursor: i64,
+    forgotten: Option<Revision>,
+) -> Result<(), StoreError> {
+    let (organization, own, provider) =
+        (organization.to_string(), own.to_string(), met.provider.incarnation.to_string());
+    // watchers of the time that is lost begin anew
+    let forgotten = forgotten.map_or(0, |revision| revision.0);
+    sqlx::query!(
+        "INSERT INTO tenant_state (organization_id, agreed_in, provider, instance_cursor, forgotten)
+         VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT (organization_id) DO UPDATE SET
+             agreed_in = excluded.agreed_in, provider = excluded.provider,
+             instance_cursor = excluded.instance_cursor, forgotten = MAX(forgotten, excluded.forgotten)",
+        organization,
+        own,
+        provider,
+        cursor,
+        forgotten,
+    )
+    .execute(&mut *db)
+    .await
+    .map_err(unavailable)?;
+    for seen in &met.seen {
+        let incarnation = seen.incarnation.to_string();
+        sqlx::query!(
+            "INSERT INTO acknowledged (incarnation, revision) VALUES (?, ?)
+             ON CONFLICT (incarnation) DO UPDATE SET revision = MAX(revision, excluded.revision)",
+            incarnation,
+            seen.revision.0,
+        )
+        .execute(&mut *db)
+        .await
+        .map_err(unavailable)?;
+    }
+    Ok(())
+}

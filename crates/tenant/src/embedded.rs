@@ -1,0 +1,102 @@
+//! The engine in this process.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use molecule_domain::Timestamp;
+use molecule_domain::error::Result;
+use molecule_domain::id::{OrganizationId, WorkspaceId};
+use molecule_domain::incarnation::Standpoint;
+use molecule_domain::instance::InstanceView;
+use molecule_provisioner::Engine;
+use molecule_provisioner::admission::{ChangeRequest, ProvisionRequest};
+use molecule_provisioner::backend::{CallError, LogChunk, LogOptions};
+use molecule_workspace::agreement::Met;
+use molecule_workspace::store::Cursors;
+
+use crate::provider::{Changes, Mode, Provider, ProviderInfo};
+
+/// How long to wait for something new.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A self-hosted tenant's engine.
+#[derive(Debug)]
+pub struct Embedded(pub Engine);
+
+#[async_trait]
+impl Provider for Embedded {
+    fn info(&self) -> ProviderInfo {
+        let capabilities = self.0.capabilities().into_iter().chain(["mount.host_path"]);
+        let mut capabilities: Vec<String> = capabilities.map(str::to_owned).collect();
+        capabilities.sort_unstable();
+        ProviderInfo { mode: Mode::SelfHosted, backend: self.0.backend_kind().to_owned(), capabilities }
+    }
+
+    fn ready(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn age(&self, _now: Timestamp) -> Duration {
+        Duration::ZERO
+    }
+
+    async fn meet(
+        &self,
+        _organization: OrganizationId,
+        _own: Standpoint,
+        _seen: Option<Standpoint>,
+    ) -> Result<Option<Met>> {
+        Ok(None)
+    }
+
+    async fn inventory(&self, organization: OrganizationId) -> Result<Vec<InstanceView>> {
+        let mut all = Vec::new();
+        loop {
+            let after = all.last().map_or_else(Default::default, |last: &InstanceView| last.revision);
+            let batch = self.0.changed_after(organization, after).await?;
+            if batch.is_empty() {
+                return Ok(all);
+            }
+            all.extend(batch.into_iter().map(InstanceView::from));
+        }
+    }
+
+    async fn provision(&self, request: &ProvisionRequest, _own: Standpoint) -> Result<InstanceView> {
+        self.0.provision(request).await.map(InstanceView::from)
+    }
+
+    async fn change(&self, request: &ChangeRequest, _own: Standpoint) -> Result<InstanceView> {
+        self.0.change(request).await.map(InstanceView::from)
+    }
+
+    async fn changes(
+        &self,
+        organization: OrganizationId,
+        after: Cursors,
+        _own: Standpoint,
+    ) -> Result<Changes> {
+        let mut commits = self.0.news(organization);
+        loop {
+            commits.borrow_and_update();
+            let instances = self.0.changed_after(organization, after.revision).await?;
+            let events = self.0.events_after(organization, after.event).await?;
+            if !instances.is_empty() || !events.is_empty() {
+                let instances = instances.into_iter().map(InstanceView::from).collect();
+                return Ok(Changes { instances, events, ..Changes::default() });
+            }
+            if tokio::time::timeout(PATIENCE, commits.changed()).await.is_err() {
+                return Ok(Changes::default());
+            }
+        }
+    }
+
+    async fn logs(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>> {
+        self.0.logs(organization, workspace, options).await
+    }
+}

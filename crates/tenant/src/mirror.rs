@@ -1,0 +1,103 @@
+//! Follows the provider: the two meet and agree, then every record and event of the provider's is taken over into the
+//! store, which wakes the watchers.
+
+use std::time::Duration;
+
+use molecule_domain::error::Result;
+use molecule_domain::id::IncarnationId;
+use molecule_domain::incarnation::Standpoint;
+use molecule_provisioner::policy::Policy;
+use molecule_workspace::agreement::Met;
+use tracing::{info, warn};
+
+use crate::outbox::Outbox;
+
+/// The first pause before asking a provider again that did not answer; it doubles up to [`LONGEST_PAUSE`], and is spread.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+impl Outbox {
+    /// Follows the provider for as long as this is polled.
+    pub async fn follow(&self) {
+        let policy = Policy { backoff_base: FIRST_PAUSE, backoff_max: LONGEST_PAUSE, ..Policy::default() };
+        let mut failures = 0;
+        loop {
+            let Err(error) = self.follow_once(&mut failures).await else { continue };
+            failures += 1;
+            // once for an outage, not at every attempt
+            if failures == 1 {
+                warn!(error = &error as &dyn std::error::Error, "the provider can't be followed");
+            }
+            tokio::time::sleep(policy.backoff(failures, self.seed())).await;
+        }
+    }
+
+    /// Meets the provider and follows it until it does not answer, or speaks as another start.
+    async fn follow_once(&self, failures: &mut u32) -> Result<()> {
+        let (own, met) = self.meet().await?;
+        if std::mem::take(failures) > 0 {
+            info!("the provider answers again");
+        }
+        self.retry_soon();
+        while self.take_over(own, met).await? {}
+        Ok(())
+    }
+
+    /// Meets the provider, and agrees with it where that is needed. Wishes are told from then on. Returns where this
+    /// tenant stood, and the provider's start.
+    pub async fn meet(&self) -> Result<(Standpoint, Option<IncarnationId>)> {
+        let (meetings, revision) = self.store.meetings(self.organization).await?;
+        let own = Standpoint { incarnation: self.own, revision };
+        let cursor = self.store.cursors(self.organization).await?.revision;
+        let seen = meetings.provider.map(|incarnation| Standpoint { incarnation, revision: cursor });
+        let met = self.provider.meet(self.organization, own, seen).await?;
+        if let Some(met) = &met
+            && meetings.must_agree(revision, met)
+        {
+            self.set_met(false);
+            self.agree(met).await?;
+        }
+        self.set_met(true);
+        Ok((own, met.map(|met| met.provider.incarnation)))
+    }
+
+    async fn agree(&self, met: &Met) -> Result<()> {
+        let inventory = self.provider.inventory(self.organization).await?;
+        let now = self.clock.now();
+        let agreed = self.store.agree(self.organization, met, &inventory, &*self.minter, now).await?;
+        if agreed.set_back {
+            warn!(
+                adopted = agreed.adopted.len(),
+                recovered = agreed.recovered.len(),
+                "this tenant's database was put back to an earlier state; what the provider did since then holds"
+            );
+        }
+        for workspace in &agreed.recovered {
+            warn!(%workspace, "recovered: it runs on, but its agent is not known; update it with its config, or delete it");
+        }
+        for workspace in agreed.told_again {
+            warn!(%workspace, "the provider has lost what it had granted of this workspace, and is told again");
+            self.wake(workspace);
+        }
+        Ok(())
+    }
+
+    /// Takes over one batch; `false` where another start of the provider speaks, which has to be met.
+    async fn take_over(&self, own: Standpoint, met: Option<IncarnationId>) -> Result<bool> {
+        let cursors = self.store.cursors(self.organization).await?;
+        let changes = self.provider.changes(self.organization, cursors, own).await?;
+        if changes.incarnation.is_some() && changes.incarnation != met {
+            return Ok(false);
+        }
+        if let Some(event) = changes.restarted_after_event {
+            warn!(revision = %cursors.revision, "the provider knows less than it told before, as after a restore");
+            self.store.restart_mirror(self.organization, event).await?;
+            return Ok(true);
+        }
+        if !changes.instances.is_empty() || !changes.events.is_empty() {
+            let now = self.clock.now();
+            self.store.mirror(self.organization, &changes.instances, &changes.events, now).await?;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,86 @@
+//! The seam between what a customer wants and who provides it: an engine in this process, or the control plane.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use molecule_domain::Timestamp;
+use molecule_domain::error::Result;
+use molecule_domain::id::{IncarnationId, OrganizationId, WorkspaceId};
+use molecule_domain::incarnation::Standpoint;
+use molecule_domain::instance::{Event, InstanceView};
+use molecule_provisioner::admission::{ChangeRequest, ProvisionRequest};
+use molecule_provisioner::backend::{CallError, LogChunk, LogOptions};
+use molecule_workspace::agreement::Met;
+use molecule_workspace::store::Cursors;
+
+/// Who launches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// An engine in this process.
+    SelfHosted,
+    /// The control plane.
+    Saas,
+}
+
+/// What a provider is and can do.
+#[derive(Clone, Debug)]
+pub struct ProviderInfo {
+    /// Who launches.
+    pub mode: Mode,
+    /// The kind of backend that new workspaces go to; empty until the control plane has told.
+    pub backend: String,
+    /// What it can do beyond the common API.
+    pub capabilities: Vec<String>,
+}
+
+/// Records and events in order; there may be none of either.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Records, in order of their revisions.
+    pub instances: Vec<InstanceView>,
+    /// Events, in order of their numbers.
+    pub events: Vec<Event>,
+    /// The provider knows less than the cursors say: its records follow from the first, its events after this one.
+    pub restarted_after_event: Option<i64>,
+    /// The provider's start that says so; `None` where it shares this tenant's database.
+    pub incarnation: Option<IncarnationId>,
+}
+
+/// Who provides instances.
+#[async_trait]
+pub trait Provider: Send + Sync + 'static {
+    /// What it is and can do, as far as that is known here.
+    fn info(&self) -> ProviderInfo;
+    /// Asks it for that where it has not told yet; not for long, and an outage is no error.
+    async fn introduce(&self) {}
+    /// Whether it can be asked now; why not, where it can't.
+    fn ready(&self) -> Result<()>;
+    /// How old its last word is.
+    fn age(&self, now: Timestamp) -> Duration;
+    /// Makes this process known, and hears where the provider stands and what it had seen of this tenant. `own` is where
+    /// this tenant's database stands, `seen` what was last seen of the provider. `None` where the provider shares this
+    /// tenant's database: the two are put back together.
+    async fn meet(
+        &self,
+        organization: OrganizationId,
+        own: Standpoint,
+        seen: Option<Standpoint>,
+    ) -> Result<Option<Met>>;
+    /// Every instance as it is now, what is gone included, in order of revision.
+    async fn inventory(&self, organization: OrganizationId) -> Result<Vec<InstanceView>>;
+    /// Asks for a first instance; repeatable by the workspace's id. `own` is where this tenant's database stands.
+    async fn provision(&self, request: &ProvisionRequest, own: Standpoint) -> Result<InstanceView>;
+    /// Asks for a change; repeatable by the workspace's id and the number of the wish.
+    async fn change(&self, request: &ChangeRequest, own: Standpoint) -> Result<InstanceView>;
+    /// What came after the cursors; waits a while where there is nothing yet.
+    async fn changes(&self, organization: OrganizationId, after: Cursors, own: Standpoint)
+    -> Result<Changes>;
+    /// The output of an instance.
+    async fn logs(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>>;
+}

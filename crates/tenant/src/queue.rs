@@ -1,0 +1,175 @@
+//! When which workspace's wishes are told, and who waits for it. No more than one telling per workspace is out at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use molecule_domain::Error;
+use molecule_domain::id::{IntentNumber, WorkspaceId};
+use molecule_provisioner::policy::Policy;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::outbox::Told;
+
+/// The first pause before a wish is told again; it doubles up to [`LONGEST_PAUSE`], and is spread.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The workspaces of which something waits.
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// In the order in which they are told.
+    schedule: BTreeSet<(Instant, WorkspaceId)>,
+    workspaces: BTreeMap<WorkspaceId, Place>,
+    waiting: BTreeMap<(WorkspaceId, IntentNumber), Vec<oneshot::Sender<Told>>>,
+    closed: bool,
+}
+
+/// Where a workspace is in the queue.
+#[derive(Default)]
+struct Place {
+    /// When it is told next; `None` while it is being told.
+    due: Option<Instant>,
+    /// Tellings in a row that got no answer.
+    failures: u32,
+    /// Whether something was asked for while it was being told.
+    again: bool,
+}
+
+impl Queue {
+    /// Tells a workspace at once, or again right after the telling that is out.
+    pub(crate) fn wake(&mut self, workspace: WorkspaceId) {
+        let now = Instant::now();
+        match self.workspaces.get_mut(&workspace) {
+            Some(Place { due: None, again, .. }) => *again = true,
+            Some(Place { due: Some(due), .. }) => {
+                self.schedule.remove(&(*due, workspace));
+                *due = now.min(*due);
+                self.schedule.insert((*due, workspace));
+            }
+            None => {
+                self.workspaces.insert(workspace, Place { due: Some(now), ..Place::default() });
+                self.schedule.insert((now, workspace));
+            }
+        }
+    }
+
+    /// Wakes a workspace, and gives word of its wish of this number.
+    pub(crate) fn wait_for(
+        &mut self,
+        workspace: WorkspaceId,
+        number: IntentNumber,
+    ) -> oneshot::Receiver<Told> {
+        let (sender, receiver) = oneshot::channel();
+        if !self.closed {
+            self.waiting.entry((workspace, number)).or_default().push(sender);
+            self.wake(workspace);
+        }
+        receiver
+    }
+
+    /// Gives word to all who wait for a workspace's wishes up to this number.
+    pub(crate) fn answer(&mut self, workspace: WorkspaceId, upto: IntentNumber, told: impl Fn() -> Told) {
+        let range = (workspace, IntentNumber(i64::MIN))..=(workspace, upto);
+        let keys: Vec<_> = self.waiting.range(range).map(|(key, _)| *key).collect();
+        for sender in keys.iter().filter_map(|key| self.waiting.remove(key)).flatten() {
+            // who has gone away needs no word
+            let _ = sender.send(told());
+        }
+    }
+
+    /// The next workspace that is due; it is being told from now on.
+    pub(crate) fn take_due(&mut self) -> Option<WorkspaceId> {
+        let (due, workspace) = *self.schedule.first()?;
+        if due > Instant::now() {
+            return None;
+        }
+        self.schedule.pop_first();
+        self.workspaces.entry(workspace).or_default().due = None;
+        Some(workspace)
+    }
+
+    /// When the next workspace is due.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.schedule.first().map(|(due, _)| *due)
+    }
+
+    /// A telling has come to its end.
+    pub(crate) fn ended(&mut self, workspace: WorkspaceId, failed: bool) {
+        let Some(mut place) = self.workspaces.remove(&workspace) else { return };
+        place.failures = if failed { place.failures.saturating_add(1) } else { 0 };
+        let due = if place.again {
+            Instant::now()
+        } else if failed {
+            let policy =
+                Policy { backoff_base: FIRST_PAUSE, backoff_max: LONGEST_PAUSE, ..Policy::default() };
+            Instant::now() + policy.backoff(place.failures, workspace.as_uuid().as_u64_pair().1)
+        } else {
+            return;
+        };
+        self.schedule.insert((due, workspace));
+        self.workspaces.insert(workspace, Place { due: Some(due), again: false, ..place });
+    }
+
+    /// Tells all that waits within `spread`, each at a place of its own in it.
+    pub(crate) fn hasten(&mut self, spread: Duration) {
+        let now = Instant::now();
+        for (workspace, place) in &mut self.workspaces {
+            if let Some(due) = &mut place.due {
+                self.schedule.remove(&(*due, *workspace));
+                let part = f64::from(workspace.as_uuid().as_bytes()[15]) / 255.0;
+                *due = (*due).min(now + spread.mul_f64(part));
+                self.schedule.insert((*due, *workspace));
+            }
+        }
+    }
+
+    /// Nothing is told any more: whoever waits, and whoever comes, hears that the wish waits.
+    pub(crate) fn close(&mut self, error: impl Fn() -> Error) {
+        self.closed = true;
+        for sender in std::mem::take(&mut self.waiting).into_values().flatten() {
+            let _ = sender.send(Told::Waits(error()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_telling_is_out_per_workspace_and_failures_pause() {
+        let (mut queue, workspace) = (Queue::default(), WorkspaceId::generate());
+        queue.wake(workspace);
+        assert_eq!(queue.take_due(), Some(workspace));
+        queue.wake(workspace);
+        assert_eq!(queue.take_due(), None, "it is being told");
+        queue.ended(workspace, false);
+        assert_eq!(queue.take_due(), Some(workspace), "something was asked for meanwhile");
+        for _ in 0..12 {
+            queue.ended(workspace, true);
+            assert_eq!(queue.take_due(), None);
+            let due = queue.next_due().unwrap();
+            assert!(due - Instant::now() <= LONGEST_PAUSE.mul_f64(1.25));
+            tokio::time::advance(due - Instant::now()).await;
+            assert_eq!(queue.take_due(), Some(workspace));
+        }
+        queue.ended(workspace, true);
+        queue.hasten(Duration::from_secs(2));
+        assert!(queue.next_due().unwrap() - Instant::now() <= Duration::from_secs(2));
+        queue.wake(workspace);
+        assert_eq!(queue.take_due(), Some(workspace), "a client who asks does not wait for the pause");
+        queue.ended(workspace, false);
+        assert_eq!(queue.next_due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn word_of_a_wish_is_word_of_those_composed_with_it() {
+        let (mut queue, workspace) = (Queue::default(), WorkspaceId::generate());
+        let mut waiting: Vec<_> = (1..=3).map(|n| queue.wait_for(workspace, IntentNumber(n))).collect();
+        queue.answer(workspace, IntentNumber(2), || Told::Waits(Error::workspace_not_found("x")));
+        assert!(
+            waiting[0].try_recv().is_ok() && waiting[1].try_recv().is_ok() && waiting[2].try_recv().is_err()
+        );
+    }
+}

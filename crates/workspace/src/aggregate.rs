@@ -1,0 +1,459 @@
+//! A workspace with all that changes together with it, and what clients and the provider do to it.
+
+use molecule_domain::Timestamp;
+use molecule_domain::error::{Error, ErrorReason};
+use molecule_domain::event::{Actor, EventDetail};
+use molecule_domain::id::{Generation, IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::instance::InstanceView;
+use molecule_domain::lifecycle::{Desired, Phase, Readiness};
+use molecule_domain::spec::WorkspaceSpec;
+
+use crate::outbox::{Composition, compose};
+use crate::record::{AgentRecord, Pending, RequestKey, WorkspaceRecord};
+use crate::wish::{Entry, Undo, Wish};
+
+/// A workspace as a transaction sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workspace {
+    /// What is known of it.
+    pub record: WorkspaceRecord,
+    /// Config files and secrets, sealed.
+    pub private: Vec<u8>,
+    /// What the provider has still to be told, in order.
+    pub outbox: Vec<Entry>,
+}
+
+/// A workspace to be created.
+#[derive(Clone, Debug)]
+pub struct NewWorkspace {
+    /// Its id.
+    pub workspace: WorkspaceId,
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// What was asked for.
+    pub spec: WorkspaceSpec,
+    /// What makes it ready.
+    pub readiness: Readiness,
+    /// Config files and secrets, sealed.
+    pub private: Vec<u8>,
+    /// The first generation's bootstrap token.
+    pub token: SealedToken,
+    /// The trace that this belongs to.
+    pub trace: String,
+}
+
+/// A bootstrap token as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedToken {
+    /// The token, sealed for the launcher.
+    pub sealed: Vec<u8>,
+    /// Its hash, by which it is known when it is redeemed.
+    pub hash: Vec<u8>,
+}
+
+/// A change that a client asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// What the provider is to be told; `None` where it need not know.
+    pub wish: Option<Wish>,
+    /// The new spec and what makes it ready, where that changes.
+    pub spec: Option<(WorkspaceSpec, Readiness)>,
+    /// New config files and secrets, sealed.
+    pub private: Option<Vec<u8>>,
+    /// For a replacement: the bootstrap token of [`Workspace::next_generation`].
+    pub token: Option<SealedToken>,
+    /// The trace that this belongs to.
+    pub trace: String,
+}
+
+/// Who asked, when, and in which start of the tenant.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    key: Option<&'a RequestKey>,
+    now: Timestamp,
+    own: IncarnationId,
+}
+
+/// What a store writes beside the workspace, in the same transaction.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SideEffects {
+    /// Whether watchers see a difference.
+    pub visible: bool,
+    /// What happened.
+    pub events: Vec<EventDetail>,
+    /// A generation's bootstrap token, by its hash, beside those that it has.
+    pub add_token: Option<(Generation, Vec<u8>)>,
+    /// Whose credentials and tokens are worth nothing from now on.
+    pub revoke: Revoke,
+    /// Request ids that are free again.
+    pub forget_requests: Vec<String>,
+}
+
+/// Generations whose credentials end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Revoke {
+    /// None.
+    #[default]
+    None,
+    /// All before this one.
+    Before(Generation),
+    /// All.
+    All,
+}
+
+/// How the provider answered a wish.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// It is granted, or was before.
+    Granted(InstanceView),
+    /// It is refused for good.
+    Refused(Refusal),
+    /// There is no such workspace at the provider: a deletion is done.
+    NotFound,
+}
+
+/// Why the provider refused a wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The error's reason.
+    pub reason: ErrorReason,
+    /// The error's message.
+    pub message: String,
+}
+
+impl Workspace {
+    /// A new workspace, with the wish to provision it. `refused` is the record of an earlier one of this id whose creation
+    /// was refused.
+    pub fn create(
+        new: &NewWorkspace,
+        key: Option<&RequestKey>,
+        now: Timestamp,
+        own: IncarnationId,
+        refused: Option<&WorkspaceRecord>,
+    ) -> (Self, SideEffects) {
+        let number = refused.map_or(IntentNumber(1), |refused| refused.intent.next());
+        let generation = Generation(1);
+        let record = WorkspaceRecord {
+            workspace: new.workspace,
+            organization: new.organization,
+            spec: new.spec.clone(),
+            readiness: new.readiness,
+            intent: number,
+            answered: IntentNumber(0),
+            generation,
+            highest: generation,
+            desired: Desired::Running,
+            phase: Phase::Admitted,
+            phase_since: now,
+            reason: None,
+            message: "admitted".to_owned(),
+            instance_generation: generation,
+            instance_revision: Revision(0),
+            endpoint: None,
+            agent: AgentRecord::default(),
+            recovered: None,
+            refused: false,
+            pending: None,
+            trace: new.trace.clone(),
+            created_at: now,
+            updated_at: now,
+            deleted_at: None,
+            revision: Revision(0),
+        };
+        let undo = Undo::of(&record, None);
+        let mut workspace = Self { record, private: new.private.clone(), outbox: Vec::new() };
+        let change = Change {
+            wish: Some(Wish::Provision { run: true }),
+            token: Some(new.token.clone()),
+            trace: new.trace.clone(),
+            ..Change::default()
+        };
+        let mut effects = SideEffects { visible: true, ..SideEffects::default() };
+        let asked = Asked { key, now, own };
+        workspace.follow(Wish::Provision { run: true }, change, undo, asked, &mut effects);
+        workspace.refresh_pending();
+        (workspace, effects)
+    }
+
+    /// The generation that a replacement asked for now would bring: that of an entry that the provider was never told,
+    /// else the next one.
+    pub fn next_generation(&self) -> Generation {
+        match self.outbox.last() {
+            Some(last) if !last.begun && last.wish.launches() => last.generation,
+            _ => self.record.highest.next(),
+        }
+    }
+
+    /// Refuses what a workspace that is deleted, or is being deleted, can't do any more.
+    pub fn refuse_deleting(&self) -> Result<(), Error> {
+        if self.record.is_deleting() {
+            let id = self.record.workspace;
+            return Err(Error::new(
+                ErrorReason::WorkspaceDeleted,
+                format!("workspace {id} is deleted or being deleted; create another"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether it has failed, or is about to: a start can't help then.
+    pub fn has_failed(&self) -> bool {
+        let told_why = |entry: &Entry| matches!(entry.wish, Wish::Stop(Some(_)));
+        self.record.phase == Phase::Failed && !self.outbox.iter().any(|entry| entry.wish.launches())
+            || self.outbox.last().is_some_and(told_why)
+    }
+
+    /// Stores what a client asks for.
+    pub fn change(
+        &mut self,
+        change: Change,
+        key: Option<&RequestKey>,
+        now: Timestamp,
+        own: IncarnationId,
+    ) -> SideEffects {
+        let mut effects = SideEffects { visible: true, ..SideEffects::default() };
+        let private_before = change.private.clone().map(|new| std::mem::replace(&mut self.private, new));
+        let undo = Undo::of(&self.record, private_before);
+        self.record.intent = self.record.intent.next();
+        self.record.trace.clone_from(&change.trace);
+        if let Some((spec, readiness)) = &change.spec {
+            self.record.spec.clone_from(spec);
+            self.record.readiness = *readiness;
+        }
+        if let Some(wish) = change.wish.clone() {
+            self.wish(wish, change, undo, Asked { key, now, own }, &mut effects);
+        }
+        self.refresh_pending();
+        effects
+    }
+
+    fn wish(&mut self, wish: Wish, change: Change, undo: Undo, asked: Asked<'_>, effects: &mut SideEffects) {
+        let composition = match self.outbox.last() {
+            Some(last) => compose(&last.wish, last.begun, &wish),
+            None => Composition::Followed,
+        };
+        match (composition, self.outbox.last_mut()) {
+            (Composition::Composed(composed), Some(last)) => {
+                let brings = wish.launches();
+                if brings && !last.wish.launches() {
+                    last.generation = self.record.highest.next();
+                }
+                if brings {
+                    last.spec.clone_from(&self.record.spec);
+                }
+                if let Some(token) = change.token {
+                    last.sealed_token = token.sealed;
+                    effects.add_token = Some((last.generation, token.hash));
+                }
+                if last.undo.private.is_none() {
+                    last.undo.private = undo.private;
+                }
+                last.number = self.record.intent;
+                last.trace = change.trace;
+                last.requests.extend(asked.key.map(|key| key.id.clone()));
+                self.record.desired = composed.desired();
+                self.record.generation = self.record.generation.max(last.generation);
+                self.record.highest = self.record.highest.max(last.generation);
+                last.wish = composed;
+            }
+            (Composition::Nothing, Some(_)) => {
+                self.outbox.pop();
+                self.deleted("it was deleted before the provider was asked for it", asked.now, effects);
+            }
+            _ => self.follow(wish, change, undo, asked, effects),
+        }
+    }
+
+    fn follow(
+        &mut self,
+        wish: Wish,
+        change: Change,
+        undo: Undo,
+        asked: Asked<'_>,
+        effects: &mut SideEffects,
+    ) {
+        if matches!(wish, Wish::Replace { .. }) {
+            self.record.generation = self.record.highest.next();
+            self.record.highest = self.record.generation;
+        }
+        self.record.desired = wish.desired();
+        let sealed_token = change.token.map_or_else(Vec::new, |token| {
+            effects.add_token = Some((self.record.generation, token.hash));
+            token.sealed
+        });
+        self.outbox.push(Entry {
+            number: self.record.intent,
+            wish,
+            generation: self.record.generation,
+            spec: self.record.spec.clone(),
+            sealed_token,
+            group: None,
+            asked_at: asked.now,
+            asked_in: asked.own,
+            trace: change.trace,
+            requests: asked.key.map(|key| key.id.clone()).into_iter().collect(),
+            undo,
+            retold: false,
+            begun: false,
+        });
+    }
+
+    /// Takes the provider's answer to an entry. An answer to an entry that is no longer there changes nothing but what
+    /// the mirror learns from it.
+    pub fn answered(
+        &mut self,
+        number: IntentNumber,
+        answer: &Answer,
+        now: Timestamp,
+        own: IncarnationId,
+    ) -> SideEffects {
+        let mut effects = SideEffects::default();
+        let place = self.outbox.iter().position(|entry| entry.number == number);
+        match (answer, place) {
+            (Answer::Granted(instance), place) => {
+                if let Some(place) = place {
+                    // what comes before it is older, and cannot be wanted any more
+                    self.outbox.drain(..=place);
+                    self.record.answered = self.record.answered.max(number);
+                    effects.visible = true;
+                }
+                self.take_over(instance, now, own, &mut effects);
+            }
+            (Answer::NotFound, Some(place)) if self.outbox[place].wish == Wish::Delete => {
+                self.outbox.clear();
+                self.record.answered = number;
+                self.deleted("deleted; the provider has nothing of it", now, &mut effects);
+            }
+            (Answer::Refused(refusal), Some(place)) if self.outbox[place].may_be_refused() => {
+                self.refused(place, refusal, now, &mut effects);
+            }
+            _ => {}
+        }
+        self.refresh_pending();
+        effects
+    }
+
+    fn refused(&mut self, place: usize, refusal: &Refusal, now: Timestamp, effects: &mut SideEffects) {
+        let entry = self.outbox.remove(place);
+        effects.visible = true;
+        effects.forget_requests.clone_from(&entry.requests);
+        if matches!(entry.wish, Wish::Provision { .. }) {
+            // never admitted, so there is nothing that later wishes could be about; the record stays, should an earlier
+            // call of it be heard late
+            self.record.refused = true;
+            for later in self.outbox.drain(..) {
+                effects.forget_requests.extend(later.requests);
+            }
+            self.deleted(&format!("it was refused: {}", refusal.message), now, effects);
+            return;
+        }
+        let message =
+            format!("the {} was refused, and is taken back: {}", entry.wish.name(), refusal.message);
+        effects.events.push(self.event("taken_back", message));
+        self.revert(place, &entry);
+    }
+
+    /// Goes back to what was before an entry, but for what was asked for after it.
+    fn revert(&mut self, place: usize, entry: &Entry) {
+        let undo = &entry.undo;
+        match self.outbox[place..].iter_mut().find(|later| later.undo.private.is_some()) {
+            Some(later) if undo.private.is_some() => later.undo.private.clone_from(&undo.private),
+            Some(_) => {}
+            None => {
+                if let Some(private) = &undo.private {
+                    self.private.clone_from(private);
+                }
+            }
+        }
+        for later in &mut self.outbox[place..] {
+            take_back(&mut later.undo.spec, &entry.spec, &undo.spec);
+            if later.undo.generation == entry.generation {
+                later.undo.generation = undo.generation;
+            }
+        }
+        if let Some(next) = self.outbox.get_mut(place) {
+            next.undo.desired = undo.desired;
+        } else {
+            self.record.desired = undo.desired;
+        }
+        take_back(&mut self.record.spec, &entry.spec, &undo.spec);
+        if self.record.readiness != undo.readiness && self.outbox[place..].iter().all(|e| !e.wish.launches())
+        {
+            self.record.readiness = undo.readiness;
+        }
+        if self.record.generation == entry.generation {
+            self.record.generation = undo.generation;
+            for later in &mut self.outbox[place..] {
+                later.generation = undo.generation;
+            }
+        }
+    }
+
+    /// Notes why a call for the first entry did not succeed. Watchers see the first cause, and each that differs.
+    pub fn call_failed(&mut self, number: IntentNumber, cause: &str) -> SideEffects {
+        let mut effects = SideEffects::default();
+        let waits = self.outbox.iter().any(|entry| entry.number == number);
+        if let Some(pending) = self.record.pending.as_mut().filter(|pending| waits && pending.cause != cause)
+        {
+            cause.clone_into(&mut pending.cause);
+            effects.visible = true;
+        }
+        effects
+    }
+
+    /// Nothing of it is left anywhere.
+    pub(crate) fn deleted(&mut self, message: &str, now: Timestamp, effects: &mut SideEffects) {
+        let record = &mut self.record;
+        (record.desired, record.phase, record.phase_since) = (Desired::Deleted, Phase::Gone, now);
+        (record.reason, record.endpoint) = (None, None);
+        message.clone_into(&mut record.message);
+        record.deleted_at = record.deleted_at.or(Some(now));
+        effects.visible = true;
+        effects.revoke = Revoke::All;
+        effects.events.push(self.event("deleted", message.to_owned()));
+    }
+
+    fn event(&self, kind: &'static str, message: String) -> EventDetail {
+        EventDetail {
+            kind: kind.into(),
+            actor: Actor::Engine,
+            generation: self.record.generation,
+            reason: None,
+            message,
+            exit_code: None,
+            log_tail: String::new(),
+        }
+    }
+
+    pub(crate) fn refresh_pending(&mut self) {
+        let before = self.record.pending.take();
+        self.record.pending = self.outbox.first().map(|first| Pending {
+            since: first.asked_at,
+            cause: before
+                .filter(|before| before.since == first.asked_at)
+                .map_or_else(String::new, |b| b.cause),
+        });
+    }
+}
+
+impl Undo {
+    pub(crate) fn of(record: &WorkspaceRecord, private: Option<Vec<u8>>) -> Self {
+        Self {
+            spec: record.spec.clone(),
+            readiness: record.readiness,
+            desired: record.desired,
+            generation: record.generation,
+            private,
+        }
+    }
+}
+
+/// Sets every field of a spec that still is as `applied` made it back to what it was `before`.
+fn take_back(spec: &mut WorkspaceSpec, applied: &WorkspaceSpec, before: &WorkspaceSpec) {
+    macro_rules! fields {
+        ($($field:ident),*) => {
+            $(if spec.$field == applied.$field { spec.$field.clone_from(&before.$field); })*
+        };
+    }
+    fields!(name, runtime, tier, labels, parent, role, env, mount, readiness);
+}

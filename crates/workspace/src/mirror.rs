@@ -1,0 +1,79 @@
+//! Takes over what the provider says of an instance: the same way from an engine in this process and from a control
+//! plane.
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::IncarnationId;
+use molecule_domain::instance::InstanceView;
+use molecule_domain::lifecycle::{AgentHealth, Phase};
+
+use crate::aggregate::{Revoke, SideEffects, Workspace};
+use crate::record::{AgentRecord, WorkspaceRecord};
+
+impl Workspace {
+    /// Takes over a record of the provider's. What is older than what is known changes nothing, so it may come twice and
+    /// late. What is deleted here is never taken over as alive: an earlier call was heard late, and it is deleted again.
+    pub fn take_over(
+        &mut self,
+        instance: &InstanceView,
+        now: Timestamp,
+        own: IncarnationId,
+        effects: &mut SideEffects,
+    ) {
+        let is_news = instance.revision > self.record.instance_revision;
+        if self.record.phase == Phase::Gone {
+            if is_news && !instance.is_ending() {
+                self.record.instance_revision = instance.revision;
+                self.delete_again(Some(instance), own, now, effects);
+                self.refresh_pending();
+            }
+            return;
+        }
+        // What is wanted is the tenant's to say until the provider has heard the last wish, and has said this after it.
+        let heard = self.outbox.is_empty() && instance.intent >= self.record.answered;
+        let is_late = instance.intent > self.record.answered && self.outbox.is_empty();
+        let record = &mut self.record;
+        if is_late && is_news && instance.wanted_generation > record.generation {
+            // a replacement whose refusal took it back was heard again, and granted: the higher number wins
+            record.generation = instance.wanted_generation;
+            record.highest = record.highest.max(record.generation);
+            record.spec.runtime.clone_from(&instance.runtime);
+            record.spec.tier = instance.tier;
+        }
+        if heard && instance.revision >= record.instance_revision && record.desired != instance.desired {
+            record.desired = instance.desired;
+            effects.visible = true;
+        }
+        if !is_news {
+            return;
+        }
+        effects.visible = true;
+        if agent_is_over(record, instance) {
+            record.agent = AgentRecord { card: record.agent.card.take(), ..AgentRecord::default() };
+        }
+        record.instance_revision = instance.revision;
+        record.instance_generation = instance.generation;
+        record.phase = instance.phase;
+        record.phase_since = instance.phase_since;
+        record.reason = instance.reason;
+        record.message.clone_from(&instance.message);
+        record.endpoint.clone_from(&instance.endpoint);
+        if instance.phase == Phase::Gone {
+            record.deleted_at = record.deleted_at.or(Some(now));
+            self.outbox.clear();
+            record.pending = None;
+            effects.revoke = Revoke::All;
+        } else if effects.revoke == Revoke::None {
+            // an older generation speaks no longer
+            effects.revoke = Revoke::Before(instance.generation);
+        }
+    }
+}
+
+/// Whether what the agent last reported is of an instance that is no more. An agent may register before this hears
+/// that its instance is up, so only what was reported before the instance went down is over.
+fn agent_is_over(record: &WorkspaceRecord, instance: &InstanceView) -> bool {
+    let agent = &record.agent;
+    let down = !matches!(instance.phase, Phase::Booting | Phase::Up);
+    let before = agent.last_seen.is_none_or(|seen| seen < instance.phase_since);
+    agent.health != AgentHealth::NotConnected && (agent.generation < instance.generation || down && before)
+}

@@ -1,0 +1,120 @@
+//! What a client wants of the provider, and the entry of the outbox that carries it there.
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::{Generation, GroupId, IncarnationId, IntentNumber};
+use molecule_domain::lifecycle::{Desired, Readiness, Reason};
+use molecule_domain::spec::WorkspaceSpec;
+use serde::{Deserialize, Serialize};
+
+/// What the provider is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wish {
+    /// A first instance; `run` is false where it was stopped before the provider was told.
+    Provision {
+        /// Whether it is to run.
+        run: bool,
+    },
+    /// Let it run: the same generation on the same disk.
+    Start,
+    /// Stop it and keep its disk; with a cause it has FAILED for that.
+    Stop(Option<(Reason, String)>),
+    /// A new generation.
+    Replace {
+        /// Whether it is to run.
+        run: bool,
+        /// Whether its session is discarded.
+        reset_session: bool,
+    },
+    /// Take it away with all it holds.
+    Delete,
+}
+
+impl Wish {
+    /// What is wanted once it is granted.
+    pub const fn desired(&self) -> Desired {
+        match self {
+            Self::Provision { run: true } | Self::Start | Self::Replace { run: true, .. } => Desired::Running,
+            Self::Provision { run: false } | Self::Stop(_) | Self::Replace { run: false, .. } => {
+                Desired::Stopped
+            }
+            Self::Delete => Desired::Deleted,
+        }
+    }
+
+    /// Whether a refusal of the provider's takes it back. Stop and Delete stand until they are done.
+    pub const fn may_be_refused(&self) -> bool {
+        !matches!(self, Self::Stop(_) | Self::Delete)
+    }
+
+    /// Whether it brings a generation of its own, with a bootstrap token.
+    pub const fn launches(&self) -> bool {
+        matches!(self, Self::Provision { .. } | Self::Replace { .. })
+    }
+
+    /// Its name, for events, logs and tables.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Provision { .. } => "provision",
+            Self::Start => "start",
+            Self::Stop(_) => "stop",
+            Self::Replace { .. } => "replace",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// A wish on its way to the provider. All that a call for it needs is here: a repeated call asks for the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its number: with the workspace's id the key that makes the call repeatable.
+    pub number: IntentNumber,
+    /// What is asked for.
+    pub wish: Wish,
+    /// The generation that it brings, or that it is about.
+    pub generation: Generation,
+    /// The spec to launch, where it brings a generation.
+    pub spec: WorkspaceSpec,
+    /// The bootstrap token of that generation, sealed.
+    #[serde(skip)]
+    pub sealed_token: Vec<u8>,
+    /// Wishes of one group may be told as one.
+    pub group: Option<GroupId>,
+    /// When it was asked for.
+    pub asked_at: Timestamp,
+    /// The start of the tenant in which it was asked for.
+    pub asked_in: IncarnationId,
+    /// The trace that it belongs to; empty where nothing is traced.
+    pub trace: String,
+    /// The request ids that asked for it: forgotten if it is refused.
+    pub requests: Vec<String>,
+    /// What a refusal goes back to.
+    pub undo: Undo,
+    /// Whether it tells again what the provider had granted, and lost. No refusal takes that back.
+    pub retold: bool,
+    /// Whether a call of it was, or may have been, begun. A store that was opened anew takes that for granted.
+    #[serde(skip)]
+    pub begun: bool,
+}
+
+impl Entry {
+    /// Whether a refusal of the provider's takes it back.
+    pub const fn may_be_refused(&self) -> bool {
+        !self.retold && self.wish.may_be_refused()
+    }
+}
+
+/// The state before a wish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undo {
+    /// The spec.
+    pub spec: WorkspaceSpec,
+    /// What made it ready.
+    pub readiness: Readiness,
+    /// What was wanted.
+    pub desired: Desired,
+    /// The generation.
+    pub generation: Generation,
+    /// The private parts, sealed, where the wish changed them.
+    #[serde(skip)]
+    pub private: Option<Vec<u8>>,
+}

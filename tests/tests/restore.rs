@@ -1,0 +1,118 @@
+//! A tenant's database that is put back to a backup, by the steps of the runbook's chapter, under twenty running agents.
+
+use std::time::Duration;
+
+use molecule_proto::controlplane::v1::Limits;
+use molecule_proto::tenant::v1::{ListWorkspacesRequest, RestartWorkspaceRequest, UpdateWorkspaceRequest};
+use molecule_proto::workspace::v1::{Reason, Workspace, WorkspaceSpec, WorkspaceState};
+use molecule_tests::controlplane::Installation;
+use molecule_tests::images::{self, Kind, docker};
+use molecule_tests::tenant::{Setup, Tenant, spec};
+
+const TENANT: &str = env!("CARGO_BIN_EXE_tenant-under-test");
+const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
+/// Half of them are in the backup.
+const AGENTS: usize = 20;
+
+async fn created(tenant: &mut Tenant, count: usize) -> Vec<String> {
+    let mut made = Vec::new();
+    for _ in 0..count {
+        made.push(tenant.create(spec("agent", "demo")).await.unwrap().workspace_id);
+    }
+    for id in &made {
+        tenant.reaches(id, WorkspaceState::Running).await.unwrap();
+    }
+    made
+}
+
+async fn all(tenant: &mut Tenant) -> Vec<Workspace> {
+    let request = ListWorkspacesRequest { page_size: 100, ..ListWorkspacesRequest::default() };
+    tenant.client.list_workspaces(request).await.unwrap().into_inner().workspaces
+}
+
+/// Steps 1 to 3 of "Restoring a tenant's database".
+async fn put_back(setup: &Setup, backup: &std::path::Path) -> Tenant {
+    for left in ["tenant.db-wal", "tenant.db-shm"] {
+        let _ = std::fs::remove_file(setup.data().join(left));
+    }
+    std::fs::copy(backup, setup.data().join("tenant.db")).unwrap();
+    setup.start().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_tenant_leaves_twenty_agents_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let docker = docker().await.unwrap();
+    if docker.inspect_image(&Kind::Root.image()).await.is_err() {
+        images::import(&docker, Kind::Root).await.unwrap();
+    }
+    let installation = Installation::new(CONTROL_PLANE, folder.path(), 37).await.unwrap();
+    let replica = installation.start("one").await.unwrap();
+    let (organization, token) = installation.organization(&replica, Limits::default()).await.unwrap();
+    // an agent that could be judged would be judged while this looks
+    let setup = installation.tenant(TENANT, &[&replica], &organization, &token).unwrap();
+    let setup = setup.with("TENANT_CONNECT_DEADLINE", "10").with("TENANT_AGENT_SILENCE", "10");
+
+    let mut tenant = setup.start().await.unwrap();
+    let before = created(&mut tenant, AGENTS / 2).await;
+    let doomed = created(&mut tenant, 1).await.remove(0);
+    tenant.stop().await.unwrap();
+    let backup = folder.path().join("backup");
+    std::fs::copy(setup.data().join("tenant.db"), &backup).unwrap();
+
+    let mut tenant = setup.start().await.unwrap();
+    let after = created(&mut tenant, AGENTS / 2).await;
+    tenant.delete(&doomed).await.unwrap();
+    let restarted = &before[0];
+    let restart =
+        RestartWorkspaceRequest { workspace_id: restarted.clone(), ..RestartWorkspaceRequest::default() };
+    tenant.client.restart_workspace(restart).await.unwrap();
+    tenant
+        .until(restarted, "generation 2", |one| one.generation == 2 && one.state() == WorkspaceState::Running)
+        .await
+        .unwrap();
+    let running = installation.containers().await.unwrap();
+    assert_eq!(running.len(), AGENTS);
+    tenant.stop().await.unwrap();
+
+    let mut tenant = put_back(&setup, &backup).await;
+    tenant.reaches(&doomed, WorkspaceState::Deleted).await.unwrap();
+    for id in &after {
+        let found = tenant.until(id, "recovered", |one| one.reason() == Reason::Recovered).await.unwrap();
+        assert_eq!(found.state(), WorkspaceState::Running);
+        assert!(
+            found.message.contains("Update it") && found.message.contains("delete it"),
+            "{}",
+            found.message
+        );
+    }
+    assert!(setup.whole_log().contains("this tenant's database was put back to an earlier state"));
+    // longer than any patience with agents
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    for found in all(&mut tenant).await {
+        let lost = after.contains(&found.workspace_id) || found.workspace_id == *restarted;
+        assert_eq!(found.state(), WorkspaceState::Running, "{found:?}");
+        assert_eq!(found.reason() == Reason::Recovered, lost, "{found:?}");
+    }
+    assert_eq!(all(&mut tenant).await.len(), AGENTS);
+    assert_eq!(installation.containers().await.unwrap(), running, "none was stopped or started");
+
+    // step 4: the two ways on
+    let config = WorkspaceSpec {
+        config_files: [("config.yaml".to_owned(), b"name: again\n".to_vec())].into(),
+        ..WorkspaceSpec::default()
+    };
+    let update = UpdateWorkspaceRequest {
+        workspace_id: after[0].clone(),
+        spec: Some(config),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["config_files".to_owned()] }),
+        ..UpdateWorkspaceRequest::default()
+    };
+    tenant.client.update_workspace(update).await.unwrap();
+    let known = |one: &Workspace| one.reason() != Reason::Recovered && one.state() == WorkspaceState::Running;
+    tenant.until(&after[0], "known again", known).await.unwrap();
+    tenant.delete(&after[1]).await.unwrap();
+    tenant.stop().await.unwrap();
+    replica.stop().await.unwrap();
+    installation.finish().await.unwrap();
+}
