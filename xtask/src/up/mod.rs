@@ -2,14 +2,17 @@
 
 mod saas;
 mod self_hosted;
+mod service;
+mod stop;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
+use self::service::Service;
+use self::stop::Stop;
 use crate::docker::Docker;
 use crate::shell::{self, cargo, command, say, succeeds};
 use crate::tools::{build_static, import_images};
@@ -20,12 +23,18 @@ const MOLECULE: &str = "target/debug/molecule";
 const DEMO: &str = "demo";
 const RUNTIMES: &str = "tests/demo/runtimes.toml";
 
-/// Runs the demo of a mode, and serves on unless `exit`.
+/// Runs the demo of a mode, and serves on unless `exit`. Being told to stop is no failure, whenever it happens.
 pub(crate) fn run(saas: bool, exit: bool) -> anyhow::Result<()> {
-    let (told, stop) = mpsc::channel();
-    ctrlc::set_handler(move || {
-        let _ = told.send(());
-    })?;
+    let stop = Stop::on_signals()?;
+    let ended = start(saas, exit, &stop);
+    if ended.is_err() && stop.came() {
+        say("stopped");
+        return Ok(());
+    }
+    ended
+}
+
+fn start(saas: bool, exit: bool, stop: &Stop) -> anyhow::Result<()> {
     let _docker = Docker::ensure()?;
     // dropped after the services that use it
     let postgres = if saas { Some(crate::postgres::Postgres::ensure("up")?) } else { None };
@@ -34,50 +43,8 @@ pub(crate) fn run(saas: bool, exit: bool) -> anyhow::Result<()> {
     build_static()?;
     import_images()?;
     match &postgres {
-        Some(postgres) => saas::run(postgres, exit, &stop),
-        None => self_hosted::run(exit, &stop),
-    }
-}
-
-/// A service that ends with this.
-struct Service {
-    name: &'static str,
-    child: Child,
-}
-
-impl Service {
-    fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
-        let child = command.spawn().with_context(|| format!("{name} can't be run"))?;
-        Ok(Self { name, child })
-    }
-
-    fn lives(&mut self) -> anyhow::Result<()> {
-        match self.child.try_wait()? {
-            None => Ok(()),
-            Some(status) => bail!("{} has ended with {status}; its message is above", self.name),
-        }
-    }
-
-    /// Waits until a command of `molecule`'s succeeds on it.
-    fn answers(&mut self, ask: impl Fn() -> Command, stop: &mpsc::Receiver<()>) -> anyhow::Result<()> {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(30) {
-            if succeeds(&mut ask()) {
-                return Ok(());
-            }
-            self.lives()?;
-            if stop.recv_timeout(Duration::from_millis(100)).is_ok() {
-                bail!("stopped");
-            }
-        }
-        bail!("{} does not answer", self.name)
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = command("kill", &["-TERM", &self.child.id().to_string()]).status();
-        let _ = self.child.wait();
+        Some(postgres) => saas::run(postgres, exit, stop),
+        None => self_hosted::run(exit, stop),
     }
 }
 
@@ -95,8 +62,19 @@ impl Demo {
         molecule
     }
 
-    /// Makes sure that the workspace runs, and speaks with its agent.
+    /// Makes sure that the workspace runs, and speaks with its agent. A workspace that does not get that far is stopped.
     fn play(&self) -> anyhow::Result<String> {
+        let played = self.run_and_greet();
+        if played.is_err()
+            && let Ok(Some(id)) = self.existing()
+        {
+            say("stopping the demo workspace");
+            succeeds(&mut self.molecule(&["stop", &id, "--wait"]));
+        }
+        played
+    }
+
+    fn run_and_greet(&self) -> anyhow::Result<String> {
         shell::run(&mut self.molecule(&["info"]))?;
         let id = if let Some(id) = self.existing()? {
             say("the demo workspace is there; making sure that it runs");
@@ -145,16 +123,10 @@ impl Demo {
 
     /// Serves until told to stop, then stops the workspace, whose disk stays for the next time, and the services,
     /// the last first.
-    fn serve(
-        &self,
-        id: &str,
-        exit: bool,
-        mut services: Vec<Service>,
-        stop: &mpsc::Receiver<()>,
-    ) -> anyhow::Result<()> {
+    fn serve(&self, id: &str, exit: bool, mut services: Vec<Service>, stop: &Stop) -> anyhow::Result<()> {
         if !exit {
             println!("\nServing until Ctrl-C.");
-            while stop.recv_timeout(Duration::from_millis(200)).is_err() {
+            while !stop.came_within(Duration::from_millis(200)) {
                 services.iter_mut().try_for_each(Service::lives)?;
             }
         }

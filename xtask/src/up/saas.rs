@@ -4,11 +4,10 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
 
 use anyhow::{Context, ensure};
 
-use super::{DEMO, Demo, MOLECULE, RUNTIMES, SERVER, Service, field, secret_file};
+use super::{DEMO, Demo, MOLECULE, RUNTIMES, SERVER, Service, Stop, field, secret_file};
 use crate::postgres::Postgres;
 use crate::shell::{self, command, is_root, is_there, say};
 use crate::tools::static_binary;
@@ -25,7 +24,7 @@ struct Files {
     organization_token: PathBuf,
 }
 
-pub(super) fn run(postgres: &Postgres, exit: bool, stop: &mpsc::Receiver<()>) -> anyhow::Result<()> {
+pub(super) fn run(postgres: &Postgres, exit: bool, stop: &Stop) -> anyhow::Result<()> {
     let files = files()?;
     let agents_host = bridge_gateway()?;
     let _rules = HostRules::install(&format!("{agents_host}:{AGENTS_PORT}"))?;

@@ -1,13 +1,12 @@
 //! One machine: tenant-svc over local Docker.
 
 use std::process::Command;
-use std::sync::mpsc;
 
-use super::{Demo, RUNTIMES, SERVER, Service};
+use super::{Demo, RUNTIMES, SERVER, Service, Stop};
 use crate::shell::say;
 use crate::tools::static_binary;
 
-pub(super) fn run(exit: bool, stop: &mpsc::Receiver<()>) -> anyhow::Result<()> {
+pub(super) fn run(exit: bool, stop: &Stop) -> anyhow::Result<()> {
     let demo = Demo { data: "target/molecule-data".into() };
     say("starting tenant-svc, self-hosted");
     let mut command = Command::new("target/debug/tenant-svc");

@@ -1,0 +1,53 @@
+//! The services of a demo.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use super::stop::Stop;
+use crate::shell::{command, succeeds};
+
+/// A service that ends with this.
+pub(super) struct Service {
+    name: &'static str,
+    child: Child,
+}
+
+impl Service {
+    pub(super) fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
+        // a group of its own: Ctrl-C is for the one that stops the demo, and ends the services after that
+        let child = command.process_group(0).spawn().with_context(|| format!("{name} can't be run"))?;
+        Ok(Self { name, child })
+    }
+
+    pub(super) fn lives(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{} has ended with {status}; its message is above", self.name),
+        }
+    }
+
+    /// Waits until a command of `molecule`'s succeeds on it.
+    pub(super) fn answers(&mut self, ask: impl Fn() -> Command, stop: &Stop) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(30) {
+            if succeeds(&mut ask()) {
+                return Ok(());
+            }
+            self.lives()?;
+            if stop.came_within(Duration::from_millis(100)) {
+                bail!("stopped");
+            }
+        }
+        bail!("{} does not answer", self.name)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = command("kill", &["-TERM", &self.child.id().to_string()]).status();
+        let _ = self.child.wait();
+    }
+}
