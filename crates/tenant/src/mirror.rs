@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use molecule_domain::error::Result;
-use molecule_domain::id::IncarnationId;
+use molecule_domain::id::{IncarnationId, Revision};
 use molecule_domain::incarnation::Standpoint;
 use molecule_provisioner::policy::Policy;
 use molecule_workspace::agreement::Met;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::outbox::Outbox;
@@ -15,6 +16,8 @@ use crate::outbox::Outbox;
 /// The first pause before asking a provider again that did not answer; it doubles up to [`LONGEST_PAUSE`], and is spread.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How often the provider hears how far this tenant's database is, while that changes.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 impl Outbox {
     /// Follows the provider for as long as this is polled.
@@ -39,8 +42,27 @@ impl Outbox {
             info!("the provider answers again");
         }
         self.retry_soon();
-        while self.take_over(own, met).await? {}
+        let (mut told, mut told_at) = (own.revision, Instant::now());
+        while self.take_over(own, met).await? {
+            if told_at.elapsed() >= TELL_EVERY {
+                told = self.tell_standpoint(told).await?;
+                told_at = Instant::now();
+            }
+        }
         Ok(())
+    }
+
+    /// Tells the provider how far this database is, where it is further than `told`: a restore of what no call has shown
+    /// would not be noticed.
+    async fn tell_standpoint(&self, told: Revision) -> Result<Revision> {
+        let (meetings, revision) = self.store.meetings(self.organization).await?;
+        if revision > told {
+            let cursor = self.store.cursors(self.organization).await?.revision;
+            let seen = meetings.provider.map(|incarnation| Standpoint { incarnation, revision: cursor });
+            let own = Standpoint { incarnation: self.own, revision };
+            self.provider.meet(self.organization, own, seen).await?;
+        }
+        Ok(revision)
     }
 
     /// Meets the provider, and agrees with it where that is needed. Wishes are told from then on. Returns where this
@@ -96,7 +118,11 @@ impl Outbox {
         }
         if !changes.instances.is_empty() || !changes.events.is_empty() {
             let now = self.clock.now();
-            self.store.mirror(self.organization, &changes.instances, &changes.events, now).await?;
+            let mirrored = self.store.mirror(self.organization, &changes.instances, &changes.events, now);
+            for workspace in mirrored.await? {
+                warn!(%workspace, "it is deleted here and ran at the provider after all; it is deleted again");
+                self.wake(workspace);
+            }
         }
         Ok(true)
     }

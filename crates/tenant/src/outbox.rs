@@ -41,7 +41,7 @@ const SPREAD: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub enum Told {
     /// The provider has granted it.
-    Granted(WorkspaceRecord),
+    Granted(Box<WorkspaceRecord>),
     /// The provider has refused it, and it is taken back.
     Refused(Error),
     /// It is stored, and is told again: the provider did not give a definite answer.
@@ -133,7 +133,7 @@ impl Outbox {
 
     /// Has a wish that was just stored told at once, and waits for what becomes of it.
     pub async fn tell(&self, stored: Stored) -> Told {
-        let Some(number) = stored.number else { return Told::Granted(stored.record) };
+        let Some(number) = stored.number else { return Told::Granted(Box::new(stored.record)) };
         let receiver = self.queue().wait_for(stored.record.workspace, number);
         self.woken.notify_one();
         // the sender is dropped only where the task that tells has ended
@@ -201,7 +201,9 @@ impl Outbox {
                     info!(workspaces = waiting.len(), "wishes of an earlier run wait for the provider");
                 }
                 let mut queue = self.queue();
-                waiting.into_iter().for_each(|workspace| queue.wake(workspace));
+                for workspace in waiting {
+                    queue.wake(workspace);
+                }
                 true
             }
             Err(error) => {
@@ -243,7 +245,7 @@ impl Outbox {
         match self.store.get(self.organization, workspace).await? {
             Some(record) if record.pending.is_none() => {
                 let number = record.intent;
-                self.queue().answer(workspace, number, || Told::Granted(record.clone()));
+                self.queue().answer(workspace, number, || Told::Granted(Box::new(record.clone())));
             }
             Some(_) => {}
             None => {
@@ -263,13 +265,13 @@ impl Outbox {
                 let answer = Answer::Granted(instance);
                 let record = self.store.answered(workspace, entry.number, &answer, now).await?;
                 let record = record.ok_or_else(|| Error::workspace_not_found(workspace))?;
-                self.queue().answer(workspace, entry.number, || Told::Granted(record.clone()));
+                self.queue().answer(workspace, entry.number, || Told::Granted(Box::new(record.clone())));
                 Ok(())
             }
             Err(error) if entry.wish == Wish::Delete && error.reason == ErrorReason::WorkspaceNotFound => {
                 let record = self.store.answered(workspace, entry.number, &Answer::NotFound, now).await?;
                 if let Some(record) = record {
-                    self.queue().answer(workspace, entry.number, || Told::Granted(record.clone()));
+                    self.queue().answer(workspace, entry.number, || Told::Granted(Box::new(record.clone())));
                 }
                 Ok(())
             }
@@ -280,6 +282,12 @@ impl Outbox {
                 self.store.answered(workspace, entry.number, &answer, now).await?;
                 self.queue().answer(workspace, entry.number, || Told::Refused(copy_of(&error)));
                 Ok(())
+            }
+            Err(error) if entry.retold && is_refusal(error.reason) => {
+                let refusal = Refusal { reason: error.reason, message: error.message.clone() };
+                self.store.answered(workspace, entry.number, &Answer::Refused(refusal), now).await?;
+                self.store.call_failed(workspace, entry.number, &error.message, now).await?;
+                Err(error)
             }
             Err(error) => {
                 debug!(error = &error as &dyn std::error::Error, "a wish waits");

@@ -245,7 +245,7 @@ impl Workspaces {
     async fn answer_now(&self, stored: Stored, taken_back_by: &str) -> Result<WorkspaceRecord> {
         let workspace = stored.record.workspace;
         match self.outbox.tell(stored).await {
-            Told::Granted(record) => Ok(record),
+            Told::Granted(record) => Ok(*record),
             Told::Refused(error) => Err(error),
             Told::Waits(error) => Err(goes_on(workspace, taken_back_by, error)),
         }
@@ -259,7 +259,7 @@ impl Workspaces {
             return Ok(record);
         }
         match self.outbox.tell(stored).await {
-            Told::Granted(record) => Ok(record),
+            Told::Granted(record) => Ok(*record),
             Told::Refused(error) => Err(error),
             // what was stored holds, whether it can be read again or not
             Told::Waits(_) => {

@@ -327,10 +327,24 @@ impl Workspace {
             (Answer::Refused(refusal), Some(place)) if self.outbox[place].may_be_refused() => {
                 self.refused(place, refusal, now, &mut effects);
             }
+            (Answer::Refused(_), Some(place)) if self.is_outdated(place) => {
+                // the higher number wins: what waits behind it need not wait for it
+                self.outbox.remove(place);
+                effects.visible = true;
+            }
             _ => {}
         }
         self.refresh_pending();
         effects
+    }
+
+    /// Whether what tells again an earlier state makes no difference to the wish behind it.
+    fn is_outdated(&self, place: usize) -> bool {
+        let (entry, next) = (&self.outbox[place], self.outbox.get(place + 1));
+        let launched = !matches!(entry.wish, Wish::Provision { .. });
+        let outdates =
+            |next: &Entry| next.wish == Wish::Delete || launched && matches!(next.wish, Wish::Stop(_));
+        entry.retold && next.is_some_and(outdates)
     }
 
     fn refused(&mut self, place: usize, refusal: &Refusal, now: Timestamp, effects: &mut SideEffects) {

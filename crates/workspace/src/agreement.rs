@@ -344,6 +344,12 @@ impl Workspace {
             Some(has) if has.wanted_generation < self.record.generation => {
                 Wish::Replace { run, reset_session }
             }
+            Some(has) if run && has.phase == Phase::Failed => {
+                // what has failed there can't be started
+                self.record.generation = self.record.highest.next();
+                self.record.highest = self.record.generation;
+                Wish::Replace { run, reset_session }
+            }
             Some(_) if run => Wish::Start,
             Some(has) => match self.record.reason.filter(|_| self.record.phase == Phase::Failed) {
                 Some(reason) if has.phase != Phase::Failed => {

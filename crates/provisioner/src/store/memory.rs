@@ -51,20 +51,27 @@ impl MemoryStore {
         Data(self.lock().clone())
     }
 
+    /// The last revision of an organisation's, and the number of the last event.
+    pub fn counters(&self, organization: OrganizationId) -> (Revision, i64) {
+        let state = self.lock();
+        (state.revisions.get(&organization).copied().unwrap_or_default(), state.events_told)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn next_revision(&mut self, organization: OrganizationId) -> Revision {
+    /// Never behind the clock, so that what comes after a restore is above every number that was given out before.
+    fn next_revision(&mut self, organization: OrganizationId, now: Timestamp) -> Revision {
         let revision = self.revisions.entry(organization).or_default();
-        *revision = revision.next();
+        *revision = Revision((revision.0 + 1).max(now.micros()));
         *revision
     }
 
     fn tell(&mut self, record: &InstanceRecord, at: Timestamp, detail: EventDetail) {
-        self.events_told += 1;
+        self.events_told = (self.events_told + 1).max(at.micros());
         let event = Event { id: self.events_told, workspace: record.workspace, at, detail };
         self.events.push((record.organization, event));
     }
@@ -84,7 +91,7 @@ impl State {
         }
         let account = self.accounts.entry(record.organization).or_default();
         account.used = account.used.plus(asked);
-        record.revision = self.next_revision(record.organization);
+        record.revision = self.next_revision(record.organization, now);
         self.tell(&record, now, event);
         self.instances.insert(record.workspace, record.clone());
         record
@@ -231,7 +238,7 @@ impl Store for MemoryStore {
             state.max_seq = state.max_seq.next();
         }
         if began.visible {
-            record.revision = state.next_revision(record.organization);
+            record.revision = state.next_revision(record.organization, now);
         }
         state.instances.insert(record.workspace, record.clone());
         drop(state);
@@ -259,7 +266,7 @@ impl Store for MemoryStore {
         let account = state.accounts.entry(record.organization).or_default();
         account.used = account.used.minus(effects.released);
         if effects.visible {
-            record.revision = state.next_revision(record.organization);
+            record.revision = state.next_revision(record.organization, now);
         }
         if let Some(detail) = effects.event {
             state.tell(&record, now, detail);

@@ -1,7 +1,7 @@
 //! Takes over what the provider says.
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{OrganizationId, Revision};
+use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
 use molecule_domain::instance::{Event, InstanceView};
 use molecule_domain::store::StoreError;
 use molecule_workspace::aggregate::SideEffects;
@@ -33,14 +33,17 @@ impl SqliteStore {
         instances: &[InstanceView],
         events: &[Event],
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let mut tx = self.database.begin().await?;
+    ) -> Result<Vec<WorkspaceId>, StoreError> {
+        let (mut tx, mut wishes) = (self.database.begin().await?, Vec::new());
         for instance in instances {
             let Some(before) = self.load_workspace(&mut tx, instance.workspace, false).await? else {
                 continue;
             };
             let (mut after, mut effects) = (before.clone(), SideEffects::default());
             after.take_over(instance, now, self.own, &mut effects);
+            if before.outbox.is_empty() && !after.outbox.is_empty() {
+                wishes.push(instance.workspace);
+            }
             if after != before {
                 self.save(&mut tx, &before, after, effects, now).await?;
             }
@@ -63,7 +66,8 @@ impl SqliteStore {
         .execute(&mut *tx)
         .await
         .map_err(unavailable)?;
-        self.commit(tx).await
+        self.commit(tx).await?;
+        Ok(wishes)
     }
 
     pub(super) async fn follow_anew(

@@ -88,7 +88,7 @@ impl TenantStore for SqliteStore {
         instances: &[InstanceView],
         events: &[Event],
         now: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<WorkspaceId>, StoreError> {
         self.take_over(organization, instances, events, now).await
     }
 

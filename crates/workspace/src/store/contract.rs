@@ -201,6 +201,8 @@ where
     an_early_registration_stays(store().await).await;
     history_is_kept_for_a_day(store().await).await;
     what_the_provider_has_lost_is_told_again(store().await).await;
+    what_is_told_again_holds_up_no_stop_and_no_deletion(store().await).await;
+    what_has_failed_at_the_provider_is_replaced(store().await).await;
     later_wishes_that_the_provider_knows_win(store().await).await;
     a_wish_of_this_start_is_told_whatever_number_it_had(store().await).await;
     what_one_side_knows_as_deleted_is_never_launched_by_the_other(store().await).await;
@@ -362,7 +364,8 @@ async fn a_refused_creation_that_runs_after_all_is_deleted(store: Subject) {
     store.0.answered(created.workspace, IntentNumber(1), &refused(), at(2)).await.unwrap();
     let late =
         InstanceView { desired: Desired::Running, ..instance(&created, IntentNumber(1), Phase::Up, 9) };
-    store.0.mirror(ORG, std::slice::from_ref(&late), &[], at(9)).await.unwrap();
+    let wishes = store.0.mirror(ORG, std::slice::from_ref(&late), &[], at(9)).await.unwrap();
+    assert_eq!(wishes, [created.workspace], "somebody has to tell it");
     let (record, entry) = store.0.begin_call(created.workspace).await.unwrap().unwrap();
     assert_eq!((entry.wish, entry.number, record.desired), (Wish::Delete, IntentNumber(2), Desired::Deleted));
     assert_ne!(record.phase, Phase::Gone);
@@ -642,6 +645,46 @@ async fn what_the_provider_has_lost_is_told_again(store: Subject) {
     // a refusal takes nothing back of what was granted before
     store.0.answered(workspace, loaded.outbox[0].number, &refused(), at(51)).await.unwrap();
     assert_eq!(store.0.load(ORG, workspace).await.unwrap().unwrap().outbox.len(), 1);
+}
+
+/// What is told again is refused, and waits; a stop or a deletion behind it does not.
+async fn what_is_told_again_holds_up_no_stop_and_no_deletion(store: Subject) {
+    for wish in [Wish::Stop(None), Wish::Delete] {
+        let up = store.up().await;
+        let workspace = up.workspace;
+        let number = store.asks(workspace, RESTART).await.number.unwrap();
+        store.begins(workspace).await.unwrap();
+        let second = InstanceView {
+            generation: Generation(2),
+            wanted_generation: Generation(2),
+            ..instance(&up, number, Phase::Up, 5)
+        };
+        store.0.answered(workspace, number, &Answer::Granted(second), at(5)).await.unwrap();
+        store.meets(&[instance(&up, IntentNumber(1), Phase::Up, 2)], false).await;
+        let again = store.begins(workspace).await.unwrap();
+        assert_eq!((again.retold, again.generation), (true, Generation(2)));
+        store.0.answered(workspace, again.number, &refused(), at(51)).await.unwrap();
+        assert_eq!(store.outbox(workspace).await, [Wish::Replace { run: true, reset_session: false }]);
+        store.asks(workspace, wish.clone()).await;
+        store.0.answered(workspace, again.number, &refused(), at(52)).await.unwrap();
+        assert_eq!(store.outbox(workspace).await, [wish]);
+    }
+}
+
+async fn what_has_failed_at_the_provider_is_replaced(store: Subject) {
+    let up = store.up().await;
+    let number = store.asks(up.workspace, Wish::Start).await.number.unwrap();
+    store.begins(up.workspace).await.unwrap();
+    let started = Answer::Granted(instance(&up, number, Phase::Up, 5));
+    store.0.answered(up.workspace, number, &started, at(5)).await.unwrap();
+    let failed =
+        InstanceView { desired: Desired::Stopped, ..instance(&up, IntentNumber(1), Phase::Failed, 2) };
+    store.meets(&[failed], false).await;
+    let again = store.begins(up.workspace).await.unwrap();
+    assert_eq!(
+        (again.wish, again.generation),
+        (Wish::Replace { run: true, reset_session: false }, Generation(2))
+    );
 }
 
 async fn later_wishes_that_the_provider_knows_win(store: Subject) {

@@ -295,12 +295,15 @@ impl TenantStore for MemoryStore {
         instances: &[InstanceView],
         events: &[Event],
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let mut data = self.lock();
+    ) -> Result<Vec<WorkspaceId>, StoreError> {
+        let (mut data, mut wishes) = (self.lock(), Vec::new());
         for instance in instances {
             if let Some(mut found) = data.workspaces.get(&instance.workspace).cloned() {
-                let mut effects = SideEffects::default();
+                let (mut effects, waited) = (SideEffects::default(), !found.outbox.is_empty());
                 found.take_over(instance, now, self.own, &mut effects);
+                if !waited && !found.outbox.is_empty() {
+                    wishes.push(instance.workspace);
+                }
                 data.save(found, effects, now);
             }
             data.cursors.revision = data.cursors.revision.max(instance.revision);
@@ -310,7 +313,7 @@ impl TenantStore for MemoryStore {
             data.cursors.event = data.cursors.event.max(event.id);
         }
         self.commit(data);
-        Ok(())
+        Ok(wishes)
     }
 
     async fn meetings(&self, _organization: OrganizationId) -> Result<(Meetings, Revision), StoreError> {

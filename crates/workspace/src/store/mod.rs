@@ -136,14 +136,14 @@ pub trait TenantStore: Send + Sync + 'static {
     async fn cursors(&self, organization: OrganizationId) -> Result<Cursors, StoreError>;
 
     /// Takes over records and events, in order, with the cursors behind them. What is not newer than what is known
-    /// changes nothing, so they may come twice.
+    /// changes nothing, so they may come twice. Returns the workspaces of which the provider has now something to hear.
     async fn mirror(
         &self,
         organization: OrganizationId,
         instances: &[InstanceView],
         events: &[Event],
         now: Timestamp,
-    ) -> Result<(), StoreError>;
+    ) -> Result<Vec<WorkspaceId>, StoreError>;
 
     /// What this database holds of its own starts and of meetings with the provider, and its highest revision.
     async fn meetings(&self, organization: OrganizationId) -> Result<(Meetings, Revision), StoreError>;
