@@ -136,7 +136,7 @@ impl Keeper {
             Place::Member(incarnation) => Standing { incarnation: Some(incarnation), foreign: None },
             Place::Foreign(identities) => Standing { incarnation: None, foreign: Some(identities) },
         };
-        self.publish(standing);
+        self.publish(&standing);
         if self.published.borrow().foreign.is_some() {
             // what launches was told to end, and may not go on over the database that this turned into
             drop(self.duties.write().await);
@@ -146,10 +146,10 @@ impl Keeper {
         Ok(())
     }
 
-    fn publish(&self, new: Standing) {
+    fn publish(&self, new: &Standing) {
         let changed = self.published.send_if_modified(|standing| {
-            let changed = *standing != new;
-            standing.clone_from(&new);
+            let changed = standing != new;
+            standing.clone_from(new);
             changed
         });
         match (&new.foreign, new.incarnation) {
@@ -161,7 +161,7 @@ impl Keeper {
                  with `molecule admin database adopt`"
             ),
             (None, Some(incarnation)) => {
-                info!(%incarnation, "the control plane's incarnation over this database")
+                info!(%incarnation, "the control plane's incarnation over this database");
             }
             (None, None) => {}
         }

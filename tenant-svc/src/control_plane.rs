@@ -118,8 +118,8 @@ impl ControlPlane {
     async fn greet(&self, own: Standpoint, seen: Option<Standpoint>) -> Result<Met> {
         self.check_owner().await?;
         let message = wire::MeetRequest {
-            tenant: self.standpoint(own),
-            seen: seen.and_then(|seen| self.standpoint(seen)),
+            tenant: Some(self.standpoint(own)),
+            seen: seen.map(|seen| self.standpoint(seen)),
             address: self.address.clone(),
         };
         let answer =
@@ -157,19 +157,19 @@ impl ControlPlane {
         Err(Error::new(ErrorReason::PermissionDenied, message))
     }
 
-    fn standpoint(&self, own: Standpoint) -> Option<wire::Standpoint> {
-        Some(wire::Standpoint {
+    fn standpoint(&self, own: Standpoint) -> wire::Standpoint {
+        wire::Standpoint {
             incarnation: own.incarnation.to_string(),
             revision: unsigned(own.revision.0),
             time: Some(time(self.clock.now())),
-        })
+        }
     }
 
     async fn follow(&self, after: Cursors, own: Standpoint) -> Result<Following> {
         let request = wire::WatchInstancesRequest {
             after_revision: u64::try_from(after.revision.0).unwrap_or(0),
             after_event: u64::try_from(after.event).unwrap_or(0),
-            tenant: self.standpoint(own),
+            tenant: Some(self.standpoint(own)),
         };
         let opened = self.client.clone().watch_instances(request).await.map_err(from_status)?;
         Ok(Following { at: after, messages: opened.into_inner() })
@@ -246,11 +246,11 @@ impl ControlPlane {
     fn answered(
         &self,
         instance: Option<wire::Instance>,
-        at: Option<wire::Standpoint>,
+        at: Option<&wire::Standpoint>,
     ) -> Result<InstanceView> {
         let instance =
             instance.ok_or_else(|| Error::internal("the control plane answered without an instance"));
-        self.view(instance?, at.as_ref())
+        self.view(instance?, at)
     }
 }
 
@@ -348,16 +348,16 @@ impl Provider for ControlPlane {
             intent: unsigned(request.intent.0),
             generation: request.generation.0,
             stopped: !request.run,
-            tenant: self.standpoint(own),
+            tenant: Some(self.standpoint(own)),
         };
         let answer =
             self.call(message, async |mut client, request| client.provision_workspace(request).await).await?;
-        self.answered(answer.instance, answer.control_plane)
+        self.answered(answer.instance, answer.control_plane.as_ref())
     }
 
     async fn change(&self, request: &ChangeRequest, own: Standpoint) -> Result<InstanceView> {
         let (workspace_id, intent) = (request.workspace.to_string(), unsigned(request.intent.0));
-        let tenant = self.standpoint(own);
+        let tenant = Some(self.standpoint(own));
         let (instance, at) = match &request.change {
             Change::Start => {
                 let message = wire::StartWorkspaceRequest { workspace_id, intent, tenant };
@@ -394,7 +394,7 @@ impl Provider for ControlPlane {
                 (answer.instance, answer.control_plane)
             }
         };
-        self.answered(instance, at)
+        self.answered(instance, at.as_ref())
     }
 
     async fn changes(

@@ -27,8 +27,8 @@ impl Process {
         Self { customer, incarnation: uuid::Uuid::new_v4().to_string(), address }
     }
 
-    fn standpoint(&self, revision: u64) -> Option<wire::Standpoint> {
-        Some(wire::Standpoint { incarnation: self.incarnation.clone(), revision, time: None })
+    fn standpoint(&self, revision: u64) -> wire::Standpoint {
+        wire::Standpoint { incarnation: self.incarnation.clone(), revision, time: None }
     }
 
     async fn meet_having(
@@ -36,9 +36,12 @@ impl Process {
         revision: u64,
         seen: Option<wire::Standpoint>,
     ) -> Result<wire::MeetResponse, Error> {
-        let request =
-            wire::MeetRequest { tenant: self.standpoint(revision), seen, address: self.address.to_owned() };
-        self.customer.clone().meet(request).await.map(|met| met.into_inner()).map_err(from_status)
+        let request = wire::MeetRequest {
+            tenant: Some(self.standpoint(revision)),
+            seen,
+            address: self.address.to_owned(),
+        };
+        self.customer.clone().meet(request).await.map(tonic::Response::into_inner).map_err(from_status)
     }
 
     async fn meet(&self, revision: u64) -> Result<wire::MeetResponse, Error> {
@@ -47,10 +50,15 @@ impl Process {
 
     async fn watch(&self) -> Result<tonic::Streaming<wire::WatchInstancesResponse>, Error> {
         let request = wire::WatchInstancesRequest {
-            tenant: self.standpoint(0),
+            tenant: Some(self.standpoint(0)),
             ..wire::WatchInstancesRequest::default()
         };
-        self.customer.clone().watch_instances(request).await.map(|s| s.into_inner()).map_err(from_status)
+        self.customer
+            .clone()
+            .watch_instances(request)
+            .await
+            .map(tonic::Response::into_inner)
+            .map_err(from_status)
     }
 
     /// Asks for a change of a workspace that there is not: `WORKSPACE_NOT_FOUND` says that the caller is served.
@@ -58,7 +66,7 @@ impl Process {
         let request = wire::StartWorkspaceRequest {
             workspace_id: uuid::Uuid::new_v4().to_string(),
             intent: 1,
-            tenant: self.standpoint(revision),
+            tenant: Some(self.standpoint(revision)),
         };
         from_status(self.customer.clone().start_workspace(request).await.unwrap_err())
     }

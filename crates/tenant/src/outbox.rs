@@ -283,6 +283,11 @@ impl Outbox {
                 self.queue().answer(workspace, entry.number, || Told::Refused(copy_of(&error)));
                 Ok(())
             }
+            Err(error) if error.reason == ErrorReason::WorkspaceNotFound => {
+                self.store.answered(workspace, entry.number, &Answer::NotFound, now).await?;
+                self.store.call_failed(workspace, entry.number, &error.message, now).await?;
+                Err(error)
+            }
             Err(error) if entry.retold && is_refusal(error.reason) => {
                 let refusal = Refusal { reason: error.reason, message: error.message.clone() };
                 self.store.answered(workspace, entry.number, &Answer::Refused(refusal), now).await?;

@@ -108,7 +108,7 @@ pub enum Answer {
     Granted(InstanceView),
     /// It is refused for good.
     Refused(Refusal),
-    /// There is no such workspace at the provider: a deletion is done.
+    /// There is no such workspace at the provider: a deletion is done, and nothing before it needs to be.
     NotFound,
 }
 
@@ -326,6 +326,13 @@ impl Workspace {
             }
             (Answer::Refused(refusal), Some(place)) if self.outbox[place].may_be_refused() => {
                 self.refused(place, refusal, now, &mut effects);
+            }
+            (Answer::NotFound, Some(place)) => {
+                // of what the provider doesn't have nothing but its deletion can be told
+                if let Some(delete) = self.outbox.iter().position(|entry| entry.wish == Wish::Delete) {
+                    self.outbox.drain(place.min(delete)..delete);
+                    effects.visible = true;
+                }
             }
             (Answer::Refused(_), Some(place)) if self.is_outdated(place) => {
                 // the higher number wins: what waits behind it need not wait for it

@@ -203,6 +203,7 @@ where
     what_the_provider_has_lost_is_told_again(store().await).await;
     what_is_told_again_holds_up_no_stop_and_no_deletion(store().await).await;
     what_has_failed_at_the_provider_is_replaced(store().await).await;
+    a_deletion_of_what_the_provider_lost_is_done(store().await).await;
     later_wishes_that_the_provider_knows_win(store().await).await;
     a_wish_of_this_start_is_told_whatever_number_it_had(store().await).await;
     what_one_side_knows_as_deleted_is_never_launched_by_the_other(store().await).await;
@@ -669,6 +670,20 @@ async fn what_is_told_again_holds_up_no_stop_and_no_deletion(store: Subject) {
         store.0.answered(workspace, again.number, &refused(), at(52)).await.unwrap();
         assert_eq!(store.outbox(workspace).await, [wish]);
     }
+}
+
+/// The provider was put back while a stop and a deletion waited.
+async fn a_deletion_of_what_the_provider_lost_is_done(store: Subject) {
+    let workspace = store.up().await.workspace;
+    let stop = store.asks(workspace, Wish::Stop(None)).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    store.0.answered(workspace, stop, &Answer::NotFound, at(5)).await.unwrap();
+    assert_eq!(store.outbox(workspace).await, [Wish::Stop(None)], "it waits until both sides have agreed");
+    let delete = store.asks(workspace, Wish::Delete).await.number.unwrap();
+    store.0.answered(workspace, stop, &Answer::NotFound, at(6)).await.unwrap();
+    assert_eq!(store.outbox(workspace).await, [Wish::Delete]);
+    let record = store.0.answered(workspace, delete, &Answer::NotFound, at(7)).await.unwrap().unwrap();
+    assert_eq!(record.phase, Phase::Gone);
 }
 
 async fn what_has_failed_at_the_provider_is_replaced(store: Subject) {
