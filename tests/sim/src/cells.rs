@@ -1,0 +1,125 @@
+//! Every cell that a whole run must fill, and those that can't occur, each with its reason. A cell that is listed here and
+//! occurs all the same fails the run as well: then its reason is wrong.
+
+use std::collections::BTreeMap;
+
+use molecule_domain::lifecycle::{Phase, Reason};
+
+use crate::coverage::{Coverage, Restored, Told, WishKind};
+use crate::faults::{ENGINE_STEPS, all_pairs};
+use crate::life::RESTORES;
+use crate::weather::Weather;
+
+/// How many lives fill every cell; of fewer, empty cells are told and fail nothing.
+pub const WHOLE_RUN: u64 = 20_000;
+
+/// Why a pair of wishes can't meet, where it can't.
+fn pair_cannot(last: WishKind, new: WishKind) -> Option<&'static str> {
+    use WishKind::{Delete, Provision, Start, StopWithCause};
+    match (last, new) {
+        (_, Provision) => Some("a workspace is provisioned once: the wish is the first of its outbox"),
+        (_, StopWithCause) => {
+            Some("an agent is judged only where the provider knows all: the outbox is empty")
+        }
+        (Delete, Delete) => None,
+        (Delete, _) => Some("nothing is accepted after a deletion"),
+        (StopWithCause, Start) => Some("a start of what has failed is refused before it is stored"),
+        _ => None,
+    }
+}
+
+/// Why a legal transition does not occur, where it doesn't.
+fn transition_cannot(from: Phase, to: Phase) -> Option<&'static str> {
+    use Phase::{Admitted, Failed, Stopping};
+    match (from, to) {
+        (from, to) if from == to => Some("it is no change"),
+        (Admitted, Stopping) => {
+            Some("nothing of it is at the provider before LAUNCHING, so nothing is stopped")
+        }
+        (Failed, Admitted) => Some(
+            "a replacement takes what failed to STOPPING first, and giving up while being replaced wants STOPPED",
+        ),
+        _ => None,
+    }
+}
+
+/// Why nothing FAILED for a reason, where nothing does.
+const fn failure_cannot(reason: Reason) -> Option<&'static str> {
+    match reason {
+        Reason::AgentSilent | Reason::AgentErrors => Some("it is DEGRADED for that, not FAILED"),
+        Reason::Restarting => Some("it is what a start after a crash says, until it is up or given up"),
+        Reason::OrganizationSuspended => {
+            Some("a suspended organisation's are stopped by the accounts' store, which is not simulated")
+        }
+        Reason::Recovered => Some("it is what a tenant says of what it took back as it runs"),
+        _ => None,
+    }
+}
+
+/// A cell, its count, and why it must stay empty where it must.
+struct Cell {
+    name: String,
+    count: u64,
+    cannot: Option<&'static str>,
+}
+
+fn cells(coverage: &Coverage) -> Vec<Cell> {
+    fn count<K: Ord>(of: &BTreeMap<K, u64>, key: &K) -> u64 {
+        of.get(key).copied().unwrap_or(0)
+    }
+    let mut cells = Vec::new();
+    let mut cell = |name: String, count, cannot| cells.push(Cell { name, count, cannot });
+    for (fault, step) in all_pairs() {
+        cell(format!("{fault:?} at {step}"), count(&coverage.faults, &(fault, step)), None);
+    }
+    for step in ENGINE_STEPS {
+        cell(format!("step {step}"), count(&coverage.steps, &step), None);
+    }
+    for step in coverage.steps.keys().filter(|step| !ENGINE_STEPS.contains(step)) {
+        cell(
+            format!("step {step}, which no list names"),
+            count(&coverage.steps, step),
+            Some("all are listed"),
+        );
+    }
+    for weather in Weather::ALL {
+        cell(format!("weather {}", weather.name()), count(&coverage.troubles, &weather.name()), None);
+    }
+    for last in WishKind::ALL {
+        for new in WishKind::ALL {
+            for told in Told::ALL {
+                let key = (last, new, told);
+                let name = format!("{new:?} after {last:?}, {told:?}");
+                cell(name, count(&coverage.pairs, &key), pair_cannot(last, new));
+            }
+        }
+    }
+    for from in Phase::ALL {
+        for to in Phase::ALL.into_iter().filter(|to| from.may_become(*to)) {
+            let name = format!("{from} becomes {to}");
+            cell(name, count(&coverage.transitions, &(from, to)), transition_cannot(from, to));
+        }
+    }
+    for reason in Reason::ALL {
+        let name = format!("FAILED for {reason}");
+        cell(name, count(&coverage.failed, &reason.as_str()), failure_cannot(*reason));
+    }
+    for restored in [Restored::Tenant, Restored::ControlPlane] {
+        let cannot = (!RESTORES).then_some("databases are not restored yet");
+        cell(format!("restored: {restored:?}"), count(&coverage.restored, &restored), cannot);
+    }
+    cells
+}
+
+/// The cells that are empty and must not be, and those that must be and are not.
+pub fn wrong(coverage: &Coverage) -> Vec<String> {
+    let cells = cells(coverage).into_iter();
+    let wrong = cells.filter_map(|cell| match (cell.count, cell.cannot) {
+        (0, None) => Some(format!("{}: it never happened", cell.name)),
+        (1.., Some(reason)) => {
+            Some(format!("{}: it happened {} times, though {reason}", cell.name, cell.count))
+        }
+        _ => None,
+    });
+    wrong.collect()
+}

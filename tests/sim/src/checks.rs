@@ -1,0 +1,471 @@
+//! What must hold once all is calm.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
+use molecule_domain::lifecycle::{Desired, Phase, Reason, WorkspaceState};
+use molecule_provisioner::model::InstanceRecord;
+use molecule_provisioner::store::Store;
+use molecule_workspace::Workspace;
+use molecule_workspace::record::WorkspaceRecord;
+use molecule_workspace::store::TenantStore;
+
+use crate::known::{Known, Violation};
+use crate::machine::Machine;
+use crate::oracle::{Expected, fields_of, short};
+use crate::pair::Pair;
+use crate::tenant::RULES;
+use crate::tenant_store::open_private;
+
+/// One workspace from all sides.
+struct Seen<'a> {
+    id: WorkspaceId,
+    tenant: Option<Workspace>,
+    engine: Option<InstanceRecord>,
+    machines: Vec<&'a Machine>,
+    expected: Option<Expected>,
+    denied: bool,
+    /// Whether the control plane's database was put back.
+    put_back: bool,
+    /// Whether its tenant's database was set back.
+    set_back: bool,
+}
+
+impl Seen<'_> {
+    /// Whether there is a machine of a launch that the engine does not know, or was.
+    fn is_of_unknown_launch(&self) -> bool {
+        let live = self.engine.as_ref().filter(|record| record.phase != Phase::Gone);
+        let attempt = live.and_then(|record| record.live_attempt()).map(|attempt| attempt.seq);
+        // what was in the way may have been swept at last, too late for a launch
+        let was = |record: &&InstanceRecord| {
+            matches!(record.reason, Some(Reason::NameTaken | Reason::LaunchTimeout))
+        };
+        live.as_ref().is_some_and(was)
+            || self.machines.iter().any(|machine| {
+                live.is_none_or(|record| record.generation != machine.instance.generation)
+                    || Some(machine.seq) != attempt
+            })
+    }
+
+    /// The finding that explains what is wrong with it, where one does.
+    fn known(&self) -> Option<Known> {
+        if self.put_back && self.is_of_unknown_launch() {
+            return Some(Known::B5);
+        }
+        let same = |one: &&Machine, other: &&Machine| one.id != other.id && one.instance == other.instance;
+        if self.machines.iter().any(|one| self.machines.iter().any(|other| same(one, other))) {
+            return Some(Known::B4);
+        }
+        let record = self.engine.as_ref()?;
+        if record.phase == Phase::Failed && record.is_being_replaced() {
+            return Some(Known::B2);
+        }
+        let up = self.machines.iter().any(|machine| machine.is_running());
+        if record.phase == Phase::Stopped && record.desired == Desired::Running && !self.machines.is_empty() {
+            return Some(Known::X);
+        }
+        let unsealed = record.message.contains("bootstrap token can't be unsealed");
+        (record.phase == Phase::Failed && !up && unsealed).then_some(Known::B1)
+    }
+}
+
+/// The kinds of trouble that may end in FAILED for a reason.
+fn explains(reason: Reason) -> &'static [&'static str] {
+    match reason {
+        Reason::ImageUnavailable => &["no image"],
+        Reason::NetworkUnavailable => &["no network"],
+        // a stray of the same generation may come to be listed after it failed for something else
+        Reason::NameTaken => &["name taken", "shows late", "late", "doubles", "frozen"],
+        Reason::LaunchRefused => &["refuses"],
+        Reason::LaunchTimeout => &[
+            "away",
+            "hangs",
+            "slow",
+            "late",
+            "half",
+            "preparing",
+            "frozen",
+            "replica down",
+            "shows late",
+            "doubles",
+            "slow boot",
+            "full",
+            "restored",
+        ],
+        Reason::BackendUnreachable => &["away", "hangs", "slow", "frozen", "replica down"],
+        Reason::BootTimeout => &["slow boot", "frozen", "replica down", "away", "hangs", "slow"],
+        Reason::StopTimeout => &["slow stop", "slow", "hangs", "away", "frozen", "replica down"],
+        Reason::CrashLoop => &["crash loop", "init fails", "crash", "vanish", "shows late"],
+        Reason::InitFailed => &["init fails"],
+        Reason::AgentNotConnected => {
+            // the token of a launch is erased once that is confirmed, so an instance that replaces it can't connect
+            &[
+                "silent",
+                "vanish",
+                "shows late",
+                "crash",
+                "tenant down",
+                "frozen",
+                "cut",
+                "crash loop",
+                "init fails",
+                "slow boot",
+            ]
+        }
+        Reason::NoCapacity => &["full"],
+        Reason::ProviderQuota => &["quota"],
+        Reason::AgentSilent
+        | Reason::AgentErrors
+        | Reason::Restarting
+        | Reason::OrganizationSuspended
+        | Reason::Recovered => &[],
+    }
+}
+
+impl Pair {
+    /// Checks everything.
+    pub async fn check(&self) {
+        let database = self.control.database();
+        let machines = self.cloud.machines();
+        let wished = self.oracle.wished();
+        let mut engine: BTreeMap<WorkspaceId, InstanceRecord> = BTreeMap::new();
+        for tenant in &self.tenants {
+            let all = database.changed_after(tenant.organization, Revision(0), 10_000).await;
+            for record in all.unwrap_or_default() {
+                engine.insert(record.workspace, record);
+            }
+        }
+        let mut ids: Vec<WorkspaceId> = wished.keys().copied().collect();
+        ids.extend(engine.keys());
+        ids.extend(machines.iter().map(|machine| machine.instance.workspace));
+        ids.sort_unstable();
+        ids.dedup();
+        for id in ids {
+            let organization = wished.get(&id).map(|wished| wished.organization);
+            let organization = organization.or_else(|| engine.get(&id).map(|record| record.organization));
+            let seen = Seen {
+                id,
+                tenant: self.at_tenant(organization, id).await,
+                engine: engine.get(&id).cloned(),
+                machines: machines.iter().filter(|machine| machine.instance.workspace == id).collect(),
+                expected: wished.get(&id).map(crate::oracle::Wished::expected),
+                put_back: self.control.was_put_back(),
+                set_back: wished.get(&id).is_some_and(|wished| wished.set_back),
+                denied: wished.get(&id).is_some_and(|wished| wished.denied),
+            };
+            self.check_workspace(&seen);
+            self.check_segments(id, seen.engine.as_ref(), seen.known()).await;
+        }
+        let volumes = self.cloud.volume_owners();
+        for owner in
+            volumes.iter().filter(|owner| engine.get(owner).is_none_or(|one| one.phase == Phase::Gone))
+        {
+            let known = self.control.was_put_back().then_some(Known::B5);
+            let violation = Violation::new("nothing is leaked", format!("volumes of {owner}"));
+            self.world.violated(violation.known_as(known));
+        }
+        self.check_watchers().await;
+    }
+
+    async fn at_tenant(&self, organization: Option<OrganizationId>, id: WorkspaceId) -> Option<Workspace> {
+        let organization = organization?;
+        let tenant = self.tenants.iter().find(|tenant| tenant.organization == organization)?;
+        tenant.database().load(organization, id).await.ok().flatten()
+    }
+
+    fn broken(&self, rule: &'static str, seen: &Seen<'_>, what: impl Into<String>) {
+        let engine = seen.engine.as_ref().map(|record| {
+            format!(
+                "engine: {} for {:?} ({}), {:?} by {}, generation {} of {}, message {:?}",
+                record.phase,
+                record.reason,
+                record.phase_since,
+                record.desired,
+                record.intent,
+                record.generation,
+                record.wanted_generation,
+                record.message
+            )
+        });
+        let tenant = seen.tenant.as_ref().map(|workspace| {
+            let record = &workspace.record;
+            format!(
+                "tenant: {:?} ({} for {:?}), {:?} by {}, answered {}, generation {}, outbox {:?}, agent {:?}",
+                record.state(),
+                record.phase,
+                record.reason,
+                record.desired,
+                record.intent,
+                record.answered,
+                record.generation,
+                workspace.outbox.iter().map(|e| (e.number, e.wish.name())).collect::<Vec<_>>(),
+                record.agent.health
+            )
+        });
+        let machines: Vec<_> =
+            seen.machines.iter().map(|m| (m.id, m.instance.generation, m.seq, m.is_running())).collect();
+        let what = format!(
+            "{} {}; expected {:?}; {}; {}; machines {machines:?}",
+            seen.id,
+            what.into(),
+            seen.expected.as_ref().map(|expected| (expected.desired, expected.failed_for)),
+            tenant.unwrap_or_else(|| "tenant: nothing".to_owned()),
+            engine.unwrap_or_else(|| "engine: nothing".to_owned()),
+        );
+        self.world.violated(Violation::new(rule, what).known_as(seen.known()));
+    }
+
+    fn end(&self, name: &'static str) {
+        *self.world.coverage().ends.entry(name).or_default() += 1;
+    }
+
+    fn check_workspace(&self, seen: &Seen<'_>) {
+        let live = seen.engine.as_ref().filter(|record| record.phase != Phase::Gone);
+        let kept = seen.tenant.as_ref().filter(|workspace| workspace.record.phase != Phase::Gone);
+        let running = seen.machines.iter().filter(|machine| machine.is_running()).count();
+        if running > 1 {
+            self.broken("nothing is doubled", seen, format!("{running} machines run"));
+        }
+        if live.is_none() && !seen.machines.is_empty() {
+            self.broken("nothing is leaked", seen, "a machine is left");
+        }
+        if seen.denied && live.is_some() {
+            self.broken("what was answered as not stored never runs", seen, "it is at the engine");
+        }
+        match (kept, live) {
+            (Some(kept), Some(live)) => self.check_agreement(seen, kept, live),
+            (None, Some(_)) => self.broken("both sides agree", seen, "its tenant does not know it"),
+            (Some(_), None) => self.broken("both sides agree", seen, "the engine does not know it"),
+            (None, None) => {}
+        }
+        match seen.expected.as_ref().map(|expected| (expected, expected.desired)) {
+            Some((_, None)) if seen.set_back => self.end("not wished of since its tenant was set back"),
+            None | Some((_, None)) => {
+                if kept.is_some() || live.is_some() {
+                    self.broken("no wish is lost", seen, "nothing is wished of it");
+                }
+                self.end("refused");
+            }
+            Some((_, Some(Desired::Deleted))) => {
+                if kept.is_some() || live.is_some() {
+                    self.broken("no wish is lost", seen, "it was to be deleted");
+                }
+                self.end("deleted");
+            }
+            Some((expected, Some(desired))) => match kept {
+                None => self.broken("no wish is lost", seen, format!("it is wanted {desired:?}")),
+                Some(kept) => self.check_wish(seen, expected, desired, kept),
+            },
+        }
+    }
+
+    fn check_agreement(&self, seen: &Seen<'_>, kept: &Workspace, live: &InstanceRecord) {
+        let record = &kept.record;
+        if !kept.outbox.is_empty() {
+            self.broken("nothing is stuck", seen, "its outbox is not empty");
+        }
+        if live.phase.is_transient() {
+            self.broken("nothing is stuck", seen, "it is on its way");
+        }
+        let generations = (record.generation, record.instance_generation);
+        if generations != (live.wanted_generation, live.generation) || live.is_being_replaced() {
+            self.broken("both sides agree", seen, "on the generation");
+        }
+        if live.running_counted != (live.phase == Phase::Up) {
+            self.broken(
+                "quota is given back",
+                seen,
+                "what does not run is counted as running, or the reverse",
+            );
+        }
+        if record.desired != live.desired {
+            self.broken("both sides agree", seen, "on what is wanted");
+        }
+        if (record.phase, record.reason, &record.endpoint) != (live.phase, live.reason, &live.endpoint)
+            || record.instance_revision != live.revision
+        {
+            self.broken("both sides agree", seen, "on the phase");
+        }
+        let spec = RULES.launch_spec(&record.spec, live.spec.reset_session);
+        // what a recovered one was launched with may be lost
+        let is_recovered = record.recovered == Some(record.generation);
+        if !is_recovered && spec.as_ref() != Some(&live.spec) {
+            self.broken("both sides agree", seen, "on the spec");
+        }
+    }
+
+    fn check_wish(&self, seen: &Seen<'_>, expected: &Expected, desired: Desired, kept: &Workspace) {
+        let record = &kept.record;
+        let fields = fields_of(&record.spec, &open_private(seen.id, &kept.private));
+        let is_field = |field: &_| !seen.set_back || expected.fields.contains_key(field);
+        let fields: crate::oracle::Fields = fields.into_iter().filter(|(field, _)| is_field(field)).collect();
+        if fields != expected.fields {
+            let what = format!("its fields are {fields:?}, and were to be {:?}", expected.fields);
+            self.broken("no wish is lost", seen, what);
+        }
+        let state = record.state();
+        let as_machine = seen.machines.iter().find(|machine| machine.is_running());
+        match (desired, state) {
+            (_, WorkspaceState::Failed) => self.check_failure(seen, expected, desired, record),
+            (Desired::Running, WorkspaceState::Running) => {
+                self.end("running");
+                let as_wished = as_machine.is_some_and(|machine| {
+                    machine.instance.generation == record.generation
+                        && seen
+                            .engine
+                            .as_ref()
+                            .is_some_and(|engine| engine.spec.resources == machine.spec.resources)
+                });
+                if !as_wished {
+                    self.broken("what is RUNNING runs", seen, "no machine, or another one");
+                }
+            }
+            (Desired::Running, WorkspaceState::Degraded) => {
+                let since = self.world.now() - Duration::from_secs(2 * 3600);
+                let explained = self.world.was_wrong(
+                    &["silent", "failing", "tenant down", "cut"],
+                    seen.id,
+                    since,
+                    self.world.now(),
+                );
+                self.end("degraded");
+                if !explained {
+                    self.broken("no wish is lost", seen, "it is DEGRADED, and nothing explains it");
+                }
+            }
+            (Desired::Stopped, WorkspaceState::Stopped) => {
+                self.end("stopped as wished");
+                if as_machine.is_some() {
+                    self.broken("what is STOPPED is stopped", seen, "a machine runs");
+                }
+            }
+            // it had failed, the control plane was put back to before that, and heard again what its tenant held
+            (Desired::Running, WorkspaceState::Stopped)
+                if seen.put_back && record.desired == Desired::Stopped =>
+            {
+                self.end("failed, which was lost in a restore");
+            }
+            _ => self.broken("no wish is lost", seen, format!("it is {state:?}")),
+        }
+    }
+
+    fn check_failure(
+        &self,
+        seen: &Seen<'_>,
+        expected: &Expected,
+        desired: Desired,
+        record: &WorkspaceRecord,
+    ) {
+        self.end(if desired == Desired::Running {
+            "failed, was to run"
+        } else {
+            "failed, was to be stopped"
+        });
+        if seen.machines.iter().any(|machine| machine.is_running()) {
+            self.broken("what is FAILED is stopped", seen, "a machine runs");
+        }
+        if expected.failed_for.is_some() && expected.failed_for == record.reason {
+            // its tenant gave it up for that; that the agent had a reason not to connect is looked at below
+            if desired == Desired::Running {
+                self.broken("no wish is lost", seen, "it failed before the last wish");
+            }
+        }
+        let Some(reason) = record.reason else {
+            self.broken("no failure is unexplained", seen, "it has no reason");
+            return;
+        };
+        // the tenant's clock may be minutes away from the true time, and the replicas' are not
+        let failed_at = seen.engine.as_ref().map_or(record.phase_since, |engine| engine.phase_since);
+        let since = failed_at - Duration::from_secs(50 * 60);
+        let until = failed_at + Duration::from_secs(60);
+        // what vanished with its credential can't connect, however much later it is started again
+        let lost_its_credential = reason == Reason::AgentNotConnected
+            && self.world.was_wrong(&["vanish"], seen.id, Timestamp::default(), until);
+        if !lost_its_credential && !self.world.was_wrong(explains(reason), seen.id, since, until) {
+            self.broken("no failure is unexplained", seen, format!("{reason} at {failed_at}"));
+        }
+    }
+
+    async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>, known: Option<Known>) {
+        let segments = self.control.database().segments(id).await.unwrap_or_default();
+        for pair in segments.windows(2) {
+            match pair[0].until {
+                Some(until) if until <= pair[1].from => {}
+                Some(until) => {
+                    let by = until.since(pair[1].from);
+                    let rule = "segments tile";
+                    let what = format!("{id}: they overlap by {by:?}: {pair:?}");
+                    // two replicas' clocks are up to three seconds apart
+                    let known = (by < Duration::from_secs(4)).then_some(Known::B9).or(known);
+                    self.world.violated(Violation::new(rule, what).known_as(known));
+                }
+                None => {
+                    let what = format!("{id}: one is open before the last: {pair:?}");
+                    self.world.violated(Violation::new("segments tile", what).known_as(known));
+                }
+            }
+        }
+        let open = segments.last().is_some_and(|last| last.until.is_none());
+        if open != engine.is_some_and(|record| record.phase == Phase::Up) {
+            let what = format!("{id}: open is {open}, and it is {:?}", engine.map(|record| record.phase));
+            self.world.violated(Violation::new("segments tile", what).known_as(known));
+        }
+    }
+
+    /// Whoever follows from any revision, and whoever lists, see the same in the end.
+    async fn check_watchers(&self) {
+        for tenant in &self.tenants {
+            let (database, organization) = (tenant.database(), tenant.organization);
+            let (list, _) = database.snapshot(organization).await.unwrap_or_default();
+            let mut seen: BTreeMap<WorkspaceId, WorkspaceRecord> = BTreeMap::new();
+            let mut at = Revision(0);
+            let limit = u32::try_from(self.world.rng().between(1, 50)).unwrap_or(1);
+            let from_first = database.changes_after(organization, at, limit).await;
+            if from_first.is_err() && tenant.was_set_back() {
+                // whoever follows across that is told to start over with a list
+                self.world.coverage().figure("watchers that have to start over");
+                continue;
+            }
+            while let Ok(changes) = database.changes_after(organization, at, limit).await {
+                if changes.is_empty() {
+                    break;
+                }
+                for change in changes {
+                    if change.revision <= at {
+                        let what = format!("tenant {}: {} after {at}", short(organization), change.revision);
+                        self.world.violated(Violation::new("watchers see each change once", what));
+                    }
+                    at = change.revision;
+                    seen.insert(change.workspace, change);
+                }
+            }
+            seen.retain(|_, record| record.deleted_at.is_none());
+            let visible = |record: &WorkspaceRecord| WorkspaceRecord {
+                agent: molecule_workspace::record::AgentRecord {
+                    health: record.agent.health,
+                    ..molecule_workspace::record::AgentRecord::default()
+                },
+                // what changes it is not told
+                instance_revision: Revision(0),
+                ..record.clone()
+            };
+            let listed: BTreeMap<_, _> =
+                list.iter().map(|record| (record.workspace, visible(record))).collect();
+            let followed: BTreeMap<_, _> = seen.iter().map(|(id, record)| (*id, visible(record))).collect();
+            if listed != followed {
+                let differs = listed.iter().find(|(id, record)| followed.get(id) != Some(record));
+                let what = format!(
+                    "tenant {}: listed {} and followed {}; first that differs: {:?} / {:?}",
+                    short(organization),
+                    listed.len(),
+                    followed.len(),
+                    differs,
+                    differs.and_then(|(id, _)| followed.get(id))
+                );
+                self.world.violated(Violation::new("watchers equal a list", what));
+            }
+        }
+    }
+}

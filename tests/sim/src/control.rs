@@ -1,0 +1,377 @@
+//! The control plane: its database, as each replica reaches it, and the replicas.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use molecule_domain::Timestamp;
+use molecule_domain::error::{Error, Result};
+use molecule_domain::id::{IncarnationId, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::incarnation::Standpoint;
+use molecule_domain::lifecycle::Phase;
+use molecule_domain::limits::Amounts;
+use molecule_provisioner::Engine;
+use molecule_provisioner::admission::counted;
+use molecule_provisioner::faults::Steps;
+use molecule_provisioner::model::{Claimed, InstanceRecord, Lease};
+use molecule_provisioner::policy::Policy;
+use molecule_provisioner::store::Store;
+use molecule_provisioner::store::memory::{Data, MemoryStore};
+use molecule_provisioner::wakes::Wakes;
+use molecule_provisioner::watch::Feed;
+use molecule_workspace::agreement::Met;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::CloudBackend;
+use crate::book::Book;
+use crate::cloud::Cloud;
+use crate::known::Violation;
+use crate::oracle::Oracle;
+use crate::process::{EngineSteps, Process};
+use crate::replica_store::ReplicaStore;
+use crate::seam::Network;
+use crate::secrets::Seal;
+use crate::world::{World, lock};
+
+/// What is known of the database from what was committed to it.
+#[derive(Debug, Default)]
+struct Ledger {
+    phases: BTreeMap<WorkspaceId, (OrganizationId, Phase, Amounts)>,
+    used: BTreeMap<OrganizationId, Amounts>,
+    revisions: BTreeMap<OrganizationId, Revision>,
+    /// The last lease of each record.
+    leases: BTreeMap<WorkspaceId, Lease>,
+}
+
+/// The control plane's database, and the replicas over it.
+pub struct ControlPlane {
+    world: Arc<World>,
+    cloud: Arc<Cloud>,
+    pub(crate) oracle: Arc<Oracle>,
+    policy: Policy,
+    database: Mutex<Arc<MemoryStore>>,
+    /// What is kept in the database beside the engine's records.
+    book: Mutex<Book>,
+    ledger: Mutex<Ledger>,
+    replicas: Mutex<Vec<Replica>>,
+    streams: AtomicU64,
+    put_back: AtomicBool,
+}
+
+impl std::fmt::Debug for ControlPlane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ControlPlane(..)")
+    }
+}
+
+/// A copy of all that the control plane's database holds.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    data: Data,
+    book: Book,
+}
+
+/// An open stream, which keeps the session of a tenant's process until it is dropped.
+pub(crate) struct OpenStream {
+    control: Arc<ControlPlane>,
+    network: Arc<Network>,
+    organization: OrganizationId,
+    process: Arc<Process>,
+    stream: u64,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let is_noted = !self.process.is_dead() && !self.network.is_cut();
+        let now = self.control.world.now();
+        lock(&self.control.book).end(self.organization, self.stream, is_noted, now);
+    }
+}
+
+/// One replica: its place, and the process in it.
+#[derive(Clone)]
+pub struct Replica {
+    /// How far its clock is ahead, in microseconds.
+    pub skew: i64,
+    /// The process, dead or alive.
+    pub process: Arc<Process>,
+    /// Its engine.
+    pub engine: Engine,
+    /// Whoever watches.
+    pub feed: Arc<Feed>,
+    store: Arc<ReplicaStore>,
+}
+
+impl ControlPlane {
+    /// A control plane of as many replicas as there are skews, none of which runs yet.
+    pub fn new(world: Arc<World>, cloud: Arc<Cloud>, oracle: Arc<Oracle>, policy: Policy) -> Arc<Self> {
+        Arc::new(Self {
+            world,
+            cloud,
+            oracle,
+            policy,
+            database: Mutex::default(),
+            book: Mutex::default(),
+            ledger: Mutex::default(),
+            replicas: Mutex::default(),
+            streams: AtomicU64::new(0),
+            put_back: AtomicBool::new(false),
+        })
+    }
+
+    /// The database.
+    pub fn database(&self) -> Arc<MemoryStore> {
+        Arc::clone(&lock(&self.database))
+    }
+
+    /// A copy of all that the database holds.
+    pub fn backup(&self) -> Backup {
+        Backup { data: self.database().data(), book: lock(&self.book).clone() }
+    }
+
+    /// Puts a backup in the place of the database, under replicas that die of it; they are started again over what is there
+    /// then.
+    pub async fn put_back(&self, backup: Backup, organizations: &[OrganizationId]) {
+        for place in 0..self.places() {
+            self.replica(place).process.kill();
+        }
+        let database = Arc::new(MemoryStore::open(backup.data));
+        let mut ledger = Ledger::default();
+        for organization in organizations {
+            let records = database.changed_after(*organization, Revision(0), 10_000).await;
+            for record in records.unwrap_or_default() {
+                let amounts = counted(&record);
+                ledger.phases.insert(record.workspace, (*organization, record.phase, amounts));
+                let used = ledger.used.entry(*organization).or_default();
+                *used = used.plus(amounts);
+                let revision = ledger.revisions.entry(*organization).or_default();
+                *revision = (*revision).max(record.revision);
+            }
+        }
+        *lock(&self.ledger) = ledger;
+        self.put_back.store(true, Ordering::Relaxed);
+        *lock(&self.book) = backup.book;
+        *lock(&self.database) = database;
+        self.begin();
+    }
+
+    /// Whether its database was ever put back.
+    pub fn was_put_back(&self) -> bool {
+        self.put_back.load(Ordering::Relaxed)
+    }
+
+    /// Begins a new incarnation over the database as it is.
+    fn begin(&self) {
+        let begins_at = lock(&self.ledger).revisions.values().copied().max().unwrap_or_default();
+        let id = self.world.incarnation();
+        self.world.tell("control", 7, || format!("begins anew as {id}"));
+        lock(&self.book).begin(id, begins_at);
+    }
+
+    /// The incarnation that its replicas are.
+    pub fn incarnation(&self) -> Option<IncarnationId> {
+        lock(&self.book).incarnation()
+    }
+
+    /// Serves a process of a tenant's from now on, or refuses it. Where the database stands, and what was seen of the
+    /// tenant's before.
+    pub(crate) fn meet(
+        &self,
+        organization: OrganizationId,
+        own: Standpoint,
+        seen: Option<Standpoint>,
+    ) -> Result<Met> {
+        let (revision, _) = self.database().counters(organization);
+        let now = self.world.now();
+        let mut book = lock(&self.book);
+        let before = book.meet(organization, own, now)?;
+        if seen.is_some_and(|seen| book.is_behind(revision, &seen)) {
+            self.world.coverage().figure("tenants that had seen more than there is");
+        }
+        let incarnation = book.incarnation().ok_or_else(|| Error::internal("no replica has begun"))?;
+        Ok(Met { provider: Standpoint { incarnation, revision }, seen: before })
+    }
+
+    /// Lets a change of a tenant's through, or refuses its process.
+    pub(crate) fn heard(&self, organization: OrganizationId, own: Standpoint) -> Result<()> {
+        lock(&self.book).heard(organization, own, self.world.now())
+    }
+
+    /// A replica opens a stream of a tenant's, or refuses its process; the session ends with what this returns.
+    pub(crate) fn open_stream(
+        self: &Arc<Self>,
+        organization: OrganizationId,
+        own: Standpoint,
+        replica: &Replica,
+        network: &Arc<Network>,
+    ) -> Result<OpenStream> {
+        let (process, stream) = (Arc::clone(&replica.process), self.streams.fetch_add(1, Ordering::Relaxed));
+        let now = self.world.now();
+        lock(&self.book).open(organization, own, now, (Arc::clone(&process), stream))?;
+        Ok(OpenStream {
+            control: Arc::clone(self),
+            network: Arc::clone(network),
+            organization,
+            process,
+            stream,
+        })
+    }
+
+    /// Starts a replica in a new place.
+    pub fn add(self: &Arc<Self>, skew: i64) {
+        let place = lock(&self.replicas).len();
+        let replica = self.boot(place, skew);
+        lock(&self.replicas).push(replica);
+    }
+
+    /// Starts the replica of a place again.
+    pub fn restart(self: &Arc<Self>, place: usize) {
+        let skew = self.replica(place).skew;
+        let replica = self.boot(place, skew);
+        lock(&self.replicas)[place] = replica;
+    }
+
+    fn boot(self: &Arc<Self>, place: usize, skew: i64) -> Replica {
+        let process = Process::new(format!("control-{place}"), Arc::clone(&self.world));
+        if self.some_is_alive() {
+            self.world.tell(&process.name, 4, || "starts");
+        } else {
+            self.begin();
+            self.world.tell(&process.name, 4, || "starts, and nobody else is there");
+        }
+        let own = Arc::new(ReplicaStore {
+            database: self.database(),
+            control: Arc::clone(self),
+            process: Arc::clone(&process),
+            wakes: Wakes::default(),
+        });
+        let store: Arc<dyn Store> = Arc::clone(&own) as Arc<dyn Store>;
+        let engine = Engine::new(
+            Arc::new(CloudBackend { cloud: Arc::clone(&self.cloud), process: Arc::clone(&process) }),
+            Arc::clone(&store),
+            Arc::new(Seal),
+            Arc::new(self.world.clock(skew)),
+            self.policy.clone(),
+            Steps::probed(Arc::new(EngineSteps(Arc::clone(&process)))),
+        );
+        let running = engine.clone();
+        process.spawn(async move { running.run(CancellationToken::new()).await });
+        Replica {
+            skew,
+            process,
+            engine,
+            feed: Feed::looking_every(store, self.policy.longest_sleep),
+            store: own,
+        }
+    }
+
+    /// The replica of a place.
+    pub fn replica(&self, place: usize) -> Replica {
+        lock(&self.replicas)[place].clone()
+    }
+
+    fn some_is_alive(&self) -> bool {
+        lock(&self.replicas).iter().any(|replica| !replica.process.is_dead())
+    }
+
+    /// How many places there are.
+    pub fn places(&self) -> usize {
+        lock(&self.replicas).len()
+    }
+
+    /// Some replica that is not dead; it may be frozen.
+    pub fn some_replica(&self) -> Option<Replica> {
+        let replicas = lock(&self.replicas);
+        let alive: Vec<&Replica> = replicas.iter().filter(|replica| !replica.process.is_dead()).collect();
+        if alive.is_empty() {
+            return None;
+        }
+        Some((*self.world.rng().pick(&alive)).clone())
+    }
+
+    /// Whether something of a workspace's was ever committed.
+    pub(crate) fn knows(&self, workspace: WorkspaceId) -> bool {
+        lock(&self.ledger).phases.contains_key(&workspace)
+    }
+
+    /// Records were claimed.
+    pub(crate) fn claimed(&self, claimed: &[Claimed]) {
+        let mut ledger = lock(&self.ledger);
+        ledger.leases.extend(claimed.iter().map(|one| (one.lease.workspace, one.lease)));
+    }
+
+    /// Something was written under a lease: it must be the last, and not be over by its holder's clock.
+    pub(crate) fn check_lease(&self, lease: &Lease, now: Timestamp) {
+        let last = lock(&self.ledger).leases.get(&lease.workspace).copied();
+        if last != Some(*lease) || now >= lease.until {
+            let what = format!("{lease:?} at {now}, the last is {last:?}");
+            self.world.violated(Violation::new("a lost lease writes nothing", what));
+        }
+    }
+
+    /// The newest revision of an organisation's.
+    pub fn revision_of(&self, organization: OrganizationId) -> Revision {
+        lock(&self.ledger).revisions.get(&organization).copied().unwrap_or_default()
+    }
+
+    /// Every replica hears that something was committed. Each has wakes of its own: those of the memory store would be
+    /// heard in an order of chance.
+    pub(crate) fn wake(&self, organization: Option<OrganizationId>) {
+        for replica in lock(&self.replicas).iter() {
+            match organization {
+                Some(organization) => replica.store.wakes.committed(organization),
+                None => replica.store.wakes.woken(),
+            }
+        }
+    }
+
+    /// Takes note of what was committed, and checks what must hold after each commit.
+    pub(crate) async fn committed(&self, database: &MemoryStore, record: &InstanceRecord) {
+        let organization = record.organization;
+        let used = {
+            let mut ledger = lock(&self.ledger);
+            let amounts = counted(record);
+            let new = (organization, record.phase, amounts);
+            let before = ledger.phases.insert(record.workspace, new);
+            if let Some((_, phase, _)) = before {
+                self.world.coverage().transition(phase, record.phase, record.reason);
+            }
+            if before.map(|(_, phase, _)| phase) != Some(record.phase) {
+                self.world.tell("engine", 100 + record.phase as u64, || {
+                    format!(
+                        "{} is {} at generation {} of {}, {:?} is wanted by {}: {}",
+                        record.workspace,
+                        record.phase,
+                        record.generation,
+                        record.wanted_generation,
+                        record.desired,
+                        record.intent,
+                        record.message
+                    )
+                });
+            }
+            let revision = ledger.revisions.entry(organization).or_default();
+            *revision = (*revision).max(record.revision);
+            let held = before.map_or_else(Amounts::default, |(.., amounts)| amounts);
+            let used = ledger.used.entry(organization).or_default();
+            *used = used.plus(amounts).minus(held);
+            *used
+        };
+        self.wake(Some(organization));
+        let account = database.account(organization, self.world.now()).await;
+        let Ok(account) = account else { return };
+        if account.used != used {
+            let what = format!("{:?} is counted for {organization}, {used:?} is there", account.used);
+            self.world.violated(Violation::new("quota equals a recount", what));
+        }
+        let within = |cap: Option<i64>, used: i64| cap.is_none_or(|cap| used <= cap);
+        let limits = &account.limits;
+        if !within(limits.workspaces, used.workspaces)
+            || !within(limits.running_workspaces, used.running_workspaces)
+            || !within(limits.memory_mib, used.memory_mib)
+        {
+            let what = format!("{organization} uses {used:?} of {limits:?}");
+            self.world.violated(Violation::new("quota is within its cap", what));
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a run has met: each count is a cell, and a cell that stays empty fails the run.
+
+use std::collections::BTreeMap;
+
+use molecule_domain::lifecycle::{Phase, Reason};
+
+use crate::faults::Fault;
+use crate::known::Known;
+
+/// Of what kind a wish is, for the table of pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)] // as in `Wish`
+pub enum WishKind {
+    Provision,
+    Start,
+    Stop,
+    StopWithCause,
+    Replace,
+    Delete,
+}
+
+impl WishKind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Provision, Self::Start, Self::Stop, Self::StopWithCause, Self::Replace, Self::Delete];
+}
+
+/// How far the last entry is when the next wish comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Told {
+    /// No call was begun.
+    Untold,
+    /// A call is under way.
+    Begun,
+    /// A call was begun, and is over without an answer.
+    AnswerLost,
+}
+
+impl Told {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Untold, Self::Begun, Self::AnswerLost];
+}
+
+/// A restored database, by whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Restored {
+    /// A tenant's.
+    Tenant,
+    /// The control plane's.
+    ControlPlane,
+}
+
+/// Counts of what was met.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    /// How often each fault met each step.
+    pub faults: BTreeMap<(Fault, &'static str), u64>,
+    /// How often each step was taken.
+    pub steps: BTreeMap<&'static str, u64>,
+    /// How often each kind of trouble came over the world.
+    pub troubles: BTreeMap<&'static str, u64>,
+    /// How often a wish of one kind met a last entry of another.
+    pub pairs: BTreeMap<(WishKind, WishKind, Told), u64>,
+    /// How often an instance went from one phase to another.
+    pub transitions: BTreeMap<(Phase, Phase), u64>,
+    /// How often the engine wanted to store what the table forbids.
+    pub illegal: BTreeMap<(Phase, Phase), u64>,
+    /// How often an instance FAILED for a reason.
+    pub failed: BTreeMap<Reason0, u64>,
+    /// How often a database was restored.
+    pub restored: BTreeMap<Restored, u64>,
+    /// How often a known violation was met.
+    pub known: BTreeMap<Known, u64>,
+    /// What the workspaces were at the end of their lives.
+    pub ends: BTreeMap<&'static str, u64>,
+    /// Wishes that were stored, faults that happened, refusals that clients heard, and other figures.
+    pub figures: BTreeMap<&'static str, u64>,
+}
+
+/// A reason, in the order of its name.
+pub type Reason0 = &'static str;
+
+impl Coverage {
+    /// A fault met a step.
+    pub fn fault(&mut self, fault: Fault, step: &'static str) {
+        *self.faults.entry((fault, step)).or_default() += 1;
+        self.figure("faults");
+    }
+
+    /// A step was taken.
+    pub fn step(&mut self, step: &'static str) {
+        *self.steps.entry(step).or_default() += 1;
+    }
+
+    /// Trouble came over the world.
+    pub fn trouble(&mut self, kind: &'static str) {
+        *self.troubles.entry(kind).or_default() += 1;
+        self.figure("faults");
+    }
+
+    /// An instance changed its phase.
+    pub fn transition(&mut self, from: Phase, to: Phase, reason: Option<Reason>) {
+        if from != to {
+            *self.transitions.entry((from, to)).or_default() += 1;
+            if let (Phase::Failed, Some(reason)) = (to, reason) {
+                *self.failed.entry(reason.as_str()).or_default() += 1;
+            }
+        }
+    }
+
+    /// Counts one more of something.
+    pub fn figure(&mut self, name: &'static str) {
+        *self.figures.entry(name).or_default() += 1;
+    }
+
+    /// A figure.
+    pub fn figure_of(&self, name: &str) -> u64 {
+        self.figures.get(name).copied().unwrap_or(0)
+    }
+
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: &Self) {
+        fn add<K: Ord + Copy>(to: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
+            for (key, count) in from {
+                *to.entry(*key).or_default() += count;
+            }
+        }
+        add(&mut self.faults, &other.faults);
+        add(&mut self.steps, &other.steps);
+        add(&mut self.troubles, &other.troubles);
+        add(&mut self.pairs, &other.pairs);
+        add(&mut self.transitions, &other.transitions);
+        add(&mut self.illegal, &other.illegal);
+        add(&mut self.failed, &other.failed);
+        add(&mut self.restored, &other.restored);
+        add(&mut self.known, &other.known);
+        add(&mut self.ends, &other.ends);
+        add(&mut self.figures, &other.figures);
+    }
+}

@@ -1,0 +1,194 @@
+//! What can go wrong at a step, and which steps there are.
+
+/// What is done to one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// It does not happen, and whoever takes it hears of an unknown outcome.
+    Fail,
+    /// It happens, and whoever takes it hears of an unknown outcome.
+    LoseReply,
+    /// It happens twice.
+    Repeat,
+    /// It waits for up to two and a half minutes.
+    Delay,
+    /// Its process is frozen for up to ten minutes.
+    Freeze,
+    /// Its process dies before it.
+    CrashBefore,
+    /// Its process dies right after it.
+    CrashAfter,
+    /// A call's request never arrives.
+    RequestLost,
+    /// A call's request arrives when nobody waits for it any more.
+    RequestLate,
+    /// A call is overtaken by those after it.
+    Reordered,
+    /// A call arrives again, later.
+    Repeated,
+    /// A call's answer never arrives.
+    AnswerLost,
+    /// A call's answer arrives when nobody waits for it any more.
+    AnswerLate,
+    /// A call is not taken by anybody.
+    Unreachable,
+    /// A call's credential is not taken, as while a token is being rotated.
+    Denied,
+    /// The answer holds a word that its reader does not know: the speaker is of a newer version.
+    Unreadable,
+}
+
+/// What can be done to a step of the engine's.
+pub const ENGINE_FAULTS: [Fault; 7] = [
+    Fault::Fail,
+    Fault::LoseReply,
+    Fault::Repeat,
+    Fault::Delay,
+    Fault::Freeze,
+    Fault::CrashBefore,
+    Fault::CrashAfter,
+];
+
+/// What can be done to a transaction of the control plane's that is no step of the engine's.
+pub const CONTROL_FAULTS: [Fault; 6] =
+    [Fault::Fail, Fault::LoseReply, Fault::Delay, Fault::Freeze, Fault::CrashBefore, Fault::CrashAfter];
+
+/// What can be done to a transaction of a tenant's. Its database is a file of its own: what it has stored, it knows.
+pub const TENANT_FAULTS: [Fault; 5] =
+    [Fault::Fail, Fault::Delay, Fault::Freeze, Fault::CrashBefore, Fault::CrashAfter];
+
+/// What can be done to a call between the two.
+pub const CALL_FAULTS: [Fault; 9] = [
+    Fault::Denied,
+    Fault::RequestLost,
+    Fault::RequestLate,
+    Fault::Reordered,
+    Fault::Repeated,
+    Fault::AnswerLost,
+    Fault::AnswerLate,
+    Fault::Unreachable,
+    Fault::Unreadable,
+];
+
+/// What can be done to a batch of changes that a replica tells a tenant.
+pub const STREAM_FAULTS: [Fault; 5] =
+    [Fault::AnswerLost, Fault::AnswerLate, Fault::Unreachable, Fault::Denied, Fault::Unreadable];
+
+/// The engine's steps.
+pub const ENGINE_STEPS: [&str; 30] = [
+    "backend.find",
+    "backend.list",
+    "backend.list_resources",
+    "backend.prepare",
+    "backend.launch",
+    "backend.attach",
+    "backend.start",
+    "backend.stop",
+    "backend.remove",
+    "backend.purge",
+    "backend.post_mortem",
+    "sweep.remove",
+    "sweep.purge",
+    "store.begin_launch",
+    "commit.settle",
+    "commit.wait",
+    "commit.rest",
+    "commit.stopping",
+    "commit.look_again",
+    "commit.refused",
+    "commit.retry_later",
+    "commit.attached",
+    "commit.starting",
+    "commit.started",
+    "commit.preparing",
+    "commit.no_room",
+    "commit.launched",
+    "commit.crashed",
+    "commit.crash_loop",
+    "commit.gone",
+];
+
+/// Transactions of the control plane's store that are no steps of the engine's.
+pub const CONTROL_STEPS: [&str; 6] = [
+    "control.provision",
+    "control.change",
+    "control.claim",
+    "control.changed_after",
+    "control.wake",
+    "control.lead",
+];
+
+/// Transactions of a tenant's store.
+pub const TENANT_STEPS: [&str; 14] = [
+    "tenant.replayed",
+    "tenant.meetings",
+    "tenant.agree",
+    "tenant.create",
+    "tenant.change",
+    "tenant.waiting",
+    "tenant.begin_call",
+    "tenant.answered",
+    "tenant.call_failed",
+    "tenant.mirror",
+    "tenant.get",
+    "tenant.redeem",
+    "tenant.agent_reported",
+    "tenant.judge_agent",
+];
+
+/// Steps that few lives come to: faults wait for them more often.
+pub const RARE_STEPS: [&str; 12] = [
+    "backend.post_mortem",
+    "sweep.remove",
+    "sweep.purge",
+    "commit.rest",
+    "commit.refused",
+    "commit.preparing",
+    "commit.no_room",
+    "commit.starting",
+    "commit.crashed",
+    "commit.crash_loop",
+    "tenant.waiting",
+    "tenant.judge_agent",
+];
+
+/// Steps that next to no life comes to.
+pub const RAREST_STEPS: [&str; 2] = ["sweep.purge", "commit.rest"];
+
+/// Calls from a tenant to the control plane.
+pub const CALL_STEPS: [&str; 7] = [
+    "call.meet",
+    "call.inventory",
+    "call.provision",
+    "call.start",
+    "call.stop",
+    "call.replace",
+    "call.delete",
+];
+
+/// Batches of changes.
+pub const STREAM_STEPS: [&str; 2] = ["stream.open", "stream.batch"];
+
+/// A fault that waits for its step.
+#[derive(Clone, Copy, Debug)]
+pub struct Armed {
+    /// The step.
+    pub step: &'static str,
+    /// How often the step is taken before that.
+    pub skip: u32,
+    /// The fault.
+    pub fault: Fault,
+}
+
+/// Every fault that can meet every step.
+pub fn all_pairs() -> impl Iterator<Item = (Fault, &'static str)> {
+    let table: [(&[Fault], &[&'static str]); 5] = [
+        (&ENGINE_FAULTS, &ENGINE_STEPS),
+        (&CONTROL_FAULTS, &CONTROL_STEPS),
+        (&TENANT_FAULTS, &TENANT_STEPS),
+        (&CALL_FAULTS, &CALL_STEPS),
+        (&STREAM_FAULTS, &STREAM_STEPS),
+    ];
+    table.into_iter().flat_map(|(faults, steps)| {
+        steps.iter().flat_map(move |step| faults.iter().map(move |fault| (*fault, *step)))
+    })
+}

@@ -1,0 +1,60 @@
+//! Rules that were broken, and the list of what is known to break them.
+
+use std::fmt;
+
+/// A rule that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule, in a few words.
+    pub rule: &'static str,
+    /// Who broke it, and how.
+    pub what: String,
+    /// The finding that this is known by, where it is known.
+    pub known: Option<Known>,
+}
+
+/// Findings that are not mended yet: B and X of the engine's review, and F of this simulation. Nothing but those stands here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Known {
+    /// A change between claim and `begin_launch`: the new intent's token does not open for the old generation.
+    B1,
+    /// FAILED while being replaced never ends: FAILED may not become STOPPED.
+    B2,
+    /// Two machines of one workspace and generation: one of them is invisible.
+    B4,
+    /// After a restore of the control plane its sweep destroys nothing: launches that it does not know stay.
+    B5,
+    /// Segments overlap where a clock goes back.
+    B9,
+    /// STOPPED, Running is wanted, and the provider shows it up: STOPPED may not become UP or BOOTING.
+    X,
+}
+
+impl Known {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::B1, Self::B2, Self::B4, Self::B5, Self::B9, Self::X];
+}
+
+impl Violation {
+    /// A rule that was broken in a way that nobody knows of.
+    pub const fn new(rule: &'static str, what: String) -> Self {
+        Self { rule, what, known: None }
+    }
+
+    /// The same, where it may be a known one.
+    #[must_use]
+    pub const fn known_as(mut self, known: Option<Known>) -> Self {
+        self.known = known;
+        self
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.what)?;
+        if let Some(known) = self.known {
+            write!(f, " (known as {known:?})")?;
+        }
+        Ok(())
+    }
+}

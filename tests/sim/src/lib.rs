@@ -1,0 +1,33 @@
+//! The whole pair under one seed: tenants with their use cases, outbox and mirror; the control plane with its engine; a
+//! provider that keeps a true log; and between them a network, clocks and processes that fail in every way a seed asks
+//! for. Equal seeds give equal stories.
+
+pub mod agents;
+pub mod backend;
+mod book;
+pub mod cells;
+pub mod checks;
+pub mod client;
+pub mod cloud;
+pub mod control;
+pub mod coverage;
+pub mod faults;
+pub mod inside;
+pub mod known;
+pub mod life;
+pub mod machine;
+pub mod oracle;
+pub mod pair;
+pub mod process;
+pub mod replica_store;
+pub mod rng;
+pub mod run;
+pub mod seam;
+pub mod secrets;
+pub mod story;
+pub mod switch;
+pub mod tenant;
+pub mod tenant_store;
+pub mod trouble;
+pub mod weather;
+pub mod world;

@@ -1,0 +1,370 @@
+//! What clients were promised: every wish as it was stored, what became of it, and what each workspace must be in the
+//! end. It learns from what passes through the store and from what clients hear, and never from the rules under test.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use molecule_domain::Timestamp;
+use molecule_domain::error::Error;
+use molecule_domain::id::{IntentNumber, OrganizationId, WorkspaceId};
+use molecule_domain::lifecycle::Desired;
+use molecule_domain::spec::{CONFIG_FILE, PrivateParts, WorkspaceSpec};
+use molecule_workspace::Wish;
+use tokio::sync::mpsc;
+
+use crate::coverage::{Told, WishKind};
+use crate::known::Violation;
+use crate::world::{World, lock};
+
+/// The variable whose value says which update set it.
+pub const MARK: &str = "MARK";
+
+/// What an update may set, each on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)] // as in the spec
+pub enum Field {
+    Name,
+    Tier,
+    Environment,
+    Label,
+    Secret,
+    Config,
+}
+
+/// Every field with its value, as text.
+pub type Fields = BTreeMap<Field, String>;
+
+/// A spec and private parts as fields.
+pub fn fields_of(spec: &WorkspaceSpec, private: &PrivateParts) -> Fields {
+    let text = |found: Option<&String>| found.cloned().unwrap_or_default();
+    let config = private.config_files.get(CONFIG_FILE);
+    BTreeMap::from([
+        (Field::Name, spec.name.clone()),
+        (Field::Tier, spec.tier.to_string()),
+        (Field::Environment, text(spec.env.get(MARK))),
+        (Field::Label, text(spec.labels.get("mark"))),
+        (Field::Secret, text(private.secrets.get(MARK))),
+        (Field::Config, config.map_or_else(String::new, |file| String::from_utf8_lossy(file).into_owned())),
+    ])
+}
+
+/// A wish as it was stored.
+#[derive(Clone, Debug)]
+pub struct SeenWish {
+    /// The number of the change.
+    pub number: IntentNumber,
+    /// What it asks of the provider; `None` where the provider need not know.
+    pub wish: Option<Wish>,
+    /// The fields that it sets.
+    pub sets: Fields,
+    /// The client's key.
+    pub request: Option<String>,
+    /// When it was stored, by the true clock.
+    pub at: Timestamp,
+    /// Whether the provider refused it.
+    pub refused: bool,
+    /// Whether an earlier call of it was heard and granted all the same.
+    pub late: bool,
+}
+
+/// The kind of a wish.
+pub const fn kind_of(wish: &Wish) -> WishKind {
+    match wish {
+        Wish::Provision { .. } => WishKind::Provision,
+        Wish::Start => WishKind::Start,
+        Wish::Stop(None) => WishKind::Stop,
+        Wish::Stop(Some(_)) => WishKind::StopWithCause,
+        Wish::Replace { .. } => WishKind::Replace,
+        Wish::Delete => WishKind::Delete,
+    }
+}
+
+/// All that was wished of one workspace.
+#[derive(Clone, Debug)]
+pub struct Wished {
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// In the order in which they were stored.
+    pub wishes: Vec<SeenWish>,
+    /// The numbers of which a call was begun.
+    begun: BTreeSet<IntentNumber>,
+    /// The numbers of which a call is under way.
+    under_way: BTreeSet<IntentNumber>,
+    /// The refusals that the provider gave, by number.
+    refusals: BTreeSet<IntentNumber>,
+    /// The numbers that the engine has granted.
+    granted: BTreeSet<IntentNumber>,
+    /// Whether its tenant's database was set back: what was wished before that is not known any more.
+    pub set_back: bool,
+    /// Whether its creation was answered as not stored.
+    pub denied: bool,
+}
+
+/// What a workspace must be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expected {
+    /// What is wanted; `None` where nothing ever was.
+    pub desired: Option<Desired>,
+    /// Why it must have failed, where its tenant said so.
+    pub failed_for: Option<molecule_domain::lifecycle::Reason>,
+    /// Every field.
+    pub fields: Fields,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl SeenWish {
+    /// What was refused holds all the same; of what it was to set, its tenant takes over what the provider tells.
+    fn is_granted_late(&mut self) {
+        if self.wish.as_ref().is_some_and(|wish| !matches!(wish, Wish::Provision { .. })) {
+            self.refused = false;
+            self.late = true;
+            self.sets.retain(|field, _| *field == Field::Tier);
+        }
+    }
+}
+
+impl Wished {
+    /// The wishes that an entry of this number tells: those since the last one of which a call was begun.
+    fn told_as(&mut self, number: IntentNumber) -> impl Iterator<Item = &mut SeenWish> {
+        let before = self.begun.range(..number).next_back().copied().unwrap_or_default();
+        let told = self.wishes.iter_mut();
+        told.filter(move |wish| wish.number > before && wish.number <= number && wish.wish.is_some())
+    }
+
+    /// What follows from all that was wished and not refused.
+    pub fn expected(&self) -> Expected {
+        let mut expected =
+            Expected { desired: None, failed_for: None, fields: Fields::new(), since: Timestamp::default() };
+        for wish in self.wishes.iter().filter(|wish| !wish.refused) {
+            expected.fields.extend(wish.sets.clone());
+            let Some(asked) = &wish.wish else { continue };
+            expected.desired = Some(asked.desired());
+            expected.failed_for = match asked {
+                Wish::Stop(Some((reason, _))) => Some(*reason),
+                Wish::Stop(None) => expected.failed_for,
+                _ => None,
+            };
+            expected.since = wish.at;
+        }
+        if !self.set_back && self.wishes.first().is_none_or(|first| first.refused) {
+            expected.desired = None;
+        }
+        expected
+    }
+}
+
+/// What clients were promised.
+#[derive(Debug)]
+pub struct Oracle {
+    world: Arc<World>,
+    /// Where it is told that a tenant has given a workspace up.
+    given_up: Mutex<Option<mpsc::UnboundedSender<(OrganizationId, WorkspaceId)>>>,
+    all: Mutex<BTreeMap<WorkspaceId, Wished>>,
+}
+
+impl Oracle {
+    /// Nothing was promised yet.
+    pub fn new(world: Arc<World>) -> Arc<Self> {
+        Arc::new(Self { world, given_up: Mutex::default(), all: Mutex::default() })
+    }
+
+    /// The workspaces that their tenants give up, from now on.
+    pub fn given_up(&self) -> mpsc::UnboundedReceiver<(OrganizationId, WorkspaceId)> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        *lock(&self.given_up) = Some(sender);
+        receiver
+    }
+
+    /// All that was wished.
+    pub fn wished(&self) -> BTreeMap<WorkspaceId, Wished> {
+        lock(&self.all).clone()
+    }
+
+    /// The workspaces of an organisation that may still be there.
+    pub fn workspaces(&self, organization: OrganizationId) -> Vec<WorkspaceId> {
+        let all = lock(&self.all);
+        let mine = all.iter().filter(|(_, wished)| {
+            wished.organization == organization
+                && wished.expected().desired.is_some_and(|d| d != Desired::Deleted)
+        });
+        mine.map(|(workspace, _)| *workspace).collect()
+    }
+
+    /// The workspaces of an organisation that are being deleted, or were.
+    pub fn deleted(&self, organization: OrganizationId) -> Vec<WorkspaceId> {
+        let all = lock(&self.all);
+        let mine = all.iter().filter(|(_, wished)| {
+            wished.organization == organization && wished.expected().desired == Some(Desired::Deleted)
+        });
+        mine.map(|(workspace, _)| *workspace).collect()
+    }
+
+    /// A wish was stored. `last` is the outbox's last entry before it, and whether a call of that was begun.
+    pub fn stored(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        wish: SeenWish,
+        last: Option<(WishKind, IntentNumber, bool)>,
+    ) {
+        self.world.tell(format_args!("tenant {}", short(organization)), 200, || {
+            format!(
+                "stores wish {} of {workspace}: {} {:?} after {last:?}",
+                wish.number,
+                wish.wish.as_ref().map_or("-", Wish::name),
+                wish.sets.iter().filter(|_| wish.number.0 > 1).collect::<Vec<_>>()
+            )
+        });
+        self.world.coverage().figure("wishes");
+        if let (Some(Wish::Stop(Some(_))), Some(given_up)) = (&wish.wish, &*lock(&self.given_up)) {
+            // a story has nobody who listens
+            let _ = given_up.send((organization, workspace));
+        }
+        let mut all = lock(&self.all);
+        let wished = all.entry(workspace).or_insert_with(|| Wished {
+            organization,
+            wishes: Vec::new(),
+            begun: BTreeSet::new(),
+            under_way: BTreeSet::new(),
+            refusals: BTreeSet::new(),
+            granted: BTreeSet::new(),
+            set_back: false,
+            denied: false,
+        });
+        if matches!(wish.wish, Some(Wish::Provision { .. })) && !wished.wishes.is_empty() {
+            // its refused predecessor left nothing; this is a new one of the same id
+            wished.wishes.clear();
+            wished.begun.clear();
+            wished.refusals.clear();
+            wished.granted.clear();
+            wished.set_back = false;
+        }
+        if matches!(wish.wish, Some(Wish::Provision { .. })) {
+            wished.denied = false;
+        }
+        if let (Some((last, number, begun)), Some(new)) = (last, &wish.wish) {
+            let told = match (begun, wished.under_way.contains(&number)) {
+                (false, _) => Told::Untold,
+                (true, true) => Told::Begun,
+                (true, false) => Told::AnswerLost,
+            };
+            *self.world.coverage().pairs.entry((last, kind_of(new), told)).or_default() += 1;
+        }
+        wished.wishes.push(wish);
+    }
+
+    /// A tenant's database was set back: of what was wished, that holds which the provider had done, and what the backup
+    /// holds. Numbers begin again, so nothing from before is compared with what comes.
+    pub fn set_back(&self, organization: OrganizationId) {
+        let mut all = lock(&self.all);
+        for wished in all.values_mut().filter(|wished| wished.organization == organization) {
+            wished.wishes.clear();
+            wished.begun.clear();
+            wished.under_way.clear();
+            wished.refusals.clear();
+            wished.granted.clear();
+            wished.denied = false;
+            wished.set_back = true;
+        }
+    }
+
+    /// A call for an entry was begun.
+    pub fn begun(&self, workspace: WorkspaceId, number: IntentNumber) {
+        if let Some(wished) = lock(&self.all).get_mut(&workspace) {
+            wished.begun.insert(number);
+        }
+    }
+
+    /// A call is under way, or no longer.
+    pub fn under_way(&self, workspace: WorkspaceId, number: IntentNumber, is: bool) {
+        if let Some(wished) = lock(&self.all).get_mut(&workspace) {
+            if is {
+                wished.under_way.insert(number);
+            } else {
+                wished.under_way.remove(&number);
+            }
+        }
+    }
+
+    /// The provider's answer to an entry was a refusal.
+    pub fn provider_refused(&self, workspace: WorkspaceId, number: IntentNumber) {
+        if let Some(wished) = lock(&self.all).get_mut(&workspace) {
+            wished.refusals.insert(number);
+        }
+    }
+
+    /// The tenant took an entry back, with every wish that was composed into it.
+    pub fn taken_back(&self, workspace: WorkspaceId, number: IntentNumber) {
+        self.world.coverage().figure("wishes taken back");
+        let mut all = lock(&self.all);
+        let Some(wished) = all.get_mut(&workspace) else { return };
+        if !wished.refusals.contains(&number) {
+            let what = format!("wish {number} of {workspace} was taken back, and nobody refused it");
+            drop(all);
+            self.world.violated(Violation::new("only a refusal takes a wish back", what));
+            return;
+        }
+        let is_granted = wished.granted.contains(&number);
+        for wish in wished.told_as(number) {
+            wish.refused = true;
+            if is_granted {
+                wish.is_granted_late();
+            }
+        }
+    }
+
+    /// The engine has granted a change. One that was refused before, and taken back, holds all the same: the higher number
+    /// wins.
+    pub fn granted(&self, workspace: WorkspaceId, number: IntentNumber) {
+        let mut all = lock(&self.all);
+        let Some(wished) = all.get_mut(&workspace) else { return };
+        wished.granted.insert(number);
+        let late = wished.told_as(number).filter(|wish| wish.refused).map(SeenWish::is_granted_late).count();
+        if late > 0 {
+            self.world.coverage().figure("refused changes heard late and granted");
+        }
+    }
+
+    /// A client hears that nothing is stored of its request.
+    pub fn heard_nothing_is_stored(
+        &self,
+        workspace: WorkspaceId,
+        creates: bool,
+        request: Option<&str>,
+        error: &Error,
+    ) {
+        let mut broken = None;
+        {
+            let mut all = lock(&self.all);
+            let Some(wished) = all.get_mut(&workspace) else { return };
+            let mine = wished
+                .wishes
+                .iter()
+                .rev()
+                .find(|wish| request.is_some() && wish.request.as_deref() == request);
+            if let Some(wish) = mine.filter(|wish| !wish.refused && !wish.late) {
+                broken = Some(format!("wish {} of {workspace} ({:?}): {error}", wish.number, wish.wish));
+            }
+            if creates && mine.is_some_and(|wish| wish.refused) {
+                wished.denied = true;
+            }
+        }
+        if let Some(what) = broken {
+            self.world.violated(Violation::new("what a client hears of its wish is true", what));
+        }
+    }
+
+    /// The control plane has admitted a workspace that it did not have. One whose creation was refused before must come
+    /// to be deleted, which is looked at in the end.
+    pub fn admitted(&self, workspace: WorkspaceId) {
+        if lock(&self.all).get(&workspace).is_some_and(|wished| wished.denied) {
+            self.world.coverage().figure("refused creations heard late and admitted");
+        }
+    }
+}
+
+/// The last digits of an id, for stories.
+pub fn short(organization: OrganizationId) -> u64 {
+    organization.as_uuid().as_u64_pair().1
+}

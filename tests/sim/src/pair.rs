@@ -1,0 +1,222 @@
+//! The whole pair, put together: tenants, the control plane's replicas, the provider and the agents.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use molecule_domain::id::{OrganizationId, WorkspaceId};
+use molecule_domain::limits::Limits;
+use molecule_provisioner::admission::Account;
+use molecule_provisioner::policy::Policy;
+use molecule_provisioner::store::Store;
+use molecule_workspace::store::TenantStore;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::agents::Agents;
+use crate::backend::KIND;
+use crate::client::Client;
+use crate::cloud::{Cloud, Flavour};
+use crate::control::ControlPlane;
+use crate::oracle::Oracle;
+use crate::seam::Network;
+use crate::tenant::Tenant;
+use crate::world::World;
+
+/// How a pair is made.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// The clocks of the tenants, in microseconds ahead.
+    pub tenants: Vec<i64>,
+    /// The clocks of the replicas, likewise.
+    pub replicas: Vec<i64>,
+    /// What kind of provider there is.
+    pub flavour: Flavour,
+    /// Whether its lists come in another order each time.
+    pub shuffles: bool,
+    /// What each tenant may run at once; `None` is no bound.
+    pub cap: Option<i64>,
+}
+
+impl Shape {
+    /// One tenant, one replica, a daemon, no bounds.
+    pub fn small() -> Self {
+        Self { tenants: vec![0], replicas: vec![0], flavour: Flavour::Containers, shuffles: false, cap: None }
+    }
+}
+
+/// The pair.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// What all share.
+    pub world: Arc<World>,
+    /// What clients were promised.
+    pub oracle: Arc<Oracle>,
+    /// The provider.
+    pub cloud: Arc<Cloud>,
+    /// The control plane.
+    pub control: Arc<ControlPlane>,
+    /// The tenants.
+    pub tenants: Vec<Arc<Tenant>>,
+    /// The agents.
+    pub agents: Arc<Agents>,
+}
+
+/// How long nothing happens at once: agents are heard in between.
+const LONGEST_REST: Duration = Duration::from_secs(40 * 60);
+
+/// How patient the engine is: as in production, but that it looks less often where nothing tells it to.
+pub fn policy() -> Policy {
+    Policy {
+        longest_sleep: Duration::from_secs(120),
+        sweep_every: Duration::from_secs(90),
+        ..Policy::default()
+    }
+}
+
+impl Pair {
+    /// Starts everything.
+    pub async fn start(world: Arc<World>, shape: &Shape) -> Self {
+        let oracle = Oracle::new(Arc::clone(&world));
+        let cloud = Cloud::new(Arc::clone(&world), shape.flavour, shape.shuffles);
+        let control =
+            ControlPlane::new(Arc::clone(&world), Arc::clone(&cloud), Arc::clone(&oracle), policy());
+        let mut tenants = Vec::new();
+        for (place, skew) in (1_u128..).zip(&shape.tenants) {
+            let organization = OrganizationId::from_uuid(Uuid::from_u128(place));
+            let limits = Limits {
+                running_workspaces: shape.cap,
+                workspaces: shape.cap.map(|cap| cap + 3),
+                ..Limits::default()
+            };
+            let account = Account { limits, ..Account::default() };
+            // the memory store takes any account
+            let _ = control.database().set_account(organization, account).await;
+            let network = Network::new(Arc::clone(&world), Arc::clone(&control));
+            tenants.push(Tenant::new(Arc::clone(&world), Arc::clone(&oracle), network, organization, *skew));
+        }
+        for skew in &shape.replicas {
+            control.add(*skew);
+        }
+        for tenant in &tenants {
+            tenant.start();
+        }
+        let agents = Agents::new(Arc::clone(&world), Arc::clone(&cloud), tenants.clone());
+        agents.run();
+        let pair = Self { world, oracle, cloud, control, tenants, agents };
+        pair.keep_up();
+        pair
+    }
+
+    /// Whatever process dies is started again after a while.
+    fn keep_up(&self) {
+        for place in 0..self.control.places() {
+            let pair = self.clone();
+            tokio::spawn(async move {
+                loop {
+                    pair.control.replica(place).process.death().await;
+                    let pause = pair.world.rng().millis(500, 240_000);
+                    pair.world.is_wrong("replica down", None, pause);
+                    tokio::time::sleep(pause).await;
+                    pair.control.restart(place);
+                }
+            });
+        }
+        for tenant in &self.tenants {
+            let (world, tenant) = (Arc::clone(&self.world), Arc::clone(tenant));
+            tokio::spawn(async move {
+                while let Some(process) = tenant.last_process() {
+                    process.death().await;
+                    let pause = world.rng().millis(500, 240_000);
+                    world.is_wrong("tenant down", None, pause);
+                    tokio::time::sleep(pause).await;
+                    tenant.start();
+                }
+            });
+        }
+    }
+
+    /// A client of a tenant.
+    pub fn client(&self, tenant: usize) -> Client {
+        Client {
+            world: Arc::clone(&self.world),
+            oracle: Arc::clone(&self.oracle),
+            tenant: Arc::clone(&self.tenants[tenant]),
+        }
+    }
+
+    /// The workspace of this number.
+    pub const fn workspace(number: u128) -> WorkspaceId {
+        WorkspaceId::from_uuid(Uuid::from_u128(0x1000 + number))
+    }
+
+    /// Whether every process runs and everything gets through.
+    pub fn is_whole(&self) -> bool {
+        (0..self.control.places()).all(|place| self.control.replica(place).process.is_well())
+            && self.tenants.iter().all(|tenant| {
+                !tenant.network.is_cut()
+                    && tenant.serving().is_some_and(|serving| !serving.process.is_frozen())
+            })
+    }
+
+    /// Whether nothing is to be done by anybody: time alone changes nothing.
+    pub async fn is_quiet(&self) -> bool {
+        if self.world.is_busy() || !self.is_whole() || !self.cloud.is_calm() || !self.agents.is_calm() {
+            return false;
+        }
+        for tenant in &self.tenants {
+            let database = tenant.database();
+            let cursors = database.cursors(tenant.organization).await.unwrap_or_default();
+            let (meetings, _) = database.meetings(tenant.organization).await.unwrap_or_default();
+            let own = meetings.held.last().map(|own| own.id);
+            let agreed = meetings.agreed_in == own && meetings.provider == self.control.incarnation();
+            let told = agreed && cursors.revision >= self.control.revision_of(tenant.organization);
+            if !told || database.waiting().await.is_ok_and(|waiting| !waiting.is_empty()) {
+                return false;
+            }
+        }
+        let expected = self.control.database().expectations(KIND).await.unwrap_or_default();
+        let machines = self.cloud.machines();
+        let explained = machines.iter().all(|machine| {
+            expected.instances.iter().any(|one| {
+                one.workspace == machine.instance.workspace
+                    && one.generation == machine.instance.generation
+                    && one.seq == Some(machine.seq)
+                    && one.up == machine.is_running()
+            })
+        });
+        let there = |one: &molecule_provisioner::store::Expected| {
+            machines.iter().filter(|machine| machine.instance.workspace == one.workspace).count()
+        };
+        let owners = self.cloud.volume_owners();
+        explained
+            && expected
+                .instances
+                .iter()
+                .all(|one| one.settled && there(one) <= 1 && (!one.up || there(one) == 1))
+            && owners.iter().all(|owner| expected.instances.iter().any(|one| one.workspace == *owner))
+    }
+
+    /// Lets time pass until a moment. Where nothing is to be done by anybody, it passes at once.
+    pub async fn pass(&self, until: Instant) {
+        loop {
+            let now = Instant::now();
+            if now >= until {
+                return;
+            }
+            let left = until - now;
+            if self.is_quiet().await {
+                // agents are heard before and after, so that nobody misses them
+                self.agents.round().await;
+                if !self.is_quiet().await {
+                    continue;
+                }
+                let left = until.saturating_duration_since(Instant::now()).min(LONGEST_REST);
+                self.world.tell("time", 99, || format!("nothing is to be done for {left:?}"));
+                tokio::time::advance(left).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            } else {
+                tokio::time::sleep(left.min(Duration::from_secs(20))).await;
+            }
+        }
+    }
+}

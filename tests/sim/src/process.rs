@@ -1,0 +1,185 @@
+//! A process that can be killed, and be frozen while time goes on without it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use molecule_provisioner::faults::{Fault as EngineFault, Probe};
+use tokio::task::JoinHandle;
+
+use crate::faults::Fault;
+use crate::switch::Switch;
+use crate::world::{World, lock};
+
+/// One life of a process. What is started again is another.
+#[derive(Debug)]
+pub struct Process {
+    /// Its name in the story.
+    pub name: String,
+    world: Arc<World>,
+    frozen: Switch,
+    dead: Switch,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    crash_after: Mutex<Vec<&'static str>>,
+}
+
+impl Process {
+    /// A process that runs nothing yet.
+    pub fn new(name: String, world: Arc<World>) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            world,
+            frozen: Switch::default(),
+            dead: Switch::default(),
+            tasks: Mutex::default(),
+            crash_after: Mutex::default(),
+        })
+    }
+
+    /// The world that it is in.
+    pub const fn world(&self) -> &Arc<World> {
+        &self.world
+    }
+
+    /// Runs a task in it, which ends with it.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if self.is_dead() {
+            return;
+        }
+        let mut tasks = lock(&self.tasks);
+        if tasks.len() > 32 {
+            tasks.retain(|task| !task.is_finished());
+        }
+        tasks.push(tokio::spawn(task));
+    }
+
+    /// Whether it has been killed.
+    pub fn is_dead(&self) -> bool {
+        self.dead.is_on()
+    }
+
+    /// Whether it is frozen.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.is_on()
+    }
+
+    /// Whether calls get an answer from it.
+    pub fn is_well(&self) -> bool {
+        !self.is_dead() && !self.is_frozen()
+    }
+
+    /// Kills it: whatever it was doing is never gone on with.
+    pub fn kill(&self) {
+        if self.dead.set(true) {
+            self.world.tell(&self.name, 1, || "dies");
+            lock(&self.tasks).drain(..).for_each(|task| task.abort());
+        }
+    }
+
+    /// Waits until it is dead.
+    pub async fn death(&self) {
+        self.dead.becomes(true).await;
+    }
+
+    /// Freezes it for a while: it takes no step, and the clock goes on.
+    pub fn freeze(self: &Arc<Self>, lasts: Duration) {
+        if self.is_frozen() || self.is_dead() {
+            return;
+        }
+        self.world.tell(&self.name, 2, || format!("is frozen for {lasts:?}"));
+        self.frozen.set(true);
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(lasts).await;
+            this.thaw();
+        });
+    }
+
+    /// Ends a freeze.
+    pub fn thaw(&self) {
+        if self.is_frozen() {
+            self.world.tell(&self.name, 3, || "thaws");
+            self.frozen.set(false);
+        }
+    }
+
+    /// Waits until it is frozen.
+    pub async fn freezes(&self) {
+        self.frozen.becomes(true).await;
+    }
+
+    /// Waits while it is frozen.
+    pub async fn is_let(&self) {
+        self.frozen.becomes(false).await;
+    }
+
+    /// A step is about to be taken: it may take a while, and it may not come to it. What is returned is the
+    /// caller's to do.
+    pub async fn before(self: &Arc<Self>, step: &'static str) -> Option<Fault> {
+        self.is_let().await;
+        let fault = self.world.fault_at(&self.name, step);
+        match fault {
+            None => {
+                self.world.breathe().await;
+                self.is_let().await;
+                None
+            }
+            Some(Fault::Delay) => {
+                let pause = self.world.rng().seconds(1, 150);
+                tokio::time::sleep(pause).await;
+                self.is_let().await;
+                None
+            }
+            Some(Fault::Freeze) => {
+                let lasts = self.world.rng().seconds(5, 600);
+                self.world.is_wrong("frozen", None, lasts);
+                self.freeze(lasts);
+                self.is_let().await;
+                None
+            }
+            Some(Fault::CrashBefore) => {
+                self.kill();
+                std::future::pending().await
+            }
+            Some(Fault::CrashAfter) => {
+                lock(&self.crash_after).push(step);
+                None
+            }
+            other => other,
+        }
+    }
+
+    /// A step was taken.
+    pub async fn after(&self, step: &'static str) {
+        let crashes = {
+            let mut waiting = lock(&self.crash_after);
+            let place = waiting.iter().position(|one| *one == step);
+            place.map(|place| waiting.remove(place)).is_some()
+        };
+        if crashes {
+            self.kill();
+            return std::future::pending().await;
+        }
+        self.is_let().await;
+    }
+}
+
+/// The steps of an engine that runs in a process.
+#[derive(Clone, Debug)]
+pub struct EngineSteps(pub Arc<Process>);
+
+#[async_trait::async_trait]
+impl Probe for EngineSteps {
+    async fn before(&self, step: &'static str) -> Option<EngineFault> {
+        self.0.world.coverage().step(step);
+        match self.0.before(step).await? {
+            Fault::Fail => Some(EngineFault::FailBefore),
+            Fault::LoseReply => Some(EngineFault::LoseReply),
+            Fault::Repeat => Some(EngineFault::Repeat),
+            _ => None,
+        }
+    }
+
+    async fn after(&self, step: &'static str) {
+        self.0.after(step).await;
+    }
+}

@@ -1,0 +1,234 @@
+//! The control plane's database as one replica reaches it: transactions are steps, and every commit is looked at.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use molecule_domain::Timestamp;
+use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_provisioner::admission::{Account, ChangeRequest, ProvisionRequest};
+use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment};
+use molecule_provisioner::outcome::Outcome;
+use molecule_provisioner::store::memory::MemoryStore;
+use molecule_provisioner::store::{Expectations, Store, StoreError};
+use molecule_provisioner::wakes::Wakes;
+
+use crate::control::ControlPlane;
+use crate::faults::Fault;
+use crate::process::Process;
+
+/// The control plane's database as one replica reaches it.
+pub(crate) struct ReplicaStore {
+    pub(crate) database: Arc<MemoryStore>,
+    pub(crate) control: Arc<ControlPlane>,
+    pub(crate) process: Arc<Process>,
+    pub(crate) wakes: Wakes,
+}
+
+fn lost(step: &'static str) -> StoreError {
+    StoreError::Unavailable(format!("{step}: the database gave no answer").into())
+}
+
+impl ReplicaStore {
+    /// One transaction, with what may happen around it.
+    async fn transaction<T>(
+        &self,
+        step: &'static str,
+        transaction: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let fault = self.process.before(step).await;
+        if fault == Some(Fault::Fail) {
+            return Err(lost(step));
+        }
+        let result = transaction.await;
+        self.process.after(step).await;
+        if fault == Some(Fault::LoseReply) { Err(lost(step)) } else { result }
+    }
+
+    async fn admission(
+        &self,
+        step: &'static str,
+        workspace: WorkspaceId,
+        admission: impl Future<Output = Result<InstanceRecord, StoreError>>,
+    ) -> Result<InstanceRecord, StoreError> {
+        let noted = async {
+            let known = self.control.knows(workspace);
+            let result = admission.await;
+            if let Ok(record) = &result {
+                self.control.committed(&self.database, record).await;
+                if !known {
+                    self.control.oracle.admitted(workspace);
+                }
+            }
+            result
+        };
+        self.transaction(step, noted).await
+    }
+}
+
+#[async_trait]
+impl Store for ReplicaStore {
+    async fn provision(
+        &self,
+        request: &ProvisionRequest,
+        now: Timestamp,
+    ) -> Result<InstanceRecord, StoreError> {
+        let admission = self.database.provision(request, now);
+        self.admission("control.provision", request.workspace, admission).await
+    }
+
+    async fn change(&self, request: &ChangeRequest, now: Timestamp) -> Result<InstanceRecord, StoreError> {
+        let admission = async {
+            let result = self.database.change(request, now).await;
+            if result.as_ref().is_ok_and(|record| record.intent == request.intent) {
+                self.control.oracle.granted(request.workspace, request.intent);
+            }
+            result
+        };
+        self.admission("control.change", request.workspace, admission).await
+    }
+
+    async fn get(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+    ) -> Result<Option<InstanceRecord>, StoreError> {
+        self.database.get(organization, workspace).await
+    }
+
+    async fn changed_after(
+        &self,
+        organization: OrganizationId,
+        after: Revision,
+        limit: u32,
+    ) -> Result<Vec<InstanceRecord>, StoreError> {
+        if self.control.revision_of(organization) <= after {
+            // nothing is there, whoever asks: the reader that looks every few seconds costs little so
+            self.process.is_let().await;
+            return Ok(Vec::new());
+        }
+        let changed = self.database.changed_after(organization, after, limit);
+        self.transaction("control.changed_after", changed).await
+    }
+
+    async fn events_after(
+        &self,
+        organization: OrganizationId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        self.process.is_let().await;
+        self.database.events_after(organization, after, limit).await
+    }
+
+    async fn claim(
+        &self,
+        backend: &str,
+        owner: LeaseOwner,
+        now: Timestamp,
+        lease: Duration,
+        limit: u32,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let claim = async {
+            let claimed = self.database.claim(backend, owner, now, lease, limit).await?;
+            self.control.claimed(&claimed);
+            Ok(claimed)
+        };
+        self.transaction("control.claim", claim).await
+    }
+
+    async fn next_due(&self, backend: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        self.process.is_let().await;
+        self.database.next_due(backend, now).await
+    }
+
+    async fn begin_launch(
+        &self,
+        lease: &Lease,
+        placement: &str,
+        now: Timestamp,
+        call_until: Timestamp,
+    ) -> Result<InstanceRecord, StoreError> {
+        let result = self.database.begin_launch(lease, placement, now, call_until).await;
+        self.written(lease, now, result).await
+    }
+
+    async fn commit(
+        &self,
+        lease: &Lease,
+        now: Timestamp,
+        outcome: &Outcome,
+        release: bool,
+    ) -> Result<InstanceRecord, StoreError> {
+        let result = self.database.commit(lease, now, outcome, release).await;
+        self.written(lease, now, result).await
+    }
+
+    async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError> {
+        self.process.is_let().await;
+        self.database.expectations(backend).await
+    }
+
+    async fn lead(
+        &self,
+        role: &str,
+        owner: LeaseOwner,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.transaction("control.lead", self.database.lead(role, owner, now, until)).await
+    }
+
+    async fn wake(&self, workspaces: &[WorkspaceId], now: Timestamp) -> Result<(), StoreError> {
+        let wake = async {
+            self.database.wake(workspaces, now).await?;
+            self.control.wake(None);
+            Ok(())
+        };
+        self.transaction("control.wake", wake).await
+    }
+
+    async fn segments(&self, workspace: WorkspaceId) -> Result<Vec<Segment>, StoreError> {
+        self.database.segments(workspace).await
+    }
+
+    async fn account(&self, organization: OrganizationId, now: Timestamp) -> Result<Account, StoreError> {
+        self.database.account(organization, now).await
+    }
+
+    async fn set_account(&self, organization: OrganizationId, account: Account) -> Result<(), StoreError> {
+        self.database.set_account(organization, account).await
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<(), StoreError> {
+        self.database.prune(before).await
+    }
+
+    fn wakes(&self) -> &Wakes {
+        &self.wakes
+    }
+}
+
+impl ReplicaStore {
+    /// What the engine wrote, or was not let write.
+    async fn written(
+        &self,
+        lease: &Lease,
+        now: Timestamp,
+        result: Result<InstanceRecord, StoreError>,
+    ) -> Result<InstanceRecord, StoreError> {
+        match &result {
+            Ok(record) => {
+                self.control.check_lease(lease, now);
+                self.control.committed(&self.database, record).await;
+            }
+            Err(StoreError::Illegal(illegal)) => {
+                let mut coverage = self.process.world().coverage();
+                *coverage.illegal.entry((illegal.from, illegal.to)).or_default() += 1;
+            }
+            Err(StoreError::LeaseLost(_)) => self.process.world().coverage().figure("leases lost"),
+            Err(_) => {}
+        }
+        result
+    }
+}

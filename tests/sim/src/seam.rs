@@ -1,0 +1,610 @@
+//! The channel between a tenant and the control plane: calls and a stream of changes, over a network that loses, delays,
+//! repeats and reorders, to replicas that are dead or frozen at times.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use molecule_domain::error::{Error, ErrorCode, ErrorReason, Result};
+use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::incarnation::Standpoint;
+use molecule_domain::instance::InstanceView;
+use molecule_domain::lifecycle::Phase;
+use molecule_domain::{Clock, Timestamp};
+use molecule_provisioner::admission::{Change, ChangeRequest, ProvisionRequest};
+use molecule_provisioner::backend::{CallError, LogChunk, LogOptions};
+use molecule_provisioner::watch::Cursors as FeedCursors;
+use molecule_tenant::provider::{Changes, Mode, Provider, ProviderInfo};
+use molecule_workspace::agreement::Met;
+use molecule_workspace::store::Cursors;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::backend::KIND;
+use crate::control::{ControlPlane, Replica};
+use crate::faults::Fault;
+use crate::known::Violation;
+use crate::oracle::{Oracle, short};
+use crate::process::Process;
+use crate::switch::Switch;
+use crate::world::{SkewedClock, World, lock};
+
+/// How long a tenant waits for an answer.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// How long a tenant listens to a stream that says nothing: a living one says so every few seconds.
+const SILENCE: Duration = Duration::from_secs(20);
+/// How often a call that nobody took is made again.
+const TRIES: u32 = 4;
+/// So many calls a day are more than any tenant has to make.
+const MOST_CALLS: u32 = 20_000;
+
+/// What is asked of the control plane.
+#[derive(Clone, Debug)]
+enum Call {
+    Meet(Option<Standpoint>),
+    Inventory,
+    Provision(Box<ProvisionRequest>),
+    Change(Box<ChangeRequest>),
+}
+
+/// What it answers.
+#[derive(Clone, Debug)]
+enum Reply {
+    Met(Met),
+    Inventory(Vec<InstanceView>),
+    Instance(Box<InstanceView>),
+}
+
+/// An answer, with what its speaker's clock showed.
+#[derive(Clone, Debug)]
+struct Said {
+    reply: Reply,
+    at: Timestamp,
+}
+
+impl Call {
+    fn step(&self) -> &'static str {
+        match self {
+            Self::Meet(_) => "call.meet",
+            Self::Inventory => "call.inventory",
+            Self::Provision(_) => "call.provision",
+            Self::Change(request) => match request.change {
+                Change::Start => "call.start",
+                Change::Stop(_) => "call.stop",
+                Change::Replace { .. } => "call.replace",
+                Change::Delete => "call.delete",
+            },
+        }
+    }
+
+    /// The wish that it tells.
+    fn key(&self) -> Option<(WorkspaceId, IntentNumber)> {
+        match self {
+            Self::Meet(_) | Self::Inventory => None,
+            Self::Provision(request) => Some((request.workspace, request.intent)),
+            Self::Change(request) => Some((request.workspace, request.intent)),
+        }
+    }
+
+    async fn handle(
+        &self,
+        organization: OrganizationId,
+        own: Standpoint,
+        control: &ControlPlane,
+        replica: &Replica,
+    ) -> Result<Reply> {
+        let engine = &replica.engine;
+        let instance = match self {
+            Self::Meet(seen) => return control.meet(organization, own, *seen).map(Reply::Met),
+            Self::Inventory => {
+                let mut all = Vec::<InstanceView>::new();
+                loop {
+                    let after = all.last().map_or_else(Default::default, |last| last.revision);
+                    let batch = engine.changed_after(organization, after).await?;
+                    if batch.is_empty() {
+                        return Ok(Reply::Inventory(all));
+                    }
+                    all.extend(batch.into_iter().map(InstanceView::from));
+                }
+            }
+            Self::Provision(request) => {
+                control.heard(organization, own)?;
+                engine.provision(request).await?
+            }
+            Self::Change(request) => {
+                control.heard(organization, own)?;
+                engine.change(request).await?
+            }
+        };
+        Ok(Reply::Instance(Box::new(InstanceView::from(instance))))
+    }
+}
+
+/// The network between one tenant and the control plane.
+#[derive(Debug)]
+pub struct Network {
+    world: Arc<World>,
+    control: Arc<ControlPlane>,
+    /// Whether nothing gets through.
+    cut: Switch,
+    /// How many calls were made.
+    calls: AtomicU32,
+}
+
+impl Network {
+    /// A network that carries everything.
+    pub fn new(world: Arc<World>, control: Arc<ControlPlane>) -> Arc<Self> {
+        Arc::new(Self { world, control, cut: Switch::default(), calls: AtomicU32::new(0) })
+    }
+
+    /// Nothing gets through for so long.
+    pub fn cut(self: &Arc<Self>, lasts: Duration) {
+        self.cut.set(true);
+        self.world.tell("network", 70, || format!("CUT for {lasts:?}"));
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(lasts).await;
+            this.cut.set(false);
+            this.world.tell("network", 71, || "carries again");
+        });
+    }
+
+    /// Whether nothing gets through.
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_on()
+    }
+
+    /// Waits until everything gets through, or nothing does.
+    async fn becomes(&self, cut: bool) {
+        self.cut.becomes(cut).await;
+    }
+
+    fn delay(&self) -> Duration {
+        self.world.rng().millis(1, 30)
+    }
+
+    /// Carries a call to some replica after a while, where it is handled whether or not somebody still waits.
+    fn deliver(
+        self: &Arc<Self>,
+        (organization, own): (OrganizationId, Standpoint),
+        call: Call,
+        after: Duration,
+        answer: Option<oneshot::Sender<Result<Said>>>,
+    ) {
+        let (this, busy) = (Arc::clone(self), self.world.busy());
+        tokio::spawn(async move {
+            let _busy = busy;
+            tokio::time::sleep(after).await;
+            let Some(replica) = this.control.some_replica() else {
+                if let Some(answer) = answer {
+                    let _ = answer.send(Err(unavailable("no replica takes the call")));
+                }
+                return;
+            };
+            let process = Arc::clone(&replica.process);
+            process.clone().spawn(async move {
+                process.is_let().await;
+                let result = call.handle(organization, own, &this.control, &replica).await;
+                process.is_let().await;
+                this.world.tell(&process.name, 72 + u64::from(result.is_ok()), || {
+                    let heard = match &result {
+                        Err(error) => error.message.clone(),
+                        Ok(Reply::Instance(view)) => {
+                            format!("{} at {}, intent {}", view.phase, view.generation, view.intent)
+                        }
+                        Ok(Reply::Met(met)) => format!("it had seen {:?}", met.seen),
+                        Ok(Reply::Inventory(all)) => format!("{} instances", all.len()),
+                    };
+                    let of = call.key().map(|(workspace, number)| format!(" {number} of {workspace}"));
+                    format!("handles {}{}: {heard}", call.step(), of.unwrap_or_default())
+                });
+                let at = this.world.clock(replica.skew).now();
+                let result = result.map(|reply| Said { reply, at });
+                if let Some(answer) = answer {
+                    // who has gone away needs no word
+                    let _ = answer.send(result);
+                }
+            });
+        });
+    }
+}
+
+/// The control plane as a tenant's process reaches it.
+pub struct Remote {
+    organization: OrganizationId,
+    network: Arc<Network>,
+    oracle: Arc<Oracle>,
+    process: Arc<Process>,
+    clock: SkewedClock,
+    away: AtomicBool,
+    heard: Mutex<Timestamp>,
+    stream: Mutex<Option<Stream>>,
+}
+
+struct Stream {
+    at: Cursors,
+    batches: mpsc::UnboundedReceiver<Result<(Changes, Timestamp)>>,
+    from: Arc<Process>,
+}
+
+fn unavailable(why: &str) -> Error {
+    Error::new(ErrorReason::ControlPlaneUnavailable, why)
+}
+
+fn denied() -> Error {
+    Error::new(ErrorReason::Unauthenticated, "the token is not known")
+}
+
+fn unreadable() -> Error {
+    Error::internal("the control plane sent an instance with an unknown phase")
+}
+
+impl Remote {
+    /// The control plane as this process reaches it.
+    pub fn new(
+        organization: OrganizationId,
+        network: Arc<Network>,
+        oracle: Arc<Oracle>,
+        process: Arc<Process>,
+        clock: SkewedClock,
+    ) -> Arc<Self> {
+        let heard = Mutex::new(clock.now());
+        Arc::new(Self {
+            organization,
+            network,
+            oracle,
+            process,
+            clock,
+            away: AtomicBool::new(false),
+            heard,
+            stream: Mutex::default(),
+        })
+    }
+
+    async fn call(&self, call: Call, own: Standpoint) -> Result<Said> {
+        self.process.is_let().await;
+        let over = call.key().map(|(workspace, number)| {
+            self.oracle.under_way(workspace, number, true);
+            Over(&self.oracle, workspace, number)
+        });
+        let result = tokio::time::timeout(DEADLINE, self.tries(&call, own)).await;
+        drop(over);
+        self.process.is_let().await;
+        match result {
+            Ok(result) => result,
+            Err(_) => {
+                Err(Error::new(ErrorReason::DeadlineExceeded, "the control plane did not answer in time"))
+            }
+        }
+    }
+
+    /// Again where nobody took it.
+    async fn tries(&self, call: &Call, own: Standpoint) -> Result<Said> {
+        let mut tries = 1;
+        loop {
+            match self.once(call, own).await {
+                Err(error) if error.code() == ErrorCode::Unavailable && tries < TRIES => {
+                    tokio::time::sleep(Duration::from_millis(50) * 2_u32.pow(tries)).await;
+                    tries += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn once(&self, call: &Call, own: Standpoint) -> Result<Said> {
+        let from = (self.organization, own);
+        let network = &self.network;
+        if network.is_cut() {
+            return std::future::pending().await;
+        }
+        let step = call.step();
+        let world = &network.world;
+        if network.calls.fetch_add(1, Ordering::Relaxed) == MOST_CALLS {
+            let what = format!("tenant {} has called {MOST_CALLS} times", short(self.organization));
+            world.violated(Violation::new("nothing is asked for ever", what));
+        }
+        if network.calls.load(Ordering::Relaxed) > MOST_CALLS {
+            return std::future::pending().await;
+        }
+        let fault = world.fault_at(&self.process.name, step);
+        let (sender, receiver) = oneshot::channel();
+        let mut sender = Some(sender);
+        let mut after = network.delay();
+        match fault {
+            Some(Fault::Unreachable) => {
+                tokio::time::sleep(after).await;
+                return Err(unavailable("the connection was refused"));
+            }
+            Some(Fault::Denied) => {
+                tokio::time::sleep(after).await;
+                return Err(denied());
+            }
+            Some(Fault::RequestLost) => return std::future::pending().await,
+            Some(Fault::RequestLate) => after = world.rng().seconds(21, 900),
+            Some(Fault::Reordered) => after = world.rng().millis(500, 19_000),
+            Some(Fault::Repeated) => {
+                let again = world.rng().millis(0, 600_000);
+                network.deliver(from, call.clone(), again, None);
+            }
+            Some(Fault::AnswerLost) => sender = None,
+            _ => {}
+        }
+        let nobody_listens = sender.is_none();
+        network.deliver(from, call.clone(), after, sender);
+        if nobody_listens {
+            return std::future::pending().await;
+        }
+        // a replica that died meanwhile does not answer, and its connection breaks
+        let result = match receiver.await {
+            Ok(result) => result,
+            Err(_) => Err(unavailable("the connection broke")),
+        };
+        if fault == Some(Fault::AnswerLate) {
+            let late = world.rng().seconds(1, 40);
+            tokio::time::sleep(late).await;
+        } else {
+            let back = network.delay();
+            tokio::time::sleep(back).await;
+        }
+        if network.is_cut() {
+            return std::future::pending().await;
+        }
+        if fault == Some(Fault::Unreadable) && result.is_ok() {
+            return Err(unreadable());
+        }
+        let refuses = match &result {
+            Err(error) => !matches!(
+                error.code(),
+                ErrorCode::Unavailable | ErrorCode::DeadlineExceeded | ErrorCode::Internal
+            ),
+            // the answer to a first wish with what is deleted is as good as a refusal
+            Ok(Said { reply: Reply::Instance(view), .. }) => {
+                view.phase == Phase::Gone || call.key().is_some_and(|(_, number)| view.intent < number)
+            }
+            Ok(_) => false,
+        };
+        if let Some((workspace, number)) = call.key().filter(|_| refuses) {
+            self.oracle.provider_refused(workspace, number);
+        }
+        result
+    }
+
+    /// An instance, with its times by this process's clock.
+    fn view(&self, instance: InstanceView, at: Timestamp) -> InstanceView {
+        let ahead = self.clock.now().micros() - at.micros();
+        let phase_since = Timestamp::from_micros(instance.phase_since.micros() + ahead);
+        InstanceView { phase_since, ..instance }
+    }
+
+    async fn instance(&self, call: Call, own: Standpoint) -> Result<InstanceView> {
+        let said = self.call(call, own).await?;
+        match said.reply {
+            Reply::Instance(instance) => Ok(self.view(*instance, said.at)),
+            _ => Err(Error::internal("the control plane answered without an instance")),
+        }
+    }
+
+    async fn next(&self, after: Cursors, own: Standpoint) -> Result<Changes> {
+        let stream = lock(&self.stream).take().filter(|stream| stream.at == after && !stream.from.is_dead());
+        let mut stream = match stream {
+            Some(stream) => stream,
+            None => self.open(after, own).await?,
+        };
+        let ended = || unavailable("the control plane's stream has ended; connecting again");
+        let batch = tokio::select! {
+            biased;
+            batch = stream.batches.recv() => batch.ok_or_else(ended)?,
+            () = self.silence(&stream.from) => return Err(ended()),
+        };
+        // what was sent while nothing got through comes once it does, or not at all
+        let carried = tokio::time::timeout(SILENCE, self.network.becomes(false)).await;
+        let (mut changes, at) = carried.map_err(|_| ended()).and(batch)?;
+        changes.instances = changes.instances.into_iter().map(|one| self.view(one, at)).collect();
+        stream.at = match changes.restarted_after_event {
+            Some(event) => Cursors { revision: Revision(0), event },
+            None => Cursors {
+                revision: changes.instances.last().map_or(after.revision, |last| last.revision),
+                event: changes.events.last().map_or(after.event, |last| last.id),
+            },
+        };
+        *lock(&self.stream) = Some(stream);
+        Ok(changes)
+    }
+
+    /// Waits until nothing was heard of a stream for too long. What lives says so every few seconds.
+    async fn silence(&self, from: &Process) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.network.becomes(true) => {}
+                () = from.freezes() => {}
+            }
+            let heard_again = async {
+                self.network.becomes(false).await;
+                from.is_let().await;
+            };
+            if tokio::time::timeout(SILENCE, heard_again).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn open(&self, after: Cursors, own: Standpoint) -> Result<Stream> {
+        let network = &self.network;
+        let world = Arc::clone(&network.world);
+        let fault = world.fault_at(&self.process.name, "stream.open");
+        let pause = network.delay();
+        tokio::time::sleep(pause).await;
+        match fault {
+            Some(Fault::Unreachable) => return Err(unavailable("the connection was refused")),
+            Some(Fault::AnswerLost) => {
+                tokio::time::sleep(SILENCE).await;
+                return Err(unavailable("the stream never began"));
+            }
+            Some(Fault::AnswerLate) => {
+                let late = world.rng().seconds(1, 19);
+                tokio::time::sleep(late).await;
+            }
+            Some(Fault::Unreadable) => return Err(unreadable()),
+            Some(Fault::Denied) => return Err(denied()),
+            _ => {}
+        }
+        if network.is_cut() {
+            tokio::time::sleep(SILENCE).await;
+            return Err(unavailable("nothing gets through"));
+        }
+        let replica = network.control.some_replica().ok_or_else(|| unavailable("no replica is there"))?;
+        let organization = self.organization;
+        let (sender, batches) = mpsc::unbounded_channel();
+        let from = Arc::clone(&replica.process);
+        let process = Arc::clone(&from);
+        let network = Arc::clone(network);
+        let name = self.process.name.clone();
+        let open = network.control.open_stream(organization, own, &replica, &network)?;
+        from.spawn(async move {
+            // the session ends with this task
+            let _open = open;
+            let clock = world.clock(replica.skew);
+            let (revision, event) = network.control.database().counters(organization);
+            let incarnation = network.control.incarnation();
+            let mut cursors = FeedCursors { revision: after.revision, event: after.event };
+            // a first word comes at once
+            let mut first = Changes { incarnation, ..Changes::default() };
+            if after.revision > revision || after.event > event {
+                cursors = FeedCursors { revision: Revision(0), event };
+                first.restarted_after_event = Some(event);
+            }
+            if sender.send(Ok((first, clock.now()))).is_err() {
+                return;
+            }
+            let mut follower = replica.feed.follow(organization, cursors);
+            loop {
+                let batch = tokio::select! {
+                    biased;
+                    () = sender.closed() => return,
+                    batch = follower.next() => batch,
+                };
+                process.is_let().await;
+                let Ok(batch) = batch else {
+                    let _ = sender.send(Err(unavailable("the store gives no answer")));
+                    return;
+                };
+                let pause = network.delay();
+                let changes = Changes {
+                    instances: batch.records.into_iter().map(InstanceView::from).collect(),
+                    events: batch.events,
+                    restarted_after_event: None,
+                    incarnation,
+                };
+                let mut message = Ok((changes, clock.now()));
+                match world.fault_at(&name, "stream.batch") {
+                    Some(Fault::AnswerLate) => {
+                        let late = world.rng().seconds(1, 300);
+                        tokio::time::sleep(late).await;
+                    }
+                    // what is sent on a stream comes, or the stream ends
+                    Some(Fault::AnswerLost | Fault::Unreachable) => return,
+                    Some(Fault::Unreadable) => message = Err(unreadable()),
+                    Some(Fault::Denied) => message = Err(denied()),
+                    _ => tokio::time::sleep(pause).await,
+                }
+                if sender.send(message).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Stream { at: after, batches, from })
+    }
+}
+
+/// Ends a call in the oracle's book, however it ends.
+struct Over<'a>(&'a Oracle, WorkspaceId, IntentNumber);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.under_way(self.1, self.2, false);
+    }
+}
+
+#[async_trait]
+impl Provider for Remote {
+    fn info(&self) -> ProviderInfo {
+        ProviderInfo { mode: Mode::Saas, backend: KIND.to_owned(), capabilities: Vec::new() }
+    }
+
+    fn ready(&self) -> Result<()> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(
+                unavailable("the control plane does not answer").with_retry_after(Duration::from_secs(5))
+            );
+        }
+        Ok(())
+    }
+
+    fn age(&self, now: Timestamp) -> Duration {
+        now.since(*lock(&self.heard))
+    }
+
+    async fn meet(
+        &self,
+        _organization: OrganizationId,
+        own: Standpoint,
+        seen: Option<Standpoint>,
+    ) -> Result<Option<Met>> {
+        let met = match self.call(Call::Meet(seen), own).await {
+            Ok(Said { reply: Reply::Met(met), .. }) => Ok(Some(met)),
+            Ok(_) => Err(Error::internal("the control plane did not say where its database stands")),
+            Err(error) => Err(error),
+        };
+        if met.is_err() {
+            self.away.store(true, Ordering::Relaxed);
+        }
+        met
+    }
+
+    async fn inventory(&self, _organization: OrganizationId) -> Result<Vec<InstanceView>> {
+        // who reads says nothing of itself
+        let own = Standpoint { incarnation: IncarnationId::from_uuid(Uuid::nil()), revision: Revision(0) };
+        let said = self.call(Call::Inventory, own).await?;
+        match said.reply {
+            Reply::Inventory(all) => Ok(all.into_iter().map(|one| self.view(one, said.at)).collect()),
+            _ => Err(Error::internal("the control plane did not say what there is")),
+        }
+    }
+
+    async fn provision(&self, request: &ProvisionRequest, own: Standpoint) -> Result<InstanceView> {
+        self.instance(Call::Provision(Box::new(request.clone())), own).await
+    }
+
+    async fn change(&self, request: &ChangeRequest, own: Standpoint) -> Result<InstanceView> {
+        self.instance(Call::Change(Box::new(request.clone())), own).await
+    }
+
+    async fn changes(
+        &self,
+        _organization: OrganizationId,
+        after: Cursors,
+        own: Standpoint,
+    ) -> Result<Changes> {
+        self.process.is_let().await;
+        let changes = self.next(after, own).await;
+        self.process.is_let().await;
+        self.away.store(changes.is_err(), Ordering::Relaxed);
+        if changes.is_ok() {
+            *lock(&self.heard) = self.clock.now();
+        }
+        changes
+    }
+
+    async fn logs(
+        &self,
+        _organization: OrganizationId,
+        _workspace: WorkspaceId,
+        _options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>> {
+        Err(Error::new(ErrorReason::NotSupported, "nothing writes here"))
+    }
+}

@@ -1,0 +1,363 @@
+//! A tenant's database as its process reaches it: every transaction is a step, and the oracle learns of what was stored.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use molecule_domain::Timestamp;
+use molecule_domain::id::{Generation, IntentNumber, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::instance::{Event, InstanceView};
+use molecule_domain::seal::Sealer;
+use molecule_domain::spec::PrivateParts;
+use molecule_workspace::agent::{Patience, Verdict};
+use molecule_workspace::aggregate::{Answer, NewWorkspace};
+use molecule_workspace::agreement::{Agreed, Meetings, Met, Minter};
+use molecule_workspace::record::{RequestKey, StoredEvent, WorkspaceRecord};
+use molecule_workspace::store::memory::MemoryStore;
+use molecule_workspace::store::{
+    Conditions, CredentialHash, Cursors, Decide, Place, Redeemed, Redemption, Report, StoreError, Stored,
+    TenantStore,
+};
+use molecule_workspace::{Entry, Wish};
+use tokio::sync::watch;
+
+use crate::coverage::WishKind;
+use crate::faults::Fault;
+use crate::oracle::{Fields, Oracle, SeenWish, fields_of, kind_of};
+use crate::process::Process;
+use crate::secrets::Seal;
+use crate::world::lock;
+
+/// A tenant's database as its process reaches it.
+pub struct ProcessStore {
+    /// The database.
+    pub database: Arc<MemoryStore>,
+    /// Who learns of what is stored.
+    pub oracle: Arc<Oracle>,
+    /// Whose steps these are.
+    pub process: Arc<Process>,
+}
+
+/// What a change turned out to be, seen inside its transaction.
+struct Decided {
+    wish: Option<Wish>,
+    sets: Fields,
+    last: Option<(WishKind, IntentNumber, bool)>,
+    intent: IntentNumber,
+}
+
+/// The private parts of a workspace, as they are sealed.
+pub fn open_private(workspace: WorkspaceId, sealed: &[u8]) -> PrivateParts {
+    let plain = Seal.open(sealed, &format!("private/{workspace}"));
+    plain.and_then(|plain| serde_json::from_slice(&plain).ok()).unwrap_or_default()
+}
+
+impl ProcessStore {
+    async fn transaction<T>(
+        &self,
+        step: &'static str,
+        transaction: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        if self.process.before(step).await == Some(Fault::Fail) {
+            return Err(StoreError::Unavailable(format!("{step}: the database is locked").into()));
+        }
+        let result = transaction.await;
+        self.process.after(step).await;
+        result
+    }
+
+    async fn read<T>(&self, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.process.is_let().await;
+        read.await
+    }
+
+    fn noted(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        request: Option<&RequestKey>,
+        decided: Decided,
+    ) {
+        let Decided { wish, sets, last, intent } = decided;
+        let (request, at) = (request.map(|key| key.id.clone()), self.process.world().now());
+        let wish = SeenWish { number: intent, wish, sets, request, at, refused: false, late: false };
+        self.oracle.stored(organization, workspace, wish, last);
+    }
+}
+
+#[async_trait]
+impl TenantStore for ProcessStore {
+    async fn create(
+        &self,
+        new: &NewWorkspace,
+        key: Option<&RequestKey>,
+        now: Timestamp,
+    ) -> Result<Stored, StoreError> {
+        let create = async {
+            let before = self.database.get(new.organization, new.workspace).await?;
+            let stored = self.database.create(new, key, now).await?;
+            // one whose creation was refused may be created again
+            let is_new = before.is_none_or(|before| before.intent < stored.record.intent);
+            if is_new && stored.record.workspace == new.workspace {
+                let decided = Decided {
+                    wish: Some(Wish::Provision { run: true }),
+                    sets: fields_of(&new.spec, &open_private(new.workspace, &new.private)),
+                    last: None,
+                    intent: stored.record.intent,
+                };
+                self.noted(new.organization, new.workspace, key, decided);
+            }
+            Ok(stored)
+        };
+        self.transaction("tenant.create", create).await
+    }
+
+    async fn change(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        on: &Conditions,
+        now: Timestamp,
+        decide: Decide<'_>,
+    ) -> Result<Stored, StoreError> {
+        let seen: Mutex<Option<Decided>> = Mutex::default();
+        let change = async {
+            let watching: Decide<'_> = Box::new(|found| {
+                let change = decide(found)?;
+                let before = fields_of(&found.record.spec, &open_private(workspace, &found.private));
+                let spec = change.spec.as_ref().map_or(&found.record.spec, |(spec, _)| spec);
+                let private = change.private.as_ref().unwrap_or(&found.private);
+                let mut sets = fields_of(spec, &open_private(workspace, private));
+                sets.retain(|field, value| before.get(field) != Some(value));
+                let last = found.outbox.last();
+                let last = last.map(|last| (kind_of(&last.wish), last.number, last.begun));
+                let (wish, intent) = (change.wish.clone(), found.record.intent.next());
+                *lock(&seen) = Some(Decided { wish, sets, last, intent });
+                Ok(change)
+            });
+            let stored = self.database.change(organization, workspace, on, now, watching).await?;
+            if let Some(decided) = lock(&seen).take() {
+                self.noted(organization, workspace, on.key.as_ref(), decided);
+            }
+            Ok(stored)
+        };
+        self.transaction("tenant.change", change).await
+    }
+
+    async fn replayed(
+        &self,
+        organization: OrganizationId,
+        key: &RequestKey,
+    ) -> Result<Option<Stored>, StoreError> {
+        self.transaction("tenant.replayed", self.database.replayed(organization, key)).await
+    }
+
+    async fn waiting(&self) -> Result<Vec<WorkspaceId>, StoreError> {
+        self.transaction("tenant.waiting", self.database.waiting()).await
+    }
+
+    async fn begin_call(
+        &self,
+        workspace: WorkspaceId,
+    ) -> Result<Option<(WorkspaceRecord, Entry)>, StoreError> {
+        let begin = async {
+            let begun = self.database.begin_call(workspace).await?;
+            if let Some((_, entry)) = &begun {
+                self.oracle.begun(workspace, entry.number);
+            }
+            Ok(begun)
+        };
+        self.transaction("tenant.begin_call", begin).await
+    }
+
+    async fn answered(
+        &self,
+        workspace: WorkspaceId,
+        number: IntentNumber,
+        answer: &Answer,
+        now: Timestamp,
+    ) -> Result<Option<WorkspaceRecord>, StoreError> {
+        let answered = async {
+            let record = self.database.answered(workspace, number, answer, now).await?;
+            if matches!(answer, Answer::Refused(_)) {
+                self.oracle.taken_back(workspace, number);
+            }
+            Ok(record)
+        };
+        self.transaction("tenant.answered", answered).await
+    }
+
+    async fn call_failed(
+        &self,
+        workspace: WorkspaceId,
+        number: IntentNumber,
+        cause: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let failed = self.database.call_failed(workspace, number, cause, now);
+        self.transaction("tenant.call_failed", failed).await
+    }
+
+    async fn cursors(&self, organization: OrganizationId) -> Result<Cursors, StoreError> {
+        self.read(self.database.cursors(organization)).await
+    }
+
+    async fn mirror(
+        &self,
+        organization: OrganizationId,
+        instances: &[InstanceView],
+        events: &[Event],
+        now: Timestamp,
+    ) -> Result<Vec<WorkspaceId>, StoreError> {
+        let mirror = self.database.mirror(organization, instances, events, now);
+        self.transaction("tenant.mirror", mirror).await
+    }
+
+    async fn meetings(&self, organization: OrganizationId) -> Result<(Meetings, Revision), StoreError> {
+        self.transaction("tenant.meetings", self.database.meetings(organization)).await
+    }
+
+    async fn agree(
+        &self,
+        organization: OrganizationId,
+        met: &Met,
+        inventory: &[InstanceView],
+        minter: &dyn Minter,
+        now: Timestamp,
+    ) -> Result<Agreed, StoreError> {
+        let agree = async {
+            let agreed = self.database.agree(organization, met, inventory, minter, now).await?;
+            let world = self.process.world();
+            world.tell(&self.process.name, 6, || format!("agrees: {agreed:?}"));
+            let mut coverage = world.coverage();
+            for (figure, is) in [
+                ("agreed after being set back", agreed.set_back),
+                ("agreed by telling again", !agreed.told_again.is_empty()),
+                ("agreed by adopting", !agreed.adopted.is_empty()),
+                ("agreed by recovering", !agreed.recovered.is_empty()),
+            ] {
+                if is {
+                    coverage.figure(figure);
+                }
+            }
+            drop(coverage);
+            Ok(agreed)
+        };
+        self.transaction("tenant.agree", agree).await
+    }
+
+    async fn restart_mirror(&self, organization: OrganizationId, event: i64) -> Result<(), StoreError> {
+        self.transaction("tenant.restart_mirror", self.database.restart_mirror(organization, event)).await
+    }
+
+    async fn get(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+    ) -> Result<Option<WorkspaceRecord>, StoreError> {
+        self.transaction("tenant.get", self.database.get(organization, workspace)).await
+    }
+
+    async fn load(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+    ) -> Result<Option<molecule_workspace::Workspace>, StoreError> {
+        self.read(self.database.load(organization, workspace)).await
+    }
+
+    async fn list(
+        &self,
+        organization: OrganizationId,
+        show_deleted: bool,
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<WorkspaceRecord>, StoreError> {
+        self.read(self.database.list(organization, show_deleted, after, limit)).await
+    }
+
+    async fn snapshot(
+        &self,
+        organization: OrganizationId,
+    ) -> Result<(Vec<WorkspaceRecord>, Revision), StoreError> {
+        self.read(self.database.snapshot(organization)).await
+    }
+
+    async fn changes_after(
+        &self,
+        organization: OrganizationId,
+        after: Revision,
+        limit: u32,
+    ) -> Result<Vec<WorkspaceRecord>, StoreError> {
+        self.read(self.database.changes_after(organization, after, limit)).await
+    }
+
+    async fn events(
+        &self,
+        workspace: WorkspaceId,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.read(self.database.events(workspace, before, limit)).await
+    }
+
+    async fn redeem(
+        &self,
+        redemption: &Redemption,
+        credential_hash: CredentialHash<'_>,
+    ) -> Result<Redeemed, StoreError> {
+        self.transaction("tenant.redeem", self.database.redeem(redemption, credential_hash)).await
+    }
+
+    async fn authenticate(
+        &self,
+        credential_hash: &[u8],
+        now: Timestamp,
+    ) -> Result<Option<(WorkspaceId, Generation)>, StoreError> {
+        self.read(self.database.authenticate(credential_hash, now)).await
+    }
+
+    async fn agent_reported(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        generation: Generation,
+        now: Timestamp,
+        report: Report<'_>,
+    ) -> Result<Option<WorkspaceRecord>, StoreError> {
+        let reported = self.database.agent_reported(organization, workspace, generation, now, report);
+        self.transaction("tenant.agent_reported", reported).await
+    }
+
+    async fn judge_agent(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        patience: &Patience,
+        now: Timestamp,
+    ) -> Result<Verdict, StoreError> {
+        let judge = async {
+            let before = self.database.load(organization, workspace).await?;
+            let verdict = self.database.judge_agent(organization, workspace, patience, now).await?;
+            let after = self.database.load(organization, workspace).await?;
+            if let (Some(before), Some(after)) = (before, after)
+                && after.record.intent > before.record.intent
+            {
+                let last = before.outbox.last();
+                let last = last.map(|last| (kind_of(&last.wish), last.number, last.begun));
+                let wish = after.outbox.last().map(|last| last.wish.clone());
+                let (intent, sets) = (after.record.intent, Fields::new());
+                self.noted(organization, workspace, None, Decided { wish, sets, last, intent });
+            }
+            Ok(verdict)
+        };
+        self.transaction("tenant.judge_agent", judge).await
+    }
+
+    async fn prune(&self, day_ago: Timestamp, month_ago: Timestamp) -> Result<(), StoreError> {
+        self.read(self.database.prune(day_ago, month_ago)).await
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.database.commits()
+    }
+}

@@ -1,0 +1,243 @@
+//! What comes over the pair: weather at the provider, faults that wait for their step, processes that die or freeze, a
+//! network that is cut, machines that end and agents that say nothing.
+
+use std::time::Duration;
+
+use molecule_domain::id::{OrganizationId, WorkspaceId};
+use molecule_domain::limits::Standing;
+use molecule_provisioner::admission::Account;
+use molecule_provisioner::store::Store;
+
+use crate::client::{Ask, Request};
+use crate::coverage::Restored;
+use crate::faults::{Armed, Fault, RARE_STEPS, RAREST_STEPS, all_pairs};
+use crate::life::RESTORES;
+use crate::pair::Pair;
+use crate::weather::Weather;
+
+/// Something happens.
+pub async fn happens(pair: &Pair) {
+    let world = &pair.world;
+    if RESTORES && world.rng().once_in(20) {
+        return restore(pair).await;
+    }
+    let draw = world.rng().below(100);
+    match draw {
+        0..45 => arm(pair),
+        45..65 => weather(pair),
+        65..70 => kill(pair),
+        70..77 => freeze(pair),
+        77..82 => {
+            let lasts = long(pair);
+            let tenant = usize::try_from(world.rng().below(pair.tenants.len() as u64)).unwrap_or(0);
+            world.coverage().trouble("cut");
+            world.is_wrong("cut", None, lasts);
+            pair.tenants[tenant].network.cut(lasts);
+        }
+        82..86 => {
+            if let Some(workspace) = some_machine(pair) {
+                world.coverage().trouble("crash");
+                world.is_wrong("crash", Some(workspace), Duration::from_secs(60));
+                world.tell("cloud", 61, || format!("the process of {workspace} CRASHES"));
+                pair.cloud.crash(workspace);
+            }
+        }
+        86..89 => {
+            if let Some(workspace) = some_machine(pair) {
+                world.coverage().trouble("vanish");
+                world.is_wrong("vanish", Some(workspace), Duration::from_secs(60));
+                world.tell("cloud", 62, || format!("the machine of {workspace} VANISHES"));
+                if world.rng().once_in(3) {
+                    ask(pair, Ask::Delete, workspace, Duration::ZERO);
+                }
+                pair.cloud.vanish(workspace);
+            }
+        }
+        89 => late_launch(pair),
+        90..97 => {
+            if let Some(workspace) = some_workspace(pair) {
+                let lasts = world.rng().seconds(60, 2 * 3600);
+                if draw < 94 {
+                    world.coverage().trouble("silent");
+                    pair.agents.silence(workspace, lasts);
+                } else {
+                    world.coverage().trouble("failing");
+                    pair.agents.fail(workspace, lasts);
+                }
+            }
+        }
+        _ => standing(pair).await,
+    }
+}
+
+/// A replica is frozen right before it launches something, which is deleted meanwhile: what it launches once it thaws, nobody
+/// wants.
+fn late_launch(pair: &Pair) {
+    let world = &pair.world;
+    world.coverage().trouble("late launch");
+    world.arm(Armed { step: "backend.launch", skip: 0, fault: Fault::Freeze });
+    if let Some(workspace) = some_workspace(pair) {
+        ask(pair, Ask::Restart, workspace, Duration::ZERO);
+        let after = world.rng().seconds(10, 120);
+        ask(pair, Ask::Delete, workspace, after);
+    }
+}
+
+/// A client asks for something beside all others.
+fn ask(pair: &Pair, ask: Ask, workspace: WorkspaceId, after: Duration) {
+    let wished = pair.oracle.wished();
+    let owner = wished.get(&workspace).map(|wished| wished.organization);
+    let tenant = pair.tenants.iter().position(|tenant| Some(tenant.organization) == owner);
+    let (client, busy) = (pair.client(tenant.unwrap_or(0)), pair.world.busy());
+    let number = pair.world.number();
+    let patience = Duration::from_secs(40);
+    let request = Request { ask, workspace, number, keyed: true, etag: false, patience, repeats: 1 };
+    tokio::spawn(async move {
+        let _busy = busy;
+        tokio::time::sleep(after).await;
+        client.ask(request).await;
+    });
+}
+
+/// Minutes, and now and then hours.
+fn long(pair: &Pair) -> Duration {
+    let mut rng = pair.world.rng();
+    if rng.once_in(12) { rng.seconds(3600, 4 * 3600) } else { rng.seconds(20, 1500) }
+}
+
+fn arm(pair: &Pair) {
+    let mut rng = pair.world.rng();
+    let is_rare = rng.once_in(3);
+    let rare: &[&str] = if rng.once_in(2) { &RAREST_STEPS } else { &RARE_STEPS };
+    let all: Vec<_> = all_pairs().filter(|(_, step)| !is_rare || rare.contains(step)).collect();
+    let (fault, step) = *rng.pick(&all);
+    let skip = if is_rare { 0 } else { u32::try_from(rng.below(4)).unwrap_or(0) };
+    drop(rng);
+    if pair.world.armed() < 16 {
+        pair.world.arm(Armed { step, skip, fault });
+    }
+}
+
+fn weather(pair: &Pair) {
+    let lasts = long(pair);
+    let weather = *pair.world.rng().pick(&Weather::ALL);
+    let of_one = matches!(weather, Weather::CrashLoop | Weather::InitFails | Weather::Taken)
+        || pair.world.rng().once_in(3) && !matches!(weather, Weather::Away | Weather::Hangs | Weather::Slow);
+    let workspace = if of_one { some_workspace(pair) } else { None };
+    pair.world.coverage().trouble(weather.name());
+    pair.cloud.set_weather(weather, workspace, lasts);
+}
+
+fn kill(pair: &Pair) {
+    let places = pair.control.places();
+    let all = places + pair.tenants.len();
+    let one = usize::try_from(pair.world.rng().below(all as u64)).unwrap_or(0);
+    pair.world.coverage().trouble("kill");
+    match one.checked_sub(places) {
+        None => pair.control.replica(one).process.kill(),
+        Some(tenant) => {
+            if let Some(process) = pair.tenants[tenant].last_process() {
+                process.kill();
+            }
+        }
+    }
+}
+
+fn freeze(pair: &Pair) {
+    let places = pair.control.places();
+    let all = places + pair.tenants.len();
+    let one = usize::try_from(pair.world.rng().below(all as u64)).unwrap_or(0);
+    let lasts = pair.world.rng().seconds(5, 900);
+    pair.world.coverage().trouble("freeze");
+    pair.world.is_wrong("frozen", None, lasts);
+    match one.checked_sub(places) {
+        None => pair.control.replica(one).process.freeze(lasts),
+        Some(tenant) => {
+            if let Some(process) = pair.tenants[tenant].last_process() {
+                process.freeze(lasts);
+            }
+        }
+    }
+}
+
+/// A database is set back to what it was a while ago.
+async fn restore(pair: &Pair) {
+    let world = &pair.world;
+    let later = world.rng().seconds(60, 3 * 3600);
+    let one = usize::try_from(world.rng().below(pair.tenants.len() as u64 + 1)).unwrap_or(0);
+    if let Some(tenant) = pair.tenants.get(one) {
+        let backup = tenant.database().data();
+        tokio::time::sleep(later).await;
+        if world.is_over() {
+            return;
+        }
+        world.tell("operator", 65, || format!("RESTORES tenant {}, set back by {later:?}", one + 1));
+        *world.coverage().restored.entry(Restored::Tenant).or_default() += 1;
+        tenant.put_back(backup);
+        pair.oracle.set_back(tenant.organization);
+    } else {
+        let backup = pair.control.backup();
+        tokio::time::sleep(later).await;
+        if world.is_over() {
+            return;
+        }
+        world.is_wrong("restored", None, Duration::from_secs(60));
+        world.tell("operator", 66, || format!("RESTORES the control plane, set back by {later:?}"));
+        *world.coverage().restored.entry(Restored::ControlPlane).or_default() += 1;
+        let organizations: Vec<_> = pair.tenants.iter().map(|tenant| tenant.organization).collect();
+        pair.control.put_back(backup, &organizations).await;
+        for organization in organizations {
+            // the operator looks over the accounts
+            set_standing(pair, organization, Standing::Good).await;
+        }
+    }
+    world.coverage().trouble("restore");
+}
+
+/// An organisation may not launch for a while.
+async fn standing(pair: &Pair) {
+    let world = &pair.world;
+    let tenant = usize::try_from(world.rng().below(pair.tenants.len() as u64)).unwrap_or(0);
+    let organization = pair.tenants[tenant].organization;
+    let lasts = long(pair);
+    world.coverage().trouble("standing");
+    world.tell("operator", 63, || format!("tenant {} may not launch for {lasts:?}", tenant + 1));
+    set_standing(pair, organization, Standing::Suspended).await;
+    tokio::time::sleep(lasts).await;
+    set_standing(pair, organization, Standing::Good).await;
+}
+
+async fn set_standing(pair: &Pair, organization: OrganizationId, standing: Standing) {
+    let database = pair.control.database();
+    if let Ok(account) = database.account(organization, pair.world.now()).await {
+        // the memory store takes any account
+        let _ = database.set_account(organization, Account { standing, ..account }).await;
+    }
+}
+
+fn some_machine(pair: &Pair) -> Option<WorkspaceId> {
+    let machines = pair.cloud.machines();
+    let booting_too = pair.world.rng().once_in(2);
+    let running: Vec<_> = machines.iter().filter(|machine| machine.is_running() || booting_too).collect();
+    if running.is_empty() { None } else { Some(pair.world.rng().pick(&running).instance.workspace) }
+}
+
+fn some_workspace(pair: &Pair) -> Option<WorkspaceId> {
+    let tenant = usize::try_from(pair.world.rng().below(pair.tenants.len() as u64)).unwrap_or(0);
+    let all = pair.oracle.workspaces(pair.tenants[tenant].organization);
+    if all.is_empty() { None } else { Some(*pair.world.rng().pick(&all)) }
+}
+
+/// No fault waits any more, and what is wrong comes to its end; returns once everything is well.
+pub async fn ends(pair: &Pair) {
+    pair.world.disarm();
+    pair.world.ends();
+    loop {
+        let clears = pair.cloud.clears_at().is_some_and(|at| at > pair.world.now());
+        if pair.is_whole() && !clears {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    pair.world.tell("life", 64, || "the last fault is over");
+}

@@ -1,0 +1,248 @@
+//! What all parts of a life share: time, chance, the story, and the faults that wait for their step.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use molecule_domain::id::{IncarnationId, WorkspaceId};
+use molecule_domain::{Clock, Timestamp};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::coverage::Coverage;
+use crate::faults::{Armed, Fault};
+use crate::known::Violation;
+use crate::rng::Rng;
+use crate::story::Story;
+
+/// When every life begins.
+const BEGIN: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+/// Locks; a poisoned lock is as good as any, since a panic ends the life.
+pub fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What all parts of a life share.
+#[derive(Debug)]
+pub struct World {
+    began: Instant,
+    /// Whether steps take their natural time only, as in a story that is told on purpose.
+    calm: bool,
+    busy: AtomicU32,
+    numbers: AtomicU64,
+    starts: AtomicU64,
+    over: AtomicBool,
+    rng: Mutex<Rng>,
+    story: Mutex<Story>,
+    coverage: Mutex<Coverage>,
+    armed: Mutex<Vec<Armed>>,
+    violations: Mutex<Vec<Violation>>,
+    explained: Mutex<Vec<Trouble>>,
+}
+
+/// Something that was wrong for a while, and what may come of it.
+#[derive(Clone, Debug)]
+struct Trouble {
+    kind: &'static str,
+    /// Of whom; `None` is everybody.
+    workspace: Option<WorkspaceId>,
+    from: Timestamp,
+    until: Timestamp,
+}
+
+impl World {
+    /// A world that begins now. It keeps the story's words where `told` is set.
+    pub fn new(seed: u64, calm: bool, told: bool) -> Self {
+        Self {
+            began: Instant::now(),
+            calm,
+            busy: AtomicU32::new(0),
+            numbers: AtomicU64::new(100_000),
+            starts: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+            rng: Mutex::new(Rng::new(seed)),
+            story: Mutex::new(Story::new(told)),
+            coverage: Mutex::default(),
+            armed: Mutex::default(),
+            violations: Mutex::default(),
+            explained: Mutex::default(),
+        }
+    }
+
+    /// The true time, which no process knows.
+    pub fn now(&self) -> Timestamp {
+        BEGIN + self.began.elapsed()
+    }
+
+    /// How long this world has been.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The clock of a machine that is `skew` microseconds ahead.
+    pub fn clock(&self, skew: i64) -> SkewedClock {
+        SkewedClock { began: self.began, skew }
+    }
+
+    /// Chance.
+    pub fn rng(&self) -> MutexGuard<'_, Rng> {
+        lock(&self.rng)
+    }
+
+    /// What has been met so far.
+    pub fn coverage(&self) -> MutexGuard<'_, Coverage> {
+        lock(&self.coverage)
+    }
+
+    /// A number that no other request has.
+    pub fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// No trouble begins any more.
+    pub fn ends(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no trouble begins any more.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// The id of another start of some service: ascending in time, and made of nothing but time and a count.
+    pub fn incarnation(&self) -> IncarnationId {
+        let count = u128::from(self.starts.fetch_add(1, Ordering::Relaxed));
+        let millis = u128::from(self.now().micros().unsigned_abs() / 1_000);
+        IncarnationId::from_uuid(Uuid::from_u128(millis << 80 | 0x7 << 76 | 0x8 << 60 | count))
+    }
+
+    /// Somebody is at work, for as long as the answer is kept.
+    pub fn busy(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// Whether somebody is at work.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    /// Notes in the story what somebody did. The words are made only where they are kept.
+    pub fn tell<T: Display>(&self, who: impl Display, code: u64, what: impl FnOnce() -> T) {
+        lock(&self.story).tell(self.began.elapsed(), who, code, what);
+    }
+
+    /// The story so far.
+    pub fn story(&self) -> MutexGuard<'_, Story> {
+        lock(&self.story)
+    }
+
+    /// Notes that a rule was broken.
+    pub fn violated(&self, violation: Violation) {
+        self.tell("CHECK", 0xbad, || format!("VIOLATION: {violation}"));
+        let mut all = lock(&self.violations);
+        if !all.contains(&violation) {
+            all.push(violation);
+        }
+    }
+
+    /// The rules that were broken.
+    pub fn violations(&self) -> Vec<Violation> {
+        lock(&self.violations).clone()
+    }
+
+    /// Has a fault wait for its step.
+    pub fn arm(&self, armed: Armed) {
+        lock(&self.armed).push(armed);
+    }
+
+    /// Nothing waits for its step any more.
+    pub fn disarm(&self) {
+        lock(&self.armed).clear();
+    }
+
+    /// The fault that waits for this step, which is about to be taken by somebody. It is taken out.
+    pub fn fault_at(&self, who: &str, step: &'static str) -> Option<Fault> {
+        let mut all = lock(&self.armed);
+        let place = all.iter().position(|armed| armed.step == step)?;
+        if all[place].skip > 0 {
+            all[place].skip -= 1;
+            return None;
+        }
+        let fault = all.remove(place).fault;
+        drop(all);
+        self.coverage().fault(fault, step);
+        self.tell(who, fault as u64, || format!("FAULT {fault:?} at {step}"));
+        Some(fault)
+    }
+
+    /// How many faults wait for their steps.
+    pub fn armed(&self) -> usize {
+        lock(&self.armed).len()
+    }
+
+    /// A step takes its time. Now and then it takes long, and other things happen meanwhile.
+    pub async fn breathe(&self) {
+        if self.calm {
+            return;
+        }
+        let pause = {
+            let mut rng = self.rng();
+            match rng.below(128) {
+                0 => rng.millis(1_000, 20_000),
+                1..=3 => rng.millis(50, 1_000),
+                4..=24 => rng.millis(1, 50),
+                _ => return,
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+
+    /// Something is wrong from now on, for so long; `kind` is what [`was_wrong`](Self::was_wrong) asks for.
+    pub fn is_wrong(&self, kind: &'static str, workspace: Option<WorkspaceId>, lasts: Duration) {
+        let from = self.now();
+        lock(&self.explained).push(Trouble { kind, workspace, from, until: from + lasts });
+    }
+
+    /// Whether something of one of these kinds was wrong, with everybody or with this workspace, between two moments.
+    pub fn was_wrong(
+        &self,
+        kinds: &[&str],
+        workspace: WorkspaceId,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> bool {
+        lock(&self.explained).iter().any(|one| {
+            kinds.contains(&one.kind)
+                && one.workspace.is_none_or(|of| of == workspace)
+                && one.from <= until
+                && one.until >= from
+        })
+    }
+}
+
+/// Somebody is at work.
+#[derive(Debug)]
+pub struct Busy(Arc<World>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The clock of one machine.
+#[derive(Clone, Copy, Debug)]
+pub struct SkewedClock {
+    began: Instant,
+    skew: i64,
+}
+
+impl Clock for SkewedClock {
+    fn now(&self) -> Timestamp {
+        let true_time = BEGIN + self.began.elapsed();
+        Timestamp::from_micros(true_time.micros() + self.skew)
+    }
+}

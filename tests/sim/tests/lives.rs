@@ -1,0 +1,58 @@
+//! Many lives, each under a seed of its own: `MOLECULE_SIM_LIVES` of them, from `MOLECULE_SIM_SEED` on.
+
+use molecule_sim::cells;
+use molecule_sim::life::lead;
+use molecule_sim::run::run;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn smooth_lives_go_as_wished() {
+    for seed in 0..number("MOLECULE_SIM_SMOOTH", 20) {
+        let began = std::time::Instant::now();
+        let lived = lead(seed, true, false);
+        if lived.unknown().next().is_some() {
+            println!("{}", lived.words);
+            panic!("seed {seed}: {:#?}", lived.violations);
+        }
+        println!(
+            "{seed} {:x} {:?} {:?} {:?}",
+            lived.hash,
+            began.elapsed(),
+            lived.coverage.figures,
+            lived.coverage.ends
+        );
+    }
+}
+
+#[test]
+fn a_seed_tells_the_same_story_twice() {
+    for seed in [1, 2, 3, 1_000_003] {
+        let (first, second) = (lead(seed, true, true), lead(seed, true, true));
+        assert!(!first.words.is_empty());
+        assert_eq!(first.words, second.words);
+        // the number stands for the words, and does not depend on whether they are kept
+        assert_eq!([first.hash, second.hash], [lead(seed, false, true).hash; 2]);
+    }
+    assert_ne!(lead(1, false, true).hash, lead(2, false, true).hash);
+}
+
+#[test]
+fn every_life_comes_to_what_was_wished() {
+    let run = run(number("MOLECULE_SIM_SEED", 1), number("MOLECULE_SIM_LIVES", 800));
+    run.print();
+    let wrong = cells::wrong(&run.coverage);
+    if run.lives < cells::WHOLE_RUN {
+        println!("{} lives are too few to fill every cell, {} do: told only", run.lives, cells::WHOLE_RUN);
+    }
+    for cell in &wrong {
+        println!("{cell}");
+    }
+    if !run.broken.is_empty() {
+        run.print_broken();
+        panic!("{} of {} lives broke a rule", run.broken.len(), run.lives);
+    }
+    assert!(run.lives < cells::WHOLE_RUN || wrong.is_empty(), "{} cells are wrong", wrong.len());
+}

@@ -1,0 +1,306 @@
+//! Stories that must end well, told step by step without chance. Each says what it showed at the revision before the
+//! outbox, in which a tenant kept one wish per workspace and overwrote it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use molecule_domain::error::{Error, ErrorReason, StoredWish};
+use molecule_domain::id::{Generation, Revision, WorkspaceId};
+use molecule_domain::lifecycle::{Desired, Phase, WorkspaceState};
+use molecule_domain::limits::{Limits, Standing};
+use molecule_provisioner::admission::Account;
+use molecule_provisioner::model::InstanceRecord;
+use molecule_provisioner::store::Store;
+use molecule_sim::client::{Ask, Heard, Request};
+use molecule_sim::faults::{Armed, Fault};
+use molecule_sim::life::in_a_world;
+use molecule_sim::pair::{Pair, Shape};
+use molecule_sim::world::World;
+use molecule_workspace::record::WorkspaceRecord;
+use molecule_workspace::store::TenantStore;
+
+/// A pair under a clear sky.
+struct Story {
+    pair: Pair,
+    requests: u64,
+}
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// The first workspace of a story.
+const W: WorkspaceId = Pair::workspace(1);
+
+impl Story {
+    async fn begin(shape: Shape) -> Self {
+        let world = Arc::new(World::new(1, true, true));
+        let pair = Pair::start(world, &shape).await;
+        tokio::time::sleep(seconds(5)).await;
+        Self { pair, requests: 0 }
+    }
+
+    /// Begins with a workspace that runs.
+    async fn with_one_that_runs(shape: Shape) -> Self {
+        let mut story = Self::begin(shape).await;
+        story.accepted(Ask::Create).await;
+        tokio::time::sleep(seconds(120)).await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running, "{}", story.words());
+        story
+    }
+
+    fn words(&self) -> String {
+        self.pair.world.story().words().to_owned()
+    }
+
+    fn request(&mut self, ask: Ask, workspace: WorkspaceId) -> Request {
+        self.requests += 1;
+        let number = self.requests;
+        Request { ask, workspace, number, keyed: true, etag: false, patience: seconds(60), repeats: 0 }
+    }
+
+    async fn ask(&mut self, ask: Ask) -> Heard {
+        let request = self.request(ask, W);
+        self.pair.client(0).ask(request).await
+    }
+
+    async fn accepted(&mut self, ask: Ask) {
+        let heard = self.ask(ask).await;
+        assert!(matches!(heard, Heard::Accepted), "{ask:?}: {heard:?}\n{}", self.words());
+    }
+
+    /// Asks, and does not wait.
+    fn ask_beside(&mut self, ask: Ask) -> tokio::task::JoinHandle<Heard> {
+        let (client, request) = (self.pair.client(0), self.request(ask, W));
+        tokio::spawn(async move { client.ask(request).await })
+    }
+
+    fn freeze(&self, lasts: Duration) {
+        for place in 0..self.pair.control.places() {
+            self.pair.control.replica(place).process.freeze(lasts);
+        }
+    }
+
+    fn arm(&self, step: &'static str, fault: Fault) {
+        self.pair.world.arm(Armed { step, skip: 0, fault });
+    }
+
+    async fn tenant(&self, workspace: WorkspaceId) -> Option<WorkspaceRecord> {
+        let tenant = &self.pair.tenants[0];
+        tenant.database().get(tenant.organization, workspace).await.unwrap()
+    }
+
+    async fn engine(&self, workspace: WorkspaceId) -> Option<InstanceRecord> {
+        let organization = self.pair.tenants[0].organization;
+        self.pair.control.database().get(organization, workspace).await.unwrap()
+    }
+
+    /// Lets half an hour pass, then everything must be as it was wished.
+    async fn ends_well(self) -> Self {
+        tokio::time::sleep(seconds(1800)).await;
+        self.pair.check().await;
+        let violations = self.pair.world.violations();
+        assert!(violations.is_empty(), "{violations:#?}\n{}", self.words());
+        self
+    }
+
+    async fn set_account(&self, change: impl FnOnce(Account) -> Account) {
+        let (database, organization) = (self.pair.control.database(), self.pair.tenants[0].organization);
+        let account = database.account(organization, self.pair.world.now()).await.unwrap();
+        database.set_account(organization, change(account)).await.unwrap();
+    }
+}
+
+fn goes_on(error: &Error) -> bool {
+    matches!(error.stored, StoredWish::GoesOn(_))
+}
+
+/// Before: the tenant wanted generation 4 and the control plane had 3; STOPPING for good, and every later restart was
+/// refused.
+#[test]
+fn a_restart_that_nobody_heard_is_followed_by_a_stop() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        story.freeze(seconds(90));
+        story.accepted(Ask::Restart).await;
+        story.accepted(Ask::Stop).await;
+        tokio::time::sleep(seconds(300)).await;
+        let (tenant, engine) = (story.tenant(W).await.unwrap(), story.engine(W).await.unwrap());
+        assert_eq!(tenant.state(), WorkspaceState::Stopped, "{}", story.words());
+        assert_eq!(tenant.generation, engine.wanted_generation);
+        story.accepted(Ask::Restart).await;
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running);
+    });
+}
+
+/// Before: PROVISIONING for ever, and each delete was answered `NOT_FOUND`.
+#[test]
+fn a_create_that_nobody_heard_is_followed_by_a_delete() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape::small()).await;
+        story.freeze(seconds(90));
+        story.accepted(Ask::Create).await;
+        story.accepted(Ask::Delete).await;
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().phase, Phase::Gone);
+        assert!(story.pair.cloud.machines().is_empty());
+    });
+}
+
+/// A1. Before: the second of two restarts overwrote the first, was refused, and was taken back to a generation that the
+/// control plane never had.
+#[test]
+fn a1_restarts_while_the_control_plane_is_slow_follow_each_other() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        story.arm("call.replace", Fault::RequestLost);
+        let first = story.ask_beside(Ask::Restart);
+        tokio::time::sleep(seconds(2)).await;
+        let second = story.ask_beside(Ask::Restart);
+        tokio::time::sleep(seconds(1)).await;
+        let stop = story.ask_beside(Ask::Stop);
+        for heard in [first, second, stop] {
+            assert!(matches!(heard.await.unwrap(), Heard::Accepted), "{}", story.words());
+        }
+        let story = story.ends_well().await;
+        let (tenant, engine) = (story.tenant(W).await.unwrap(), story.engine(W).await.unwrap());
+        assert_eq!(tenant.state(), WorkspaceState::Stopped);
+        assert_eq!((tenant.generation, engine.generation), (Generation(3), Generation(3)));
+    });
+}
+
+/// A2. Before: a delete that overtook its create was answered `NOT_FOUND`, which withdrew it; the instance launched and
+/// stayed.
+#[test]
+fn a2_a_delete_that_comes_while_its_create_is_on_the_way_wins() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape::small()).await;
+        story.arm("call.provision", Fault::Reordered);
+        let create = story.ask_beside(Ask::Create);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let delete = story.ask_beside(Ask::Delete);
+        assert!(matches!(create.await.unwrap(), Heard::Accepted), "{}", story.words());
+        assert!(matches!(delete.await.unwrap(), Heard::Accepted), "{}", story.words());
+        let story = story.ends_well().await;
+        assert_eq!(story.engine(W).await.unwrap().phase, Phase::Gone, "{}", story.words());
+        assert_eq!(story.tenant(W).await.unwrap().phase, Phase::Gone);
+    });
+}
+
+/// A3. Before: the replacement was told again under the label's number, refused, and withdrawn with the credential of
+/// the generation that ran.
+#[test]
+fn a3_a_label_changes_while_a_restart_is_being_told() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        story.arm("call.replace", Fault::AnswerLost);
+        let restart = story.ask_beside(Ask::Restart);
+        tokio::time::sleep(seconds(1)).await;
+        // the fourth field is the labels
+        story.accepted(Ask::Update(3)).await;
+        assert!(matches!(restart.await.unwrap(), Heard::Accepted), "{}", story.words());
+        let story = story.ends_well().await;
+        let tenant = story.tenant(W).await.unwrap();
+        assert_eq!((tenant.state(), tenant.generation), (WorkspaceState::Running, Generation(2)));
+        assert!(tenant.spec.labels["mark"].contains("request 3"), "{:?}", tenant.spec.labels);
+    });
+}
+
+/// A4. Before: a stop that met a refusal was withdrawn, and the workspace ran on.
+#[test]
+fn a4_a_stop_and_a_delete_stand_whatever_the_control_plane_says() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        story.arm("call.stop", Fault::Denied);
+        story.arm("call.delete", Fault::Denied);
+        story.set_account(|account| Account { standing: Standing::Suspended, ..account }).await;
+        story.accepted(Ask::Stop).await;
+        tokio::time::sleep(seconds(120)).await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Stopped, "{}", story.words());
+        story.accepted(Ask::Delete).await;
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().phase, Phase::Gone);
+    });
+}
+
+/// A5. Before: the backlog told a create again beside the call that told it; one was refused and forgotten, the other
+/// admitted: an instance that nobody knew.
+#[test]
+fn a5_one_telling_of_a_workspace_is_out_at_a_time() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape { cap: Some(0), ..Shape::small() }).await;
+        story.arm("call.provision", Fault::Delay);
+        let create = story.ask_beside(Ask::Create);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        // the stream comes back, which hastens the backlog, just as the call is under way
+        story.pair.tenants[0].serving().unwrap().workspaces.outbox.retry_soon();
+        let heard = create.await.unwrap();
+        assert!(
+            matches!(&heard, Heard::Nothing(error) if error.reason == ErrorReason::QuotaExceeded),
+            "{heard:?}"
+        );
+        let raised = Limits { running_workspaces: Some(1), workspaces: Some(4), ..Limits::default() };
+        story.set_account(|account| Account { limits: raised, ..account }).await;
+        let story = story.ends_well().await;
+        assert!(story.engine(W).await.is_none(), "{}", story.words());
+        assert!(story.pair.cloud.machines().is_empty());
+    });
+}
+
+/// A6. Before: a create that was refused vanished from the list, and stayed with everybody who watched.
+#[test]
+fn a6_who_watches_sees_a_refused_create_go() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape { cap: Some(0), ..Shape::small() }).await;
+        let heard = story.ask(Ask::Create).await;
+        assert!(matches!(&heard, Heard::Nothing(error) if !goes_on(error)), "{heard:?}");
+        let tenant = Arc::clone(&story.pair.tenants[0]);
+        let changes = tenant.database().changes_after(tenant.organization, Revision(0), 100).await.unwrap();
+        let last = changes.iter().rfind(|change| change.workspace == W).expect("a watcher saw it come");
+        assert_eq!(last.phase, Phase::Gone, "and sees it go");
+        story.ends_well().await;
+    });
+}
+
+/// A7. Before: a record that was on its way when a wish was granted set what is wanted back.
+#[test]
+fn a7_an_older_record_does_not_undo_a_newer_wish() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        // the stream lags by minutes: what it tells of the start is old when it comes
+        story.accepted(Ask::Stop).await;
+        tokio::time::sleep(seconds(60)).await;
+        story.arm("stream.batch", Fault::AnswerLate);
+        story.accepted(Ask::Start).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        story.accepted(Ask::Stop).await;
+        for _ in 0..400 {
+            assert_eq!(story.tenant(W).await.unwrap().desired, Desired::Stopped, "{}", story.words());
+            tokio::time::sleep(seconds(1)).await;
+        }
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Stopped);
+    });
+}
+
+/// A8. Before: after a restore of the tenant's database its numbers were behind the control plane's, and the next stops
+/// were answered as replays: granted, and nothing happened.
+#[test]
+fn a8_wishes_count_after_the_tenants_database_was_restored() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        let tenant = Arc::clone(&story.pair.tenants[0]);
+        let backup = tenant.database().data();
+        for ask in [Ask::Stop, Ask::Start, Ask::Restart] {
+            story.accepted(ask).await;
+            tokio::time::sleep(seconds(120)).await;
+        }
+        tenant.put_back(backup);
+        story.pair.oracle.set_back(tenant.organization);
+        tokio::time::sleep(seconds(600)).await;
+        story.accepted(Ask::Stop).await;
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Stopped);
+    });
+}
