@@ -7,7 +7,7 @@ use molecule_domain::error::Result;
 use molecule_domain::id::{IncarnationId, Revision};
 use molecule_domain::incarnation::Standpoint;
 use molecule_provisioner::policy::Policy;
-use molecule_workspace::agreement::Met;
+use molecule_workspace::agreement::{Meetings, Met};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -44,7 +44,7 @@ impl Outbox {
         self.retry_soon();
         let (mut told, mut told_at) = (own.revision, Instant::now());
         while self.take_over(own, met).await? {
-            if told_at.elapsed() >= TELL_EVERY {
+            if met.is_some() && told_at.elapsed() >= TELL_EVERY {
                 told = self.tell_standpoint(told).await?;
                 told_at = Instant::now();
             }
@@ -57,22 +57,24 @@ impl Outbox {
     async fn tell_standpoint(&self, told: Revision) -> Result<Revision> {
         let (meetings, revision) = self.store.meetings(self.organization).await?;
         if revision > told {
-            let cursor = self.store.cursors(self.organization).await?.revision;
-            let seen = meetings.provider.map(|incarnation| Standpoint { incarnation, revision: cursor });
-            let own = Standpoint { incarnation: self.own, revision };
-            self.provider.meet(self.organization, own, seen).await?;
+            self.greet(&meetings, revision).await?;
         }
         Ok(revision)
+    }
+
+    /// Says where this database stands, and what it has seen of the provider.
+    async fn greet(&self, meetings: &Meetings, revision: Revision) -> Result<(Standpoint, Option<Met>)> {
+        let cursor = self.store.cursors(self.organization).await?.revision;
+        let seen = meetings.provider.map(|incarnation| Standpoint { incarnation, revision: cursor });
+        let own = Standpoint { incarnation: self.own, revision };
+        Ok((own, self.provider.meet(self.organization, own, seen).await?))
     }
 
     /// Meets the provider, and agrees with it where that is needed. Wishes are told from then on. Returns where this
     /// tenant stood, and the provider's start.
     pub async fn meet(&self) -> Result<(Standpoint, Option<IncarnationId>)> {
         let (meetings, revision) = self.store.meetings(self.organization).await?;
-        let own = Standpoint { incarnation: self.own, revision };
-        let cursor = self.store.cursors(self.organization).await?.revision;
-        let seen = meetings.provider.map(|incarnation| Standpoint { incarnation, revision: cursor });
-        let met = self.provider.meet(self.organization, own, seen).await?;
+        let (own, met) = self.greet(&meetings, revision).await?;
         if let Some(met) = &met
             && meetings.must_agree(revision, met)
         {

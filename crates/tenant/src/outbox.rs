@@ -277,25 +277,22 @@ impl Outbox {
             }
             Err(error) if entry.may_be_refused() && is_refusal(error.reason) => {
                 info!(reason = error.reason.as_str(), message = error.message, "the provider refuses a wish");
-                let refusal = Refusal { reason: error.reason, message: error.message.clone() };
-                let answer = Answer::Refused(refusal);
+                let answer = Answer::Refused(refusal(&error));
                 self.store.answered(workspace, entry.number, &answer, now).await?;
                 self.queue().answer(workspace, entry.number, || Told::Refused(copy_of(&error)));
                 Ok(())
             }
-            Err(error) if error.reason == ErrorReason::WorkspaceNotFound => {
-                self.store.answered(workspace, entry.number, &Answer::NotFound, now).await?;
-                self.store.call_failed(workspace, entry.number, &error.message, now).await?;
-                Err(error)
-            }
-            Err(error) if entry.retold && is_refusal(error.reason) => {
-                let refusal = Refusal { reason: error.reason, message: error.message.clone() };
-                self.store.answered(workspace, entry.number, &Answer::Refused(refusal), now).await?;
-                self.store.call_failed(workspace, entry.number, &error.message, now).await?;
-                Err(error)
-            }
             Err(error) => {
                 debug!(error = &error as &dyn std::error::Error, "a wish waits");
+                // it may give way to what waits behind it
+                let answer = match error.reason {
+                    ErrorReason::WorkspaceNotFound => Some(Answer::NotFound),
+                    reason if entry.retold && is_refusal(reason) => Some(Answer::Refused(refusal(&error))),
+                    _ => None,
+                };
+                if let Some(answer) = answer {
+                    self.store.answered(workspace, entry.number, &answer, now).await?;
+                }
                 self.store.call_failed(workspace, entry.number, &error.message, now).await?;
                 Err(error)
             }
@@ -378,6 +375,10 @@ const fn is_refusal(reason: ErrorReason) -> bool {
 fn draining() -> Error {
     Error::new(ErrorReason::Draining, "this server is going away; ask again")
         .with_retry_after(Duration::from_secs(1))
+}
+
+fn refusal(error: &Error) -> Refusal {
+    Refusal { reason: error.reason, message: error.message.clone() }
 }
 
 /// The public part of an error, for several who wait for it.
