@@ -27,6 +27,7 @@ impl Outbox {
         loop {
             let Err(error) = self.follow_once(&mut failures).await else { continue };
             failures += 1;
+            self.look_again();
             // once for an outage, not at every attempt
             if failures == 1 {
                 warn!(error = &error as &dyn std::error::Error, "the provider can't be followed");

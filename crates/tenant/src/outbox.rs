@@ -2,7 +2,6 @@
 //! under its own number, until it is answered definitely; a request that asks for something waits for that task's word
 //! and may go away at any time.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use molecule_workspace::agreement::Minter;
 use molecule_workspace::record::WorkspaceRecord;
 use molecule_workspace::store::{Stored, TenantStore};
 use molecule_workspace::{Entry, Wish};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, info_span, warn};
@@ -34,6 +33,8 @@ use crate::queue::Queue;
 const CONCURRENCY: usize = 16;
 /// The pause before the backlog is read again where the store gave no answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// How long a request waits for the two sides to agree, as they do when either of them begins.
+const AGREEMENT: Duration = Duration::from_secs(5);
 /// Over how long a backlog is spread once the provider answers again.
 const SPREAD: Duration = Duration::from_secs(2);
 
@@ -83,7 +84,7 @@ pub struct Outbox {
     /// The start of this tenant that speaks.
     pub(crate) own: IncarnationId,
     /// Whether the provider and this start have agreed; nothing is told before.
-    met: AtomicBool,
+    met: watch::Sender<bool>,
     queue: Mutex<Queue>,
     woken: Notify,
 }
@@ -98,29 +99,50 @@ impl Outbox {
     /// The outbox over a store. It tells nothing until it is [run](Self::run).
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { organization, own, store, provider, rules, minter, clock } = parts;
-        let (met, queue, woken) = (AtomicBool::new(false), Mutex::default(), Notify::new());
+        let (met, queue, woken) = (watch::Sender::new(false), Mutex::default(), Notify::new());
         Arc::new(Self { store, provider, rules, clock, organization, minter, own, met, queue, woken })
     }
 
-    /// Whether a wish that is stored now would be told now; why not, where it would not.
-    pub fn ready(&self) -> Result<()> {
-        self.provider.ready()?;
-        if !self.met.load(Ordering::Acquire) {
-            return Err(Error::new(
-                ErrorReason::ControlPlaneUnavailable,
-                "this tenant-svc and the control plane have not yet agreed on what there is; ask again",
-            )
-            .with_retry_after(Duration::from_secs(1)));
-        }
-        Ok(())
+    /// Whether a wish that is stored now would be told at once.
+    pub fn is_ready(&self) -> bool {
+        self.provider.ready().is_ok() && self.has_met()
+    }
+
+    /// Waits a while until a wish that is stored now would be told at once; why it would not, where it would not.
+    pub async fn ready(&self) -> Result<()> {
+        let mut met = self.met.subscribe();
+        let agreed = async {
+            loop {
+                self.provider.ready()?;
+                // the outbox, which is borrowed, holds the sender
+                if *met.borrow_and_update() || met.changed().await.is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::time::timeout(AGREEMENT, agreed).await.unwrap_or_else(|_| {
+            let message =
+                "this tenant-svc and the control plane have not yet agreed on what there is; ask again";
+            Err(Error::new(ErrorReason::ControlPlaneUnavailable, message)
+                .with_retry_after(Duration::from_secs(1)))
+        })
+    }
+
+    fn has_met(&self) -> bool {
+        *self.met.borrow()
     }
 
     /// Lets wishes be told, or holds them back until the two have agreed again.
     pub(crate) fn set_met(&self, met: bool) {
-        self.met.store(met, Ordering::Release);
+        self.met.send_replace(met);
         if met {
             self.woken.notify_one();
         }
+    }
+
+    /// Has those who wait for the provider look again whether it can be asked.
+    pub(crate) fn look_again(&self) {
+        self.met.send_modify(|_| {});
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -164,7 +186,7 @@ impl Outbox {
         loop {
             loaded = loaded || self.load_backlog().await;
             let mut next = None;
-            if self.met.load(Ordering::Acquire) {
+            if self.has_met() {
                 let mut queue = self.queue();
                 while calls.len() < CONCURRENCY
                     && let Some(workspace) = queue.take_due()

@@ -219,7 +219,7 @@ impl Workspaces {
         key: Option<&RequestKey>,
         taken_back_by: &str,
     ) -> Result<Option<WorkspaceRecord>> {
-        let Err(not_ready) = self.outbox.ready() else { return Ok(None) };
+        let Err(not_ready) = self.outbox.ready().await else { return Ok(None) };
         let Some(key) = key else { return Err(not_ready) };
         match self.store.replayed(self.organization, key).await.map_err(or_unknown)? {
             None => Err(not_ready),
@@ -254,7 +254,7 @@ impl Workspaces {
     /// What the client hears of a wish that may wait: where the provider is away, it is told later.
     async fn answer_soon(&self, stored: Stored) -> Result<WorkspaceRecord> {
         let record = stored.record.clone();
-        if self.outbox.ready().is_err() {
+        if !self.outbox.is_ready() {
             self.outbox.wake(record.workspace);
             return Ok(record);
         }

@@ -33,11 +33,16 @@ const fn seconds(seconds: u64) -> Duration {
 const W: WorkspaceId = Pair::workspace(1);
 
 impl Story {
-    async fn begin(shape: Shape) -> Self {
+    /// Begins at the very start of all processes.
+    async fn begin_at_once(shape: Shape) -> Self {
         let world = Arc::new(World::new(1, true, true));
-        let pair = Pair::start(world, &shape).await;
+        Self { pair: Pair::start(world, &shape).await, requests: 0 }
+    }
+
+    async fn begin(shape: Shape) -> Self {
+        let story = Self::begin_at_once(shape).await;
         tokio::time::sleep(seconds(5)).await;
-        Self { pair, requests: 0 }
+        story
     }
 
     /// Begins with a workspace that runs.
@@ -145,6 +150,28 @@ fn a_create_that_nobody_heard_is_followed_by_a_delete() {
         let story = story.ends_well().await;
         assert_eq!(story.tenant(W).await.unwrap().phase, Phase::Gone);
         assert!(story.pair.cloud.machines().is_empty());
+    });
+}
+
+#[test]
+fn what_is_asked_before_the_two_have_agreed_waits_for_that() {
+    in_a_world(async {
+        let mut story = Story::begin_at_once(Shape::small()).await;
+        story.accepted(Ask::Create).await;
+        // and not for ever: nobody answers
+        let tenant = Arc::clone(&story.pair.tenants[0]);
+        tenant.last_process().unwrap().kill();
+        tenant.network.cut(seconds(600));
+        while tenant.serving().is_none() {
+            tokio::time::sleep(seconds(1)).await;
+        }
+        let heard = story.ask(Ask::Restart).await;
+        assert!(
+            matches!(&heard, Heard::Nothing(error) if error.reason == ErrorReason::ControlPlaneUnavailable),
+            "{heard:?}"
+        );
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running, "{}", story.words());
     });
 }
 
