@@ -17,7 +17,7 @@ use crate::tenant::{Serving, Tenant};
 use crate::world::{World, lock};
 
 /// How often all agents are heard.
-const ROUND: Duration = Duration::from_secs(4 * 60);
+const ROUND: Duration = Duration::from_secs(8 * 60);
 /// How often an agent that is refused, or finds nobody, tries to connect.
 const TRIES: u32 = 60;
 /// How often it reports soon after it has connected.

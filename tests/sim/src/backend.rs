@@ -40,7 +40,9 @@ impl CloudBackend {
     }
 
     async fn back(&self, pause: Duration) {
-        tokio::time::sleep(pause).await;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         self.process.is_let().await;
     }
 }

@@ -165,9 +165,11 @@ impl Cloud {
             let is = |weather| inside.is(weather, None, now);
             (is(Weather::Away), is(Weather::Hangs), is(Weather::Slow))
         });
-        let half = {
+        let (half, back) = {
             let mut rng = self.world.rng();
-            if slow { rng.millis(1_000, 40_000) } else { rng.millis(20, 400) }
+            let half = if slow { rng.millis(1_000, 40_000) } else { rng.millis(20, 400) };
+            // most answers come at once: every pause costs as much as what it parts
+            (half, if slow || rng.once_in(4) { half } else { Duration::ZERO })
         };
         if hangs {
             return std::future::pending().await;
@@ -176,7 +178,7 @@ impl Cloud {
         if away {
             return Err(CallError::Unknown("the provider is away".to_owned()));
         }
-        Ok(half)
+        Ok(back)
     }
 
     pub(crate) fn list(&self, wanted: Option<&[InstanceRef]>) -> Vec<OwnedInstance> {

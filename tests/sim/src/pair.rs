@@ -64,11 +64,15 @@ pub struct Pair {
 /// How long nothing happens at once: agents are heard in between.
 const LONGEST_REST: Duration = Duration::from_secs(40 * 60);
 
+/// How often it is looked whether anything is to be done.
+const LOOKS_EVERY: Duration = Duration::from_secs(45);
+
 /// How patient the engine is: as in production, but that it looks less often where nothing tells it to.
 pub fn policy() -> Policy {
     Policy {
-        longest_sleep: Duration::from_secs(120),
-        sweep_every: Duration::from_secs(90),
+        longest_sleep: Duration::from_secs(180),
+        sweep_every: Duration::from_secs(150),
+        backoff_base: Duration::from_secs(2),
         ..Policy::default()
     }
 }
@@ -215,7 +219,7 @@ impl Pair {
                 tokio::time::advance(left).await;
                 tokio::time::sleep(Duration::from_millis(1)).await;
             } else {
-                tokio::time::sleep(left.min(Duration::from_secs(20))).await;
+                tokio::time::sleep(left.min(LOOKS_EVERY)).await;
             }
         }
     }

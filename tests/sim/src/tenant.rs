@@ -28,7 +28,7 @@ pub const CONNECT: Duration = Duration::from_secs(5 * 60);
 /// How long agents may be silent.
 pub const SILENCE: Duration = Duration::from_secs(50 * 60);
 /// How often agents are looked at.
-const LIVENESS_EVERY: Duration = Duration::from_secs(45);
+const LIVENESS_EVERY: Duration = Duration::from_secs(90);
 
 /// The runtimes of a life: one whose agent is waited for, and one that is ready when its process is.
 const RUNTIMES: &str = r#"
