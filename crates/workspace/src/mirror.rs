@@ -28,8 +28,10 @@ impl Workspace {
             }
             return;
         }
-        // What is wanted is the tenant's to say until the provider has heard the last wish, and has said this after it.
-        let heard = self.outbox.is_empty() && instance.intent >= self.record.answered;
+        // What is wanted is the tenant's to say until the provider has heard the last wish, and has said this after it. Its
+        // answer may come later than this, and be older.
+        let last = self.outbox.last().map_or(self.record.answered, |last| last.number);
+        let heard = instance.intent >= last;
         let is_late = instance.intent > self.record.answered && self.outbox.is_empty();
         let record = &mut self.record;
         if is_late && is_news && instance.wanted_generation > record.generation {

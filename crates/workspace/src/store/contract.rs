@@ -191,6 +191,7 @@ where
     a_refused_creation_that_runs_after_all_is_deleted(store().await).await;
     a_refused_replacement_that_runs_after_all_is_taken_over(store().await).await;
     an_answer_tells_what_is_wanted_though_its_record_is_known(store().await).await;
+    what_the_provider_gave_up_stays_given_up_where_an_older_answer_follows(store().await).await;
     a_refusal_that_nobody_waits_for_can_be_read(store().await).await;
     an_old_word_of_the_provider_changes_no_wish(store().await).await;
     private_parts_are_decided_on_inside_the_transaction(store().await).await;
@@ -409,6 +410,28 @@ async fn an_answer_tells_what_is_wanted_though_its_record_is_known(store: Subjec
     let answer = Answer::Granted(failed);
     let record = store.0.answered(created.workspace, IntentNumber(1), &answer, at(6)).await.unwrap().unwrap();
     assert_eq!((record.desired, record.phase), (Desired::Stopped, Phase::Failed));
+}
+
+/// The stream brought what the provider did after it had granted the wish, and the grant itself comes after that.
+async fn what_the_provider_gave_up_stays_given_up_where_an_older_answer_follows(store: Subject) {
+    let workspace = store.up().await.workspace;
+    let restarted = store.asks(workspace, RESTART).await;
+    let (wanted, number) = (restarted.record, restarted.number.unwrap());
+    store.begins(workspace).await.unwrap();
+    let failed = InstanceView { desired: Desired::Stopped, ..instance(&wanted, number, Phase::Failed, 6) };
+    store.0.mirror(ORG, &[failed], &[], at(5)).await.unwrap();
+    let answer = Answer::Granted(instance(&wanted, number, Phase::Admitted, 5));
+    let record = store.0.answered(workspace, number, &answer, at(6)).await.unwrap().unwrap();
+    assert_eq!((record.desired, record.phase), (Desired::Stopped, Phase::Failed));
+    // a wish that the provider has not heard is not touched by that
+    let number = store.asks(workspace, RESTART).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    let again = InstanceView {
+        desired: Desired::Stopped,
+        ..instance(&record, IntentNumber(number.0 - 1), Phase::Failed, 7)
+    };
+    store.0.mirror(ORG, &[again], &[], at(7)).await.unwrap();
+    assert_eq!(store.0.get(ORG, workspace).await.unwrap().unwrap().desired, Desired::Running);
 }
 
 async fn a_refusal_that_nobody_waits_for_can_be_read(store: Subject) {
