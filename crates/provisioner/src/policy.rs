@@ -29,6 +29,8 @@ pub struct Policy {
     pub backoff_base: Duration,
     /// The longest delay before trying again.
     pub backoff_max: Duration,
+    /// How long until what is on its way is looked at again: an image that is being prepared, an instance that boots.
+    pub look_every: Duration,
     /// The longest sleep where nothing is due: what a lost wake-up costs.
     pub longest_sleep: Duration,
     /// How often everything is compared with the provider, and orphans are looked for.
@@ -56,6 +58,7 @@ impl Default for Policy {
             stable_after: Duration::from_secs(10 * 60),
             backoff_base: Duration::from_millis(500),
             backoff_max: Duration::from_secs(60),
+            look_every: Duration::from_secs(1),
             longest_sleep: Duration::from_secs(5),
             sweep_every: Duration::from_secs(15),
             orphan_grace: Duration::from_secs(5 * 60),

@@ -1,7 +1,5 @@
 //! The steps of a launch.
 
-use std::time::Duration;
-
 use molecule_domain::lifecycle::{Phase, Reason};
 use molecule_domain::seal::token_context;
 use tracing::info;
@@ -26,7 +24,7 @@ impl Executor {
                 let outcome = Outcome {
                     phase: Some(phase),
                     message: Some(message),
-                    due_at: Some(self.clock.now() + Duration::from_secs(1)),
+                    due_at: Some(self.clock.now() + self.policy.look_every),
                     ..outcome_of(record)
                 };
                 return self.commit("commit.preparing", lease, outcome).await;

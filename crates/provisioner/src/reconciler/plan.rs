@@ -107,7 +107,7 @@ impl Planner<'_> {
                     "an instance of another launch ({}) is in the way; the next sweep looks at it",
                     found.seq
                 ),
-                Duration::from_secs(5),
+                self.policy.look_every * 5,
             );
         }
         if self.record.desired == Desired::Deleted {
@@ -185,7 +185,7 @@ impl Planner<'_> {
                     attempt: Some(AttemptState::Confirmed),
                     due_at: Some(match found.state {
                         InstanceState::Unattached => self.now,
-                        _ => self.now + Duration::from_secs(1),
+                        _ => self.now + self.policy.look_every,
                     }),
                     ..self.outcome()
                 };
@@ -224,7 +224,7 @@ impl Planner<'_> {
             let proves_from = attempt.call_until + self.visibility_lag;
             if absence.at() <= proves_from {
                 // what the provider does not show yet may be shown at any moment
-                let soon = self.now + Duration::from_secs(1);
+                let soon = self.now + self.policy.look_every;
                 return Action::Wait(soon.min(proves_from + Duration::from_millis(1)));
             }
         }
