@@ -306,6 +306,11 @@ impl Oracle {
             return;
         }
         let is_granted = wished.granted.contains(&number);
+        let creates = |wish: &SeenWish| matches!(wish.wish, Some(Wish::Provision { .. }));
+        if wished.told_as(number).any(|wish| creates(wish)) {
+            // of what was not created nothing is left that later wishes could be about
+            wished.wishes.iter_mut().for_each(|wish| wish.refused = true);
+        }
         for wish in wished.told_as(number) {
             wish.refused = true;
             if is_granted {

@@ -146,6 +146,7 @@ impl Tenant {
         self.world.tell(&process.name, 5, || "starts");
         let clock = self.world.clock(self.skew);
         let store: Arc<dyn TenantStore> = Arc::new(ProcessStore {
+            organization: self.organization,
             database,
             oracle: Arc::clone(&self.oracle),
             process: Arc::clone(&process),

@@ -29,6 +29,8 @@ use crate::world::lock;
 
 /// A tenant's database as its process reaches it.
 pub struct ProcessStore {
+    /// Whose database it is.
+    pub organization: OrganizationId,
     /// The database.
     pub database: Arc<MemoryStore>,
     /// Who learns of what is stored.
@@ -177,8 +179,14 @@ impl TenantStore for ProcessStore {
         now: Timestamp,
     ) -> Result<Option<WorkspaceRecord>, StoreError> {
         let answered = async {
+            let before = match answer {
+                Answer::Refused(_) => self.database.load(self.organization, workspace).await?,
+                _ => None,
+            };
             let record = self.database.answered(workspace, number, answer, now).await?;
-            if matches!(answer, Answer::Refused(_)) {
+            // what is told again after a restore stays in the outbox, or gives way to what is behind it
+            let entry = before.iter().flat_map(|before| &before.outbox).find(|entry| entry.number == number);
+            if entry.is_some_and(Entry::may_be_refused) {
                 self.oracle.taken_back(workspace, number);
             }
             Ok(record)
