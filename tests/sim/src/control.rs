@@ -1,7 +1,7 @@
 //! The control plane: its database, as each replica reaches it, and the replicas.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use molecule_domain::Timestamp;
@@ -55,7 +55,8 @@ pub struct ControlPlane {
     ledger: Mutex<Ledger>,
     replicas: Mutex<Vec<Replica>>,
     streams: AtomicU64,
-    put_back: AtomicBool,
+    /// The incarnation that began with the last restore.
+    restored_as: Mutex<Option<IncarnationId>>,
 }
 
 impl std::fmt::Debug for ControlPlane {
@@ -115,7 +116,7 @@ impl ControlPlane {
             ledger: Mutex::default(),
             replicas: Mutex::default(),
             streams: AtomicU64::new(0),
-            put_back: AtomicBool::new(false),
+            restored_as: Mutex::default(),
         })
     }
 
@@ -149,15 +150,25 @@ impl ControlPlane {
             }
         }
         *lock(&self.ledger) = ledger;
-        self.put_back.store(true, Ordering::Relaxed);
         *lock(&self.book) = backup.book;
         *lock(&self.database) = database;
         self.begin();
+        *lock(&self.restored_as) = self.incarnation();
     }
 
     /// Whether its database was ever put back.
     pub fn was_put_back(&self) -> bool {
-        self.put_back.load(Ordering::Relaxed)
+        self.restored_as().is_some()
+    }
+
+    /// The incarnation that began with the last restore.
+    pub fn restored_as(&self) -> Option<IncarnationId> {
+        *lock(&self.restored_as)
+    }
+
+    /// Lets all replicas go, which hold it as it holds them.
+    pub fn end(&self) {
+        lock(&self.replicas).clear();
     }
 
     /// Begins a new incarnation over the database as it is.

@@ -16,6 +16,7 @@ pub mod inside;
 pub mod known;
 pub mod life;
 pub mod machine;
+pub mod operator;
 pub mod oracle;
 pub mod pair;
 pub mod process;

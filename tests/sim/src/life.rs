@@ -62,6 +62,7 @@ pub fn lead(seed: u64, told: bool, faults: bool) -> Lived {
         let pair = Pair::start(Arc::clone(&world), &shape).await;
         day(&pair, faults).await;
         pair.check().await;
+        pair.control.end();
         let (hash, words) = {
             let story = world.story();
             (story.hash(), story.words().to_owned())

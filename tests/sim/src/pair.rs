@@ -70,6 +70,7 @@ const LOOKS_EVERY: Duration = Duration::from_secs(45);
 /// How patient the engine is: as in production, but that it looks less often where nothing tells it to.
 pub fn policy() -> Policy {
     Policy {
+        look_every: Duration::from_secs(4),
         longest_sleep: Duration::from_secs(180),
         sweep_every: Duration::from_secs(150),
         backoff_base: Duration::from_secs(2),
@@ -162,18 +163,30 @@ impl Pair {
             })
     }
 
+    /// Whether every tenant has agreed with the control plane as both of them are now.
+    pub async fn has_agreed(&self) -> bool {
+        for tenant in &self.tenants {
+            let (meetings, _) = tenant.database().meetings(tenant.organization).await.unwrap_or_default();
+            let own = meetings.held.last().map(|own| own.id);
+            if meetings.agreed_in != own || meetings.provider != self.control.incarnation() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Whether nothing is to be done by anybody: time alone changes nothing.
     pub async fn is_quiet(&self) -> bool {
         if self.world.is_busy() || !self.is_whole() || !self.cloud.is_calm() || !self.agents.is_calm() {
             return false;
         }
+        if !self.has_agreed().await {
+            return false;
+        }
         for tenant in &self.tenants {
             let database = tenant.database();
             let cursors = database.cursors(tenant.organization).await.unwrap_or_default();
-            let (meetings, _) = database.meetings(tenant.organization).await.unwrap_or_default();
-            let own = meetings.held.last().map(|own| own.id);
-            let agreed = meetings.agreed_in == own && meetings.provider == self.control.incarnation();
-            let told = agreed && cursors.revision >= self.control.revision_of(tenant.organization);
+            let told = cursors.revision >= self.control.revision_of(tenant.organization);
             if !told || database.waiting().await.is_ok_and(|waiting| !waiting.is_empty()) {
                 return false;
             }

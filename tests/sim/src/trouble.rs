@@ -3,15 +3,14 @@
 
 use std::time::Duration;
 
-use molecule_domain::id::{OrganizationId, WorkspaceId};
-use molecule_domain::limits::Standing;
-use molecule_provisioner::admission::Account;
-use molecule_provisioner::store::Store;
+use molecule_domain::id::WorkspaceId;
+
+use tokio::time::Instant;
 
 use crate::client::{Ask, Request};
-use crate::coverage::Restored;
 use crate::faults::{Armed, Fault, RARE_STEPS, RAREST_STEPS, all_pairs};
 use crate::life::RESTORES;
+use crate::operator;
 use crate::pair::Pair;
 use crate::weather::Weather;
 
@@ -19,7 +18,7 @@ use crate::weather::Weather;
 pub async fn happens(pair: &Pair) {
     let world = &pair.world;
     if RESTORES && world.rng().once_in(20) {
-        return restore(pair).await;
+        return operator::restore(pair).await;
     }
     let draw = world.rng().below(100);
     match draw {
@@ -66,7 +65,7 @@ pub async fn happens(pair: &Pair) {
                 }
             }
         }
-        _ => standing(pair).await,
+        _ => operator::suspend(pair, long(pair)).await,
     }
 }
 
@@ -160,61 +159,6 @@ fn freeze(pair: &Pair) {
     }
 }
 
-/// A database is set back to what it was a while ago.
-async fn restore(pair: &Pair) {
-    let world = &pair.world;
-    let later = world.rng().seconds(60, 3 * 3600);
-    let one = usize::try_from(world.rng().below(pair.tenants.len() as u64 + 1)).unwrap_or(0);
-    if let Some(tenant) = pair.tenants.get(one) {
-        let backup = tenant.database().data();
-        tokio::time::sleep(later).await;
-        if world.is_over() {
-            return;
-        }
-        world.tell("operator", 65, || format!("RESTORES tenant {}, set back by {later:?}", one + 1));
-        *world.coverage().restored.entry(Restored::Tenant).or_default() += 1;
-        tenant.put_back(backup);
-        pair.oracle.set_back(tenant.organization);
-    } else {
-        let backup = pair.control.backup();
-        tokio::time::sleep(later).await;
-        if world.is_over() {
-            return;
-        }
-        world.is_wrong("restored", None, Duration::from_secs(60));
-        world.tell("operator", 66, || format!("RESTORES the control plane, set back by {later:?}"));
-        *world.coverage().restored.entry(Restored::ControlPlane).or_default() += 1;
-        let organizations: Vec<_> = pair.tenants.iter().map(|tenant| tenant.organization).collect();
-        pair.control.put_back(backup, &organizations).await;
-        for organization in organizations {
-            // the operator looks over the accounts
-            set_standing(pair, organization, Standing::Good).await;
-        }
-    }
-    world.coverage().trouble("restore");
-}
-
-/// An organisation may not launch for a while.
-async fn standing(pair: &Pair) {
-    let world = &pair.world;
-    let tenant = usize::try_from(world.rng().below(pair.tenants.len() as u64)).unwrap_or(0);
-    let organization = pair.tenants[tenant].organization;
-    let lasts = long(pair);
-    world.coverage().trouble("standing");
-    world.tell("operator", 63, || format!("tenant {} may not launch for {lasts:?}", tenant + 1));
-    set_standing(pair, organization, Standing::Suspended).await;
-    tokio::time::sleep(lasts).await;
-    set_standing(pair, organization, Standing::Good).await;
-}
-
-async fn set_standing(pair: &Pair, organization: OrganizationId, standing: Standing) {
-    let database = pair.control.database();
-    if let Ok(account) = database.account(organization, pair.world.now()).await {
-        // the memory store takes any account
-        let _ = database.set_account(organization, Account { standing, ..account }).await;
-    }
-}
-
 fn some_machine(pair: &Pair) -> Option<WorkspaceId> {
     let machines = pair.cloud.machines();
     let booting_too = pair.world.rng().once_in(2);
@@ -233,11 +177,13 @@ pub async fn ends(pair: &Pair) {
     pair.world.disarm();
     pair.world.ends();
     loop {
-        let clears = pair.cloud.clears_at().is_some_and(|at| at > pair.world.now());
-        if pair.is_whole() && !clears {
+        let clears =
+            pair.cloud.clears_at().map(|at| at.since(pair.world.now())).filter(|left| !left.is_zero());
+        if pair.is_whole() && clears.is_none() {
             break;
         }
-        tokio::time::sleep(Duration::from_secs(20)).await;
+        let wait = clears.unwrap_or_default().max(Duration::from_secs(20));
+        pair.pass(Instant::now() + wait).await;
     }
     pair.world.tell("life", 64, || "the last fault is over");
 }

@@ -1,0 +1,104 @@
+//! What operators do: they put databases back, look over what no record explains then, and suspend organisations.
+
+use std::time::Duration;
+
+use molecule_domain::id::OrganizationId;
+use molecule_domain::limits::Standing;
+use molecule_provisioner::admission::Account;
+use molecule_provisioner::store::Store;
+use tokio::sync::oneshot;
+
+use crate::coverage::Restored;
+use crate::pair::Pair;
+
+/// A database is set back to what it was a while ago.
+pub async fn restore(pair: &Pair) {
+    let world = &pair.world;
+    let later = world.rng().seconds(60, 3 * 3600);
+    let one = usize::try_from(world.rng().below(pair.tenants.len() as u64 + 1)).unwrap_or(0);
+    if let Some(tenant) = pair.tenants.get(one) {
+        let backup = tenant.database().data();
+        tokio::time::sleep(later).await;
+        if world.is_over() {
+            return;
+        }
+        world.tell("operator", 65, || format!("RESTORES tenant {}, set back by {later:?}", one + 1));
+        *world.coverage().restored.entry(Restored::Tenant).or_default() += 1;
+        tenant.put_back(backup);
+        pair.oracle.set_back(tenant.organization);
+    } else {
+        let backup = pair.control.backup();
+        tokio::time::sleep(later).await;
+        if world.is_over() {
+            return;
+        }
+        world.is_wrong("restored", None, Duration::from_secs(60));
+        world.tell("operator", 66, || format!("RESTORES the control plane, set back by {later:?}"));
+        *world.coverage().restored.entry(Restored::ControlPlane).or_default() += 1;
+        let organizations: Vec<_> = pair.tenants.iter().map(|tenant| tenant.organization).collect();
+        pair.control.put_back(backup, &organizations).await;
+        for organization in organizations {
+            // the operator looks over the accounts
+            set_standing(pair, organization, Standing::Good).await;
+        }
+        let pair = pair.clone();
+        tokio::spawn(async move { look_over_orphans(&pair).await });
+    }
+    world.coverage().trouble("restore");
+}
+
+/// After a restore of the control plane the sweep destroys nothing: an operator lists what no record explains, and removes
+/// it once all tenants have agreed with the restored control plane, until a list is empty.
+async fn look_over_orphans(pair: &Pair) {
+    let restored = pair.control.restored_as();
+    loop {
+        let pause = pair.world.rng().seconds(240, 900);
+        tokio::time::sleep(pause).await;
+        if pair.control.restored_as() != restored {
+            // it was put back once more: whoever did that looks
+            return;
+        }
+        let place = (0..pair.control.places()).find(|place| pair.control.replica(*place).process.is_well());
+        let Some(replica) = place.map(|place| pair.control.replica(place)) else { continue };
+        if !pair.is_whole() || !pair.has_agreed().await {
+            continue;
+        }
+        // a replica that dies meanwhile answers nothing
+        let (sender, receiver) = oneshot::channel();
+        let engine = replica.engine.clone();
+        replica.process.spawn(async move {
+            let listed = engine.orphans().await;
+            if let Ok(Some(orphans)) = &listed {
+                engine.remove_orphans(orphans).await;
+            }
+            // nobody else ends this wait
+            let _ = sender.send(listed);
+        });
+        let Ok(Ok(Some(orphans))) = receiver.await else { continue };
+        pair.world.tell("operator", 67, || format!("looks over orphans: {orphans:?}"));
+        if orphans.instances.is_empty() && orphans.workspaces.is_empty() {
+            return;
+        }
+        pair.world.coverage().figure("times that an operator removed orphans");
+    }
+}
+
+/// An organisation may not launch for so long.
+pub async fn suspend(pair: &Pair, lasts: Duration) {
+    let world = &pair.world;
+    let tenant = usize::try_from(world.rng().below(pair.tenants.len() as u64)).unwrap_or(0);
+    let organization = pair.tenants[tenant].organization;
+    world.coverage().trouble("standing");
+    world.tell("operator", 63, || format!("tenant {} may not launch for {lasts:?}", tenant + 1));
+    set_standing(pair, organization, Standing::Suspended).await;
+    tokio::time::sleep(lasts).await;
+    set_standing(pair, organization, Standing::Good).await;
+}
+
+async fn set_standing(pair: &Pair, organization: OrganizationId, standing: Standing) {
+    let database = pair.control.database();
+    if let Ok(account) = database.account(organization, pair.world.now()).await {
+        // the memory store takes any account
+        let _ = database.set_account(organization, Account { standing, ..account }).await;
+    }
+}
