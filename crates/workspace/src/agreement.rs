@@ -136,6 +136,8 @@ struct Held {
     intent: IntentNumber,
     answered: IntentNumber,
     generation: Generation,
+    /// Whether a wish waits that brings this generation.
+    brings: bool,
     deleting: bool,
     gone: bool,
 }
@@ -175,7 +177,11 @@ fn verdict(held: Option<Held>, has: Option<Has>) -> Verdict {
         (Some(held), Some(has)) if has.intent > held.intent || has.generation > held.generation => {
             Verdict::Adopt
         }
-        (Some(held), Some(has)) if has.intent < held.answered => Verdict::TellAgain,
+        (Some(held), Some(has))
+            if has.intent < held.answered || has.generation < held.generation && !held.brings =>
+        {
+            Verdict::TellAgain
+        }
         (Some(_), Some(_)) => Verdict::Same,
     }
 }
@@ -227,7 +233,8 @@ impl Workspace {
             self.take_over(instance, now, terms.own, &mut effects);
             let unknown = self.record.phase == Phase::Up || self.record.phase == Phase::Booting;
             if terms.set_back && unknown && !knows_agent {
-                self.record.recovered = Some(instance.generation);
+                // of the generation that replaces it no more may be known
+                self.record.recovered = self.record.recovered.max(Some(instance.generation));
             }
         }
         self.refresh_pending();
@@ -288,6 +295,10 @@ impl Workspace {
             intent: self.record.intent,
             answered: self.record.answered,
             generation: self.record.generation,
+            brings: self
+                .outbox
+                .iter()
+                .any(|entry| entry.wish.launches() && entry.generation == self.record.generation),
             deleting: self.record.is_deleting(),
             gone: self.record.phase == Phase::Gone,
         }
@@ -365,6 +376,9 @@ impl Workspace {
         } else {
             Vec::new()
         };
+        // under a number that nothing else was told by: an earlier call may still be heard
+        let done = instance.map_or(self.record.intent, |has| has.intent.max(self.record.intent));
+        self.record.intent = done.next();
         self.retell(wish, sealed_token, terms.own, now, effects);
     }
 
@@ -424,7 +438,7 @@ mod tests {
 
     fn held(intent: i64, answered: i64, generation: u32, deleting: bool, gone: bool) -> Held {
         let (intent, answered) = (IntentNumber(intent), IntentNumber(answered));
-        Held { intent, answered, generation: Generation(generation), deleting, gone }
+        Held { intent, answered, generation: Generation(generation), brings: false, deleting, gone }
     }
 
     fn has(intent: i64, generation: u32, deleting: bool) -> Has {
@@ -461,6 +475,9 @@ mod tests {
             (alive(5, 5), runs(5, 3), Adopt),
             (alive(5, 5), runs(4, 2), TellAgain),
             (alive(7, 5), runs(4, 1), TellAgain),
+            (alive(7, 7), runs(7, 1), TellAgain),
+            (alive(7, 5), runs(7, 1), TellAgain),
+            (alive(7, 5).map(|held| Held { brings: true, ..held }), runs(5, 1), Same),
             // one side knows it as deleted
             (alive(5, 5), ends(6), Deleted),
             (alive(7, 5), ends(3), Deleted),

@@ -28,10 +28,6 @@ impl Workspace {
             }
             return;
         }
-        // What is wanted is the tenant's to say until the provider has heard the last wish, and has said this after it. Its
-        // answer may come later than this, and be older.
-        let last = self.outbox.last().map_or(self.record.answered, |last| last.number);
-        let heard = instance.intent >= last;
         let is_late = instance.intent > self.record.answered && self.outbox.is_empty();
         let record = &mut self.record;
         if is_late && is_news && instance.wanted_generation > record.generation {
@@ -41,9 +37,17 @@ impl Workspace {
             record.spec.runtime.clone_from(&instance.runtime);
             record.spec.tier = instance.tier;
         }
-        if heard && instance.revision >= record.instance_revision && record.desired != instance.desired {
-            record.desired = instance.desired;
-            effects.visible = true;
+        if instance.intent >= record.answered && instance.revision >= record.instance_revision {
+            // What is wanted is the tenant's to say until the provider has heard the last wish. What the provider made of
+            // those before is what a refusal of the next goes back to.
+            match self.outbox.iter_mut().find(|entry| entry.number > instance.intent) {
+                Some(next) => next.undo.desired = instance.desired,
+                None if record.desired != instance.desired => {
+                    record.desired = instance.desired;
+                    effects.visible = true;
+                }
+                None => {}
+            }
         }
         if !is_news {
             return;

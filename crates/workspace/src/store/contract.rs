@@ -192,6 +192,7 @@ where
     a_refused_replacement_that_runs_after_all_is_taken_over(store().await).await;
     an_answer_tells_what_is_wanted_though_its_record_is_known(store().await).await;
     what_the_provider_gave_up_stays_given_up_where_an_older_answer_follows(store().await).await;
+    a_refusal_goes_back_to_what_the_provider_gave_up_meanwhile(store().await).await;
     a_refusal_that_nobody_waits_for_can_be_read(store().await).await;
     an_old_word_of_the_provider_changes_no_wish(store().await).await;
     private_parts_are_decided_on_inside_the_transaction(store().await).await;
@@ -203,12 +204,15 @@ where
     history_is_kept_for_a_day(store().await).await;
     what_the_provider_has_lost_is_told_again(store().await).await;
     what_is_told_again_holds_up_no_stop_and_no_deletion(store().await).await;
+    what_is_told_again_has_a_number_of_its_own(store().await).await;
+    a_wish_that_overtook_the_agreement_loses_no_generation(store().await).await;
     what_has_failed_at_the_provider_is_replaced(store().await).await;
     a_deletion_of_what_the_provider_lost_is_done(store().await).await;
     later_wishes_that_the_provider_knows_win(store().await).await;
     a_wish_of_this_start_is_told_whatever_number_it_had(store().await).await;
     what_one_side_knows_as_deleted_is_never_launched_by_the_other(store().await).await;
     what_the_tenant_does_not_know_is_taken_back_and_let_be(store().await).await;
+    of_two_unknown_generations_the_later_is_let_be_as_well(store().await).await;
     a_watch_from_before_a_restore_begins_anew(store().await).await;
 }
 
@@ -432,6 +436,19 @@ async fn what_the_provider_gave_up_stays_given_up_where_an_older_answer_follows(
     };
     store.0.mirror(ORG, &[again], &[], at(7)).await.unwrap();
     assert_eq!(store.0.get(ORG, workspace).await.unwrap().unwrap().desired, Desired::Running);
+}
+
+/// A start waits while the stream tells that the provider gave the launch up, and is refused for that.
+async fn a_refusal_goes_back_to_what_the_provider_gave_up_meanwhile(store: Subject) {
+    let up = store.up().await;
+    let number = store.asks(up.workspace, Wish::Start).await.number.unwrap();
+    store.begins(up.workspace).await.unwrap();
+    let failed =
+        InstanceView { desired: Desired::Stopped, ..instance(&up, IntentNumber(1), Phase::Failed, 5) };
+    store.0.mirror(ORG, &[failed], &[], at(5)).await.unwrap();
+    assert_eq!(store.0.get(ORG, up.workspace).await.unwrap().unwrap().desired, Desired::Running);
+    let record = store.0.answered(up.workspace, number, &refused(), at(6)).await.unwrap().unwrap();
+    assert_eq!((record.desired, record.phase), (Desired::Stopped, Phase::Failed));
 }
 
 async fn a_refusal_that_nobody_waits_for_can_be_read(store: Subject) {
@@ -695,6 +712,43 @@ async fn what_is_told_again_holds_up_no_stop_and_no_deletion(store: Subject) {
     }
 }
 
+/// A start was refused and taken back; then the provider was put back to before the stop. A late call of the start must not
+/// be taken for the stop that is told again.
+async fn what_is_told_again_has_a_number_of_its_own(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let stop = store.asks(workspace, Wish::Stop(None)).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    let stopped = InstanceView { desired: Desired::Stopped, ..instance(&up, stop, Phase::Stopped, 5) };
+    store.0.answered(workspace, stop, &Answer::Granted(stopped), at(5)).await.unwrap();
+    let start = store.asks(workspace, Wish::Start).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    store.0.answered(workspace, start, &refused(), at(6)).await.unwrap();
+    store.meets(&[instance(&up, IntentNumber(1), Phase::Up, 2)], false).await;
+    let again = store.begins(workspace).await.unwrap();
+    assert_eq!(again.wish, Wish::Stop(None));
+    assert!(again.number > start, "{again:?}");
+}
+
+/// A stop was told to a provider that had been put back to before a replacement, before the two agreed on that.
+async fn a_wish_that_overtook_the_agreement_loses_no_generation(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let replaced = store.asks(workspace, RESTART).await;
+    store.begins(workspace).await.unwrap();
+    let second = instance(&replaced.record, replaced.number.unwrap(), Phase::Up, 5);
+    store.0.answered(workspace, replaced.number.unwrap(), &Answer::Granted(second), at(5)).await.unwrap();
+    let stop = store.asks(workspace, Wish::Stop(None)).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    let first = InstanceView { desired: Desired::Stopped, ..instance(&up, stop, Phase::Stopped, 6) };
+    store.0.answered(workspace, stop, &Answer::Granted(first.clone()), at(6)).await.unwrap();
+    assert_eq!(store.meets(&[first], false).await.told_again, [workspace]);
+    let again = store.begins(workspace).await.unwrap();
+    assert_eq!(again.wish, Wish::Replace { run: false, reset_session: false });
+    assert_eq!(again.generation, Generation(2));
+    assert!(again.number > stop, "the provider takes it for no replay: {again:?}");
+}
+
 /// The provider was put back while a stop and a deletion waited.
 async fn a_deletion_of_what_the_provider_lost_is_done(store: Subject) {
     let workspace = store.up().await.workspace;
@@ -824,6 +878,22 @@ async fn what_the_tenant_does_not_know_is_taken_back_and_let_be(store: Subject) 
     let record =
         store.0.answered(stranger, entry.number, &Answer::Granted(replaced), at(60)).await.unwrap().unwrap();
     assert!(!record.is_recovered());
+}
+
+/// A replacement was under way when the tenant was put back: neither the generation that runs nor the one that follows is
+/// known here.
+async fn of_two_unknown_generations_the_later_is_let_be_as_well(store: Subject) {
+    let up = store.up().await;
+    let under_way = InstanceView {
+        generation: Generation(2),
+        wanted_generation: Generation(3),
+        ..instance(&up, IntentNumber(4), Phase::Up, 8)
+    };
+    store.meets(std::slice::from_ref(&under_way), true).await;
+    let replaced = InstanceView { generation: Generation(3), revision: Revision(9), ..under_way };
+    store.0.mirror(ORG, &[replaced], &[], at(60)).await.unwrap();
+    let record = store.0.get(ORG, up.workspace).await.unwrap().unwrap();
+    assert!(record.is_recovered(), "{record:?}");
 }
 
 async fn a_watch_from_before_a_restore_begins_anew(store: Subject) {
