@@ -20,14 +20,19 @@ pub async fn run(workspaces: Workspaces, patience: Patience, cancel: Cancellatio
     }
 }
 
-/// Looks at every workspace once, and measures how long wishes wait. What looks wrong is judged again inside a transaction: the agent may have been heard,
-/// or something else asked for, since it was read.
+/// Looks at every workspace once, and measures how long wishes wait. What looks wrong is judged again inside a transaction:
+/// the agent may have been heard, or something else asked for, since it was read. Nobody is judged before this start and
+/// the provider have agreed.
 pub async fn pass(workspaces: &Workspaces, patience: &Patience) -> Result<()> {
     let (records, _) = workspaces.store.snapshot(workspaces.organization).await?;
     let now = workspaces.clock.now();
     let waits =
         records.iter().filter_map(|record| record.pending.as_ref()).map(|pending| pending.since).min();
     metrics::oldest_wish(waits.map_or(Duration::ZERO, |since| now.since(since)));
+    if !workspaces.outbox.has_met() {
+        // an agent that runs may be unknown to a database that was put back
+        return Ok(());
+    }
     for record in records.iter().filter(|record| judge(record, patience, now) != Verdict::Fine) {
         let workspace = record.workspace;
         let verdict = workspaces.store.judge_agent(workspaces.organization, workspace, patience, now).await?;

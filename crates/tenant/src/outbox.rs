@@ -128,7 +128,7 @@ impl Outbox {
         })
     }
 
-    fn has_met(&self) -> bool {
+    pub(crate) fn has_met(&self) -> bool {
         *self.met.borrow()
     }
 

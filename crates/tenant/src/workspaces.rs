@@ -152,7 +152,8 @@ impl Workspaces {
 
     /// Deletes a workspace with all it holds.
     pub async fn delete(&self, workspace: WorkspaceId, on: Conditions) -> Result<WorkspaceRecord> {
-        let found = self.get(workspace).await?;
+        let found = self.store.get(self.organization, workspace).await.map_err(or_unknown)?;
+        let found = found.ok_or_else(|| Error::workspace_not_found(workspace))?;
         if found.is_deleting() && on.etag.is_none() {
             return Ok(found);
         }
