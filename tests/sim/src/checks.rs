@@ -12,9 +12,11 @@ use molecule_workspace::Workspace;
 use molecule_workspace::record::WorkspaceRecord;
 use molecule_workspace::store::TenantStore;
 
+use crate::control::LostFailure;
+use crate::explain::explains;
 use crate::known::{Known, Violation};
 use crate::machine::Machine;
-use crate::oracle::{Expected, fields_of, short};
+use crate::oracle::{Expected, fields_of};
 use crate::pair::Pair;
 use crate::tenant::RULES;
 use crate::tenant_store::open_private;
@@ -27,33 +29,15 @@ struct Seen<'a> {
     machines: Vec<&'a Machine>,
     expected: Option<Expected>,
     denied: bool,
-    /// Whether the control plane's database was put back.
-    put_back: bool,
+    /// Its failure that was lost when the control plane's database was put back.
+    lost_failure: Option<LostFailure>,
     /// Whether its tenant's database was set back.
     set_back: bool,
 }
 
 impl Seen<'_> {
-    /// Whether there is a machine of a launch that the engine does not know, or was.
-    fn is_of_unknown_launch(&self) -> bool {
-        let live = self.engine.as_ref().filter(|record| record.phase != Phase::Gone);
-        let attempt = live.and_then(|record| record.live_attempt()).map(|attempt| attempt.seq);
-        // what was in the way may have been swept at last, too late for a launch
-        let was = |record: &&InstanceRecord| {
-            matches!(record.reason, Some(Reason::NameTaken | Reason::LaunchTimeout))
-        };
-        live.as_ref().is_some_and(was)
-            || self.machines.iter().any(|machine| {
-                live.is_none_or(|record| record.generation != machine.instance.generation)
-                    || Some(machine.seq) != attempt
-            })
-    }
-
     /// The finding that explains what is wrong with it, where one does.
     fn known(&self) -> Option<Known> {
-        if self.put_back && self.is_of_unknown_launch() {
-            return Some(Known::B5);
-        }
         let same = |one: &&Machine, other: &&Machine| one.id != other.id && one.instance == other.instance;
         if self.machines.iter().any(|one| self.machines.iter().any(|other| same(one, other))) {
             return Some(Known::B4);
@@ -68,59 +52,6 @@ impl Seen<'_> {
         }
         let unsealed = record.message.contains("bootstrap token can't be unsealed");
         (record.phase == Phase::Failed && !up && unsealed).then_some(Known::B1)
-    }
-}
-
-/// The kinds of trouble that may end in FAILED for a reason.
-fn explains(reason: Reason) -> &'static [&'static str] {
-    match reason {
-        Reason::ImageUnavailable => &["no image"],
-        Reason::NetworkUnavailable => &["no network"],
-        // a stray of the same generation may come to be listed after it failed for something else
-        Reason::NameTaken => &["name taken", "shows late", "late", "doubles", "frozen"],
-        Reason::LaunchRefused => &["refuses"],
-        Reason::LaunchTimeout => &[
-            "away",
-            "hangs",
-            "slow",
-            "late",
-            "half",
-            "preparing",
-            "frozen",
-            "replica down",
-            "shows late",
-            "doubles",
-            "slow boot",
-            "full",
-            "restored",
-        ],
-        Reason::BackendUnreachable => &["away", "hangs", "slow", "frozen", "replica down"],
-        Reason::BootTimeout => &["slow boot", "frozen", "replica down", "away", "hangs", "slow"],
-        Reason::StopTimeout => &["slow stop", "slow", "hangs", "away", "frozen", "replica down"],
-        Reason::CrashLoop => &["crash loop", "init fails", "crash", "vanish", "shows late"],
-        Reason::InitFailed => &["init fails"],
-        Reason::AgentNotConnected => {
-            // the token of a launch is erased once that is confirmed, so an instance that replaces it can't connect
-            &[
-                "silent",
-                "vanish",
-                "shows late",
-                "crash",
-                "tenant down",
-                "frozen",
-                "cut",
-                "crash loop",
-                "init fails",
-                "slow boot",
-            ]
-        }
-        Reason::NoCapacity => &["full"],
-        Reason::ProviderQuota => &["quota"],
-        Reason::AgentSilent
-        | Reason::AgentErrors
-        | Reason::Restarting
-        | Reason::OrganizationSuspended
-        | Reason::Recovered => &[],
     }
 }
 
@@ -151,7 +82,7 @@ impl Pair {
                 engine: engine.get(&id).cloned(),
                 machines: machines.iter().filter(|machine| machine.instance.workspace == id).collect(),
                 expected: wished.get(&id).map(crate::oracle::Wished::expected),
-                put_back: self.control.was_put_back(),
+                lost_failure: self.control.lost_failure(id),
                 set_back: wished.get(&id).is_some_and(|wished| wished.set_back),
                 denied: wished.get(&id).is_some_and(|wished| wished.denied),
             };
@@ -162,9 +93,7 @@ impl Pair {
         for owner in
             volumes.iter().filter(|owner| engine.get(owner).is_none_or(|one| one.phase == Phase::Gone))
         {
-            let known = self.control.was_put_back().then_some(Known::B5);
-            let violation = Violation::new("nothing is leaked", format!("volumes of {owner}"));
-            self.world.violated(violation.known_as(known));
+            self.world.violated(Violation::new("nothing is leaked", format!("volumes of {owner}")));
         }
         self.check_watchers().await;
     }
@@ -343,7 +272,8 @@ impl Pair {
             }
             // it had failed, the control plane was put back to before that, and heard again what its tenant held
             (Desired::Running, WorkspaceState::Stopped)
-                if seen.put_back && record.desired == Desired::Stopped =>
+                if record.desired == Desired::Stopped
+                    && seen.lost_failure.is_some_and(|lost| lost.restored_at > expected.since) =>
             {
                 self.end("failed, which was lost in a restore");
             }
@@ -378,11 +308,22 @@ impl Pair {
         };
         // the tenant's clock may be minutes away from the true time, and the replicas' are not
         let failed_at = seen.engine.as_ref().map_or(record.phase_since, |engine| engine.phase_since);
+        // what its tenant told again after a restore failed before that
+        let told_again = seen.lost_failure.filter(|lost| lost.is_told_again(failed_at));
+        let failed_at = told_again.map_or(failed_at, |lost| lost.failed_at);
         let since = failed_at - Duration::from_secs(50 * 60);
-        let until = failed_at + Duration::from_secs(60);
-        // what vanished with its credential can't connect, however much later it is started again
+        // an instance of another launch may come to be in the way long after it has failed for something else
+        let until =
+            if reason == Reason::NameTaken { self.world.now() } else { failed_at + Duration::from_secs(60) };
+        // What vanished with its credential can't connect, however much later it is started again. A launch under a token
+        // of before a restore launches nothing, and is taken for done: the next one has no credential either.
+        let is_without = |machine: &&Machine| machine.bootstrap.is_none();
+        let kinds: &[&str] = match seen.machines.iter().copied().find(is_without) {
+            Some(_) => &["vanish", "restored"],
+            None => &["vanish"],
+        };
         let lost_its_credential = reason == Reason::AgentNotConnected
-            && self.world.was_wrong(&["vanish"], seen.id, Timestamp::default(), until);
+            && self.world.was_wrong(kinds, seen.id, Timestamp::default(), until);
         if !lost_its_credential && !self.world.was_wrong(explains(reason), seen.id, since, until) {
             self.broken("no failure is unexplained", seen, format!("{reason} at {failed_at}"));
         }
@@ -411,61 +352,6 @@ impl Pair {
         if open != engine.is_some_and(|record| record.phase == Phase::Up) {
             let what = format!("{id}: open is {open}, and it is {:?}", engine.map(|record| record.phase));
             self.world.violated(Violation::new("segments tile", what).known_as(known));
-        }
-    }
-
-    /// Whoever follows from any revision, and whoever lists, see the same in the end.
-    async fn check_watchers(&self) {
-        for tenant in &self.tenants {
-            let (database, organization) = (tenant.database(), tenant.organization);
-            let (list, _) = database.snapshot(organization).await.unwrap_or_default();
-            let mut seen: BTreeMap<WorkspaceId, WorkspaceRecord> = BTreeMap::new();
-            let mut at = Revision(0);
-            let limit = u32::try_from(self.world.rng().between(1, 50)).unwrap_or(1);
-            let from_first = database.changes_after(organization, at, limit).await;
-            if from_first.is_err() && tenant.was_set_back() {
-                // whoever follows across that is told to start over with a list
-                self.world.coverage().figure("watchers that have to start over");
-                continue;
-            }
-            while let Ok(changes) = database.changes_after(organization, at, limit).await {
-                if changes.is_empty() {
-                    break;
-                }
-                for change in changes {
-                    if change.revision <= at {
-                        let what = format!("tenant {}: {} after {at}", short(organization), change.revision);
-                        self.world.violated(Violation::new("watchers see each change once", what));
-                    }
-                    at = change.revision;
-                    seen.insert(change.workspace, change);
-                }
-            }
-            seen.retain(|_, record| record.deleted_at.is_none());
-            let visible = |record: &WorkspaceRecord| WorkspaceRecord {
-                agent: molecule_workspace::record::AgentRecord {
-                    health: record.agent.health,
-                    ..molecule_workspace::record::AgentRecord::default()
-                },
-                // what changes it is not told
-                instance_revision: Revision(0),
-                ..record.clone()
-            };
-            let listed: BTreeMap<_, _> =
-                list.iter().map(|record| (record.workspace, visible(record))).collect();
-            let followed: BTreeMap<_, _> = seen.iter().map(|(id, record)| (*id, visible(record))).collect();
-            if listed != followed {
-                let differs = listed.iter().find(|(id, record)| followed.get(id) != Some(record));
-                let what = format!(
-                    "tenant {}: listed {} and followed {}; first that differs: {:?} / {:?}",
-                    short(organization),
-                    listed.len(),
-                    followed.len(),
-                    differs,
-                    differs.and_then(|(id, _)| followed.get(id))
-                );
-                self.world.violated(Violation::new("watchers equal a list", what));
-            }
         }
     }
 }

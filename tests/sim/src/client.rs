@@ -197,7 +197,9 @@ async fn handle(
         return workspaces.create(create).await;
     }
     let etag: Option<IntentNumber> = if request.etag {
-        let seen = workspaces.get(workspace).await?.intent;
+        // a read that gets no answer says nothing of the change
+        let unread = |error: Error| Error { stored: StoredWish::Unknown, ..error };
+        let seen = workspaces.get(workspace).await.map_err(unread)?.intent;
         // the client thinks for a moment, and may find that it has seen something old
         tokio::time::sleep(Duration::from_millis(request.number % 7 * 300)).await;
         Some(seen)

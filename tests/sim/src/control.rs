@@ -1,6 +1,6 @@
 //! The control plane: its database, as each replica reaches it, and the replicas.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -26,10 +26,11 @@ use crate::backend::CloudBackend;
 use crate::book::Book;
 use crate::cloud::Cloud;
 use crate::known::Violation;
+use crate::life::PATIENCE;
+use crate::network::Network;
 use crate::oracle::Oracle;
 use crate::process::{EngineSteps, Process};
 use crate::replica_store::ReplicaStore;
-use crate::seam::Network;
 use crate::secrets::Seal;
 use crate::world::{World, lock};
 
@@ -41,6 +42,22 @@ struct Ledger {
     revisions: BTreeMap<OrganizationId, Revision>,
     /// The last lease of each record.
     leases: BTreeMap<WorkspaceId, Lease>,
+}
+
+/// A workspace had failed when the control plane's database was put back.
+#[derive(Clone, Copy, Debug)]
+pub struct LostFailure {
+    /// When it failed.
+    pub failed_at: Timestamp,
+    /// When the database was put back.
+    pub restored_at: Timestamp,
+}
+
+impl LostFailure {
+    /// Whether what failed then is this one, which its tenant told the control plane again.
+    pub fn is_told_again(&self, failed_at: Timestamp) -> bool {
+        failed_at > self.restored_at && failed_at < self.restored_at + PATIENCE
+    }
 }
 
 /// The control plane's database, and the replicas over it.
@@ -55,8 +72,12 @@ pub struct ControlPlane {
     ledger: Mutex<Ledger>,
     replicas: Mutex<Vec<Replica>>,
     streams: AtomicU64,
+    /// Processes over copies of a tenant's database, which must not be served.
+    twins: Mutex<BTreeSet<IncarnationId>>,
     /// The incarnation that began with the last restore.
     restored_as: Mutex<Option<IncarnationId>>,
+    /// What had failed when the database was put back.
+    failures_lost: Mutex<BTreeMap<WorkspaceId, LostFailure>>,
 }
 
 impl std::fmt::Debug for ControlPlane {
@@ -116,7 +137,9 @@ impl ControlPlane {
             ledger: Mutex::default(),
             replicas: Mutex::default(),
             streams: AtomicU64::new(0),
+            twins: Mutex::default(),
             restored_as: Mutex::default(),
+            failures_lost: Mutex::default(),
         })
     }
 
@@ -149,16 +172,31 @@ impl ControlPlane {
                 *revision = (*revision).max(record.revision);
             }
         }
-        *lock(&self.ledger) = ledger;
+        let known = std::mem::replace(&mut *lock(&self.ledger), ledger).phases;
+        self.note_failures(known.into_keys());
         *lock(&self.book) = backup.book;
         *lock(&self.database) = database;
         self.begin();
         *lock(&self.restored_as) = self.incarnation();
     }
 
-    /// Whether its database was ever put back.
-    pub fn was_put_back(&self) -> bool {
-        self.restored_as().is_some()
+    /// Notes what had failed in the database that is being put back.
+    fn note_failures(&self, known: impl Iterator<Item = WorkspaceId>) {
+        let (database, restored_at) = (self.database(), self.world.now());
+        let mut lost = lock(&self.failures_lost);
+        for record in known.filter_map(|workspace| database.find(workspace)) {
+            if record.phase == Phase::Failed {
+                let before =
+                    lost.get(&record.workspace).filter(|lost| lost.is_told_again(record.phase_since));
+                let failed_at = before.map_or(record.phase_since, |lost| lost.failed_at);
+                lost.insert(record.workspace, LostFailure { failed_at, restored_at });
+            }
+        }
+    }
+
+    /// The failure of a workspace that was lost when the database was last put back.
+    pub fn lost_failure(&self, workspace: WorkspaceId) -> Option<LostFailure> {
+        lock(&self.failures_lost).get(&workspace).copied()
     }
 
     /// The incarnation that began with the last restore.
@@ -196,6 +234,7 @@ impl ControlPlane {
         let now = self.world.now();
         let mut book = lock(&self.book);
         let before = book.meet(organization, own, now)?;
+        self.check_is_no_twin(own);
         if seen.is_some_and(|seen| book.is_behind(revision, &seen)) {
             self.world.coverage().figure("tenants that had seen more than there is");
         }
@@ -205,7 +244,9 @@ impl ControlPlane {
 
     /// Lets a change of a tenant's through, or refuses its process.
     pub(crate) fn heard(&self, organization: OrganizationId, own: Standpoint) -> Result<()> {
-        lock(&self.book).heard(organization, own, self.world.now())
+        lock(&self.book).heard(organization, own, self.world.now())?;
+        self.check_is_no_twin(own);
+        Ok(())
     }
 
     /// A replica opens a stream of a tenant's, or refuses its process; the session ends with what this returns.
@@ -219,6 +260,7 @@ impl ControlPlane {
         let (process, stream) = (Arc::clone(&replica.process), self.streams.fetch_add(1, Ordering::Relaxed));
         let now = self.world.now();
         lock(&self.book).open(organization, own, now, (Arc::clone(&process), stream))?;
+        self.check_is_no_twin(own);
         Ok(OpenStream {
             control: Arc::clone(self),
             network: Arc::clone(network),
@@ -226,6 +268,18 @@ impl ControlPlane {
             process,
             stream,
         })
+    }
+
+    /// From now on it is a violation where this process of a tenant's is served.
+    pub fn is_twin(&self, incarnation: IncarnationId) {
+        lock(&self.twins).insert(incarnation);
+    }
+
+    fn check_is_no_twin(&self, own: Standpoint) {
+        if lock(&self.twins).contains(&own.incarnation) {
+            let what = format!("{} is served beside the process that was served before", own.incarnation);
+            self.world.violated(Violation::new("of two processes of a tenant one is served", what));
+        }
     }
 
     /// Starts a replica in a new place.

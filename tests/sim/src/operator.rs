@@ -8,8 +8,10 @@ use molecule_provisioner::admission::Account;
 use molecule_provisioner::store::Store;
 use tokio::sync::oneshot;
 
+use crate::client::Ask;
 use crate::coverage::Restored;
 use crate::pair::Pair;
+use crate::trouble;
 
 /// A database is set back to what it was a while ago.
 pub async fn restore(pair: &Pair) {
@@ -37,6 +39,7 @@ pub async fn restore(pair: &Pair) {
         *world.coverage().restored.entry(Restored::ControlPlane).or_default() += 1;
         let organizations: Vec<_> = pair.tenants.iter().map(|tenant| tenant.organization).collect();
         pair.control.put_back(backup, &organizations).await;
+        delete_some_that_are_lost(pair, &organizations);
         for organization in organizations {
             // the operator looks over the accounts
             set_standing(pair, organization, Standing::Good).await;
@@ -45,6 +48,17 @@ pub async fn restore(pair: &Pair) {
         tokio::spawn(async move { look_over_orphans(&pair).await });
     }
     world.coverage().trouble("restore");
+}
+
+/// Somebody deletes what the restored control plane does not know, before the two sides have agreed.
+fn delete_some_that_are_lost(pair: &Pair, organizations: &[OrganizationId]) {
+    let all = organizations.iter().flat_map(|organization| pair.oracle.workspaces(*organization));
+    for workspace in all.filter(|workspace| !pair.control.knows(*workspace)) {
+        if pair.world.rng().once_in(3) {
+            let after = pair.world.rng().seconds(0, 60);
+            trouble::ask(pair, Ask::Delete, workspace, after);
+        }
+    }
 }
 
 /// After a restore of the control plane the sweep destroys nothing: an operator lists what no record explains, and removes

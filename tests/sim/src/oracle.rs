@@ -181,6 +181,11 @@ impl Oracle {
         lock(&self.all).clone()
     }
 
+    /// Whose a workspace is.
+    pub fn owner(&self, workspace: WorkspaceId) -> Option<OrganizationId> {
+        lock(&self.all).get(&workspace).map(|wished| wished.organization)
+    }
+
     /// The workspaces of an organisation that may still be there.
     pub fn workspaces(&self, organization: OrganizationId) -> Vec<WorkspaceId> {
         let all = lock(&self.all);
@@ -266,6 +271,14 @@ impl Oracle {
             wished.granted.clear();
             wished.denied = false;
             wished.set_back = true;
+        }
+    }
+
+    /// A tenant whose database was set back learns that a workspace was deleted: what was asked of it since comes to
+    /// nothing.
+    pub fn was_deleted(&self, workspace: WorkspaceId) {
+        if let Some(wished) = lock(&self.all).get_mut(&workspace) {
+            wished.wishes.clear();
         }
     }
 

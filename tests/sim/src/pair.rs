@@ -17,8 +17,8 @@ use crate::backend::KIND;
 use crate::client::Client;
 use crate::cloud::{Cloud, Flavour};
 use crate::control::ControlPlane;
+use crate::network::Network;
 use crate::oracle::Oracle;
-use crate::seam::Network;
 use crate::tenant::Tenant;
 use crate::world::World;
 

@@ -15,6 +15,7 @@ use molecule_provisioner::wakes::Wakes;
 
 use crate::control::ControlPlane;
 use crate::faults::Fault;
+use crate::known::Violation;
 use crate::process::Process;
 
 /// The control plane's database as one replica reaches it.
@@ -160,7 +161,13 @@ impl Store for ReplicaStore {
         outcome: &Outcome,
         release: bool,
     ) -> Result<InstanceRecord, StoreError> {
+        let before = self.database.find(lease.workspace);
         let result = self.database.commit(lease, now, outcome, release).await;
+        if let (Some(before), Ok(after)) = (before, &result)
+            && before.intent != outcome.planned_for
+        {
+            self.check_stale(&before, after);
+        }
         self.written(lease, now, result).await
     }
 
@@ -210,6 +217,20 @@ impl Store for ReplicaStore {
 }
 
 impl ReplicaStore {
+    /// What was planned for an older wish writes facts, and decides nothing.
+    fn check_stale(&self, before: &InstanceRecord, after: &InstanceRecord) {
+        let decided = |record: &InstanceRecord| {
+            let InstanceRecord { phase, desired, reason, generation, wanted_generation, restarts, .. } =
+                *record;
+            (phase, desired, reason, generation, wanted_generation, restarts)
+        };
+        if decided(before) != decided(after) || before.message != after.message {
+            let what = format!("{}: {:?} became {:?}", before.workspace, decided(before), decided(after));
+            self.process.world().violated(Violation::new("a stale plan decides nothing", what));
+        }
+        self.process.world().coverage().figure("outcomes of stale plans");
+    }
+
     /// What the engine wrote, or was not let write.
     async fn written(
         &self,

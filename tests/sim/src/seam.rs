@@ -1,7 +1,7 @@
 //! The channel between a tenant and the control plane: calls and a stream of changes, over a network that loses, delays,
 //! repeats and reorders, to replicas that are dead or frozen at times.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::Phase;
 use molecule_domain::{Clock, Timestamp};
-use molecule_provisioner::admission::{Change, ChangeRequest, ProvisionRequest};
+use molecule_provisioner::admission::{ChangeRequest, ProvisionRequest};
 use molecule_provisioner::backend::{CallError, LogChunk, LogOptions};
 use molecule_provisioner::watch::Cursors as FeedCursors;
 use molecule_tenant::provider::{Changes, Mode, Provider, ProviderInfo};
@@ -23,193 +23,24 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::backend::KIND;
-use crate::control::{ControlPlane, Replica};
 use crate::faults::Fault;
 use crate::known::Violation;
+use crate::network::{Call, Network, Reply, Said, unavailable};
 use crate::oracle::{Oracle, short};
 use crate::process::Process;
-use crate::switch::Switch;
-use crate::world::{SkewedClock, World, lock};
+use crate::world::{SkewedClock, lock};
 
 /// How long a tenant waits for an answer.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// How long a tenant listens to a stream that says nothing: a living one says so every few seconds.
 const SILENCE: Duration = Duration::from_secs(20);
+/// How often a stream that has nothing to say says that it lives: less often than in production, where nobody counts the
+/// steps.
+const BEAT: Duration = Duration::from_secs(25);
 /// How often a call that nobody took is made again.
 const TRIES: u32 = 4;
 /// So many calls a day are more than any tenant has to make.
 const MOST_CALLS: u32 = 20_000;
-
-/// What is asked of the control plane.
-#[derive(Clone, Debug)]
-enum Call {
-    Meet(Option<Standpoint>),
-    Inventory,
-    Provision(Box<ProvisionRequest>),
-    Change(Box<ChangeRequest>),
-}
-
-/// What it answers.
-#[derive(Clone, Debug)]
-enum Reply {
-    Met(Met),
-    Inventory(Vec<InstanceView>),
-    Instance(Box<InstanceView>),
-}
-
-/// An answer, with what its speaker's clock showed.
-#[derive(Clone, Debug)]
-struct Said {
-    reply: Reply,
-    at: Timestamp,
-}
-
-impl Call {
-    fn step(&self) -> &'static str {
-        match self {
-            Self::Meet(_) => "call.meet",
-            Self::Inventory => "call.inventory",
-            Self::Provision(_) => "call.provision",
-            Self::Change(request) => match request.change {
-                Change::Start => "call.start",
-                Change::Stop(_) => "call.stop",
-                Change::Replace { .. } => "call.replace",
-                Change::Delete => "call.delete",
-            },
-        }
-    }
-
-    /// The wish that it tells.
-    fn key(&self) -> Option<(WorkspaceId, IntentNumber)> {
-        match self {
-            Self::Meet(_) | Self::Inventory => None,
-            Self::Provision(request) => Some((request.workspace, request.intent)),
-            Self::Change(request) => Some((request.workspace, request.intent)),
-        }
-    }
-
-    async fn handle(
-        &self,
-        organization: OrganizationId,
-        own: Standpoint,
-        control: &ControlPlane,
-        replica: &Replica,
-    ) -> Result<Reply> {
-        let engine = &replica.engine;
-        let instance = match self {
-            Self::Meet(seen) => return control.meet(organization, own, *seen).map(Reply::Met),
-            Self::Inventory => {
-                let mut all = Vec::<InstanceView>::new();
-                loop {
-                    let after = all.last().map_or_else(Default::default, |last| last.revision);
-                    let batch = engine.changed_after(organization, after).await?;
-                    if batch.is_empty() {
-                        return Ok(Reply::Inventory(all));
-                    }
-                    all.extend(batch.into_iter().map(InstanceView::from));
-                }
-            }
-            Self::Provision(request) => {
-                control.heard(organization, own)?;
-                engine.provision(request).await?
-            }
-            Self::Change(request) => {
-                control.heard(organization, own)?;
-                engine.change(request).await?
-            }
-        };
-        Ok(Reply::Instance(Box::new(InstanceView::from(instance))))
-    }
-}
-
-/// The network between one tenant and the control plane.
-#[derive(Debug)]
-pub struct Network {
-    world: Arc<World>,
-    control: Arc<ControlPlane>,
-    /// Whether nothing gets through.
-    cut: Switch,
-    /// How many calls were made.
-    calls: AtomicU32,
-}
-
-impl Network {
-    /// A network that carries everything.
-    pub fn new(world: Arc<World>, control: Arc<ControlPlane>) -> Arc<Self> {
-        Arc::new(Self { world, control, cut: Switch::default(), calls: AtomicU32::new(0) })
-    }
-
-    /// Nothing gets through for so long.
-    pub fn cut(self: &Arc<Self>, lasts: Duration) {
-        self.cut.set(true);
-        self.world.tell("network", 70, || format!("CUT for {lasts:?}"));
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
-            tokio::time::sleep(lasts).await;
-            this.cut.set(false);
-            this.world.tell("network", 71, || "carries again");
-        });
-    }
-
-    /// Whether nothing gets through.
-    pub fn is_cut(&self) -> bool {
-        self.cut.is_on()
-    }
-
-    /// Waits until everything gets through, or nothing does.
-    async fn becomes(&self, cut: bool) {
-        self.cut.becomes(cut).await;
-    }
-
-    fn delay(&self) -> Duration {
-        self.world.rng().millis(1, 30)
-    }
-
-    /// Carries a call to some replica after a while, where it is handled whether or not somebody still waits.
-    fn deliver(
-        self: &Arc<Self>,
-        (organization, own): (OrganizationId, Standpoint),
-        call: Call,
-        after: Duration,
-        answer: Option<oneshot::Sender<Result<Said>>>,
-    ) {
-        let (this, busy) = (Arc::clone(self), self.world.busy());
-        tokio::spawn(async move {
-            let _busy = busy;
-            tokio::time::sleep(after).await;
-            let Some(replica) = this.control.some_replica() else {
-                if let Some(answer) = answer {
-                    let _ = answer.send(Err(unavailable("no replica takes the call")));
-                }
-                return;
-            };
-            let process = Arc::clone(&replica.process);
-            process.clone().spawn(async move {
-                process.is_let().await;
-                let result = call.handle(organization, own, &this.control, &replica).await;
-                process.is_let().await;
-                this.world.tell(&process.name, 72 + u64::from(result.is_ok()), || {
-                    let heard = match &result {
-                        Err(error) => error.message.clone(),
-                        Ok(Reply::Instance(view)) => {
-                            format!("{} at {}, intent {}", view.phase, view.generation, view.intent)
-                        }
-                        Ok(Reply::Met(met)) => format!("it had seen {:?}", met.seen),
-                        Ok(Reply::Inventory(all)) => format!("{} instances", all.len()),
-                    };
-                    let of = call.key().map(|(workspace, number)| format!(" {number} of {workspace}"));
-                    format!("handles {}{}: {heard}", call.step(), of.unwrap_or_default())
-                });
-                let at = this.world.clock(replica.skew).now();
-                let result = result.map(|reply| Said { reply, at });
-                if let Some(answer) = answer {
-                    // who has gone away needs no word
-                    let _ = answer.send(result);
-                }
-            });
-        });
-    }
-}
 
 /// The control plane as a tenant's process reaches it.
 pub struct Remote {
@@ -227,10 +58,6 @@ struct Stream {
     at: Cursors,
     batches: mpsc::UnboundedReceiver<Result<(Changes, Timestamp)>>,
     from: Arc<Process>,
-}
-
-fn unavailable(why: &str) -> Error {
-    Error::new(ErrorReason::ControlPlaneUnavailable, why)
 }
 
 fn denied() -> Error {
@@ -398,6 +225,10 @@ impl Remote {
             biased;
             batch = stream.batches.recv() => batch.ok_or_else(ended)?,
             () = self.silence(&stream.from) => return Err(ended()),
+            () = self.beat(&stream.from) => {
+                *lock(&self.stream) = Some(stream);
+                return Ok(Changes::default());
+            }
         };
         // what was sent while nothing got through comes once it does, or not at all
         let carried = tokio::time::timeout(SILENCE, self.network.becomes(false)).await;
@@ -412,6 +243,16 @@ impl Remote {
         };
         *lock(&self.stream) = Some(stream);
         Ok(changes)
+    }
+
+    /// Waits until a stream says that it lives.
+    async fn beat(&self, from: &Process) {
+        loop {
+            tokio::time::sleep(BEAT).await;
+            if !self.network.is_cut() && from.is_well() {
+                return;
+            }
+        }
     }
 
     /// Waits until nothing was heard of a stream for too long. What lives says so every few seconds.

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use molecule_domain::Clock;
-use molecule_domain::id::OrganizationId;
+use molecule_domain::id::{IncarnationId, OrganizationId};
 use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::spec::SpecRules;
 use molecule_domain::tier::TierTable;
@@ -16,9 +16,10 @@ use molecule_workspace::store::TenantStore;
 use molecule_workspace::store::memory::{Data, MemoryStore};
 use tokio_util::sync::CancellationToken;
 
+use crate::network::Network;
 use crate::oracle::{Oracle, short};
 use crate::process::Process;
-use crate::seam::{Network, Remote};
+use crate::seam::Remote;
 use crate::secrets::Mint;
 use crate::tenant_store::ProcessStore;
 use crate::world::{World, lock};
@@ -142,19 +143,39 @@ impl Tenant {
         let own = self.world.incarnation();
         let database = Arc::new(MemoryStore::open(self.database().data(), own));
         *lock(&self.database) = Arc::clone(&database);
-        let process = Process::new(format!("tenant-{}", short(self.organization)), Arc::clone(&self.world));
+        let name = format!("tenant-{}", short(self.organization));
+        *lock(&self.serving) = Some(self.run(&name, own, database, &self.oracle));
+    }
+
+    /// Starts a second process beside the first, over a copy of the database: a moved host that still runs. Nobody asks it
+    /// for anything, and the control plane must not serve it while it serves the first.
+    pub fn start_twin(&self, own: IncarnationId) -> Arc<Process> {
+        let copy = Arc::new(MemoryStore::open(self.database().data(), own));
+        let name = format!("twin-{}", short(self.organization));
+        // what it stores is no promise to anybody
+        self.run(&name, own, copy, &Oracle::new(Arc::clone(&self.world))).process
+    }
+
+    fn run(
+        &self,
+        name: &str,
+        own: IncarnationId,
+        database: Arc<MemoryStore>,
+        oracle: &Arc<Oracle>,
+    ) -> Serving {
+        let process = Process::new(name.to_owned(), Arc::clone(&self.world));
         self.world.tell(&process.name, 5, || "starts");
         let clock = self.world.clock(self.skew);
         let store: Arc<dyn TenantStore> = Arc::new(ProcessStore {
             organization: self.organization,
             database,
-            oracle: Arc::clone(&self.oracle),
+            oracle: Arc::clone(oracle),
             process: Arc::clone(&process),
         });
         let provider: Arc<dyn Provider> = Remote::new(
             self.organization,
             Arc::clone(&self.network),
-            Arc::clone(&self.oracle),
+            Arc::clone(oracle),
             Arc::clone(&process),
             clock,
         );
@@ -191,6 +212,6 @@ impl Tenant {
                 let _ = liveness::pass(&watching, &patience).await;
             }
         });
-        *lock(&self.serving) = Some(Serving { process, workspaces });
+        Serving { process, workspaces }
     }
 }

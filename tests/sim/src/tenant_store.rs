@@ -234,6 +234,10 @@ impl TenantStore for ProcessStore {
     ) -> Result<Agreed, StoreError> {
         let agree = async {
             let agreed = self.database.agree(organization, met, inventory, minter, now).await?;
+            if agreed.set_back {
+                let ending = inventory.iter().filter(|instance| instance.is_ending());
+                ending.for_each(|instance| self.oracle.was_deleted(instance.workspace));
+            }
             let world = self.process.world();
             world.tell(&self.process.name, 6, || format!("agrees: {agreed:?}"));
             let mut coverage = world.coverage();

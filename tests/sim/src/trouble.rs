@@ -1,6 +1,7 @@
 //! What comes over the pair: weather at the provider, faults that wait for their step, processes that die or freeze, a
 //! network that is cut, machines that end and agents that say nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_domain::id::WorkspaceId;
@@ -22,18 +23,18 @@ pub async fn happens(pair: &Pair) {
     }
     let draw = world.rng().below(100);
     match draw {
-        0..45 => arm(pair),
-        45..65 => weather(pair),
-        65..70 => kill(pair),
-        70..77 => freeze(pair),
-        77..82 => {
+        0..42 => arm(pair),
+        42..62 => weather(pair),
+        62..67 => kill(pair),
+        67..74 => freeze(pair),
+        74..79 => {
             let lasts = long(pair);
             let tenant = usize::try_from(world.rng().below(pair.tenants.len() as u64)).unwrap_or(0);
             world.coverage().trouble("cut");
             world.is_wrong("cut", None, lasts);
             pair.tenants[tenant].network.cut(lasts);
         }
-        82..86 => {
+        79..83 => {
             if let Some(workspace) = some_machine(pair) {
                 world.coverage().trouble("crash");
                 world.is_wrong("crash", Some(workspace), Duration::from_secs(60));
@@ -41,7 +42,7 @@ pub async fn happens(pair: &Pair) {
                 pair.cloud.crash(workspace);
             }
         }
-        86..89 => {
+        83..86 => {
             if let Some(workspace) = some_machine(pair) {
                 world.coverage().trouble("vanish");
                 world.is_wrong("vanish", Some(workspace), Duration::from_secs(60));
@@ -52,7 +53,9 @@ pub async fn happens(pair: &Pair) {
                 pair.cloud.vanish(workspace);
             }
         }
-        89 => late_launch(pair),
+        86 => late_launch(pair),
+        87..89 => lost_answer(pair),
+        89 => twin(pair),
         90..97 => {
             if let Some(workspace) = some_workspace(pair) {
                 let lasts = world.rng().seconds(60, 2 * 3600);
@@ -82,10 +85,61 @@ fn late_launch(pair: &Pair) {
     }
 }
 
+/// A tenant's process dies while the answer to its call is lost, and somebody asks for something else before the wish can be
+/// told again.
+fn lost_answer(pair: &Pair) {
+    let world = &pair.world;
+    let Some(workspace) = some_workspace(pair) else { return };
+    let owner = pair.oracle.owner(workspace);
+    let Some(tenant) = pair.tenants.iter().find(|tenant| Some(tenant.organization) == owner) else { return };
+    world.coverage().trouble("lost answer");
+    let first = *world.rng().pick(&[Ask::Restart, Ask::Start, Ask::Stop]);
+    let second = *world.rng().pick(&[Ask::Stop, Ask::Restart, Ask::Delete]);
+    for step in ["call.replace", "call.start", "call.stop"] {
+        world.arm(Armed { step, skip: 0, fault: Fault::AnswerLost });
+    }
+    ask(pair, first, workspace, Duration::ZERO);
+    let cut = world.rng().seconds(120, 400);
+    let after = world.rng().seconds(20, 60);
+    ask(pair, second, workspace, after);
+    let (tenant, world) = (Arc::clone(tenant), Arc::clone(world));
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        world.is_wrong("cut", None, cut);
+        tenant.network.cut(cut);
+        if let Some(process) = tenant.last_process() {
+            process.kill();
+        }
+    });
+}
+
+/// Two processes of a tenant run over copies of one database, for as long as all else is well.
+fn twin(pair: &Pair) {
+    let place = usize::try_from(pair.world.rng().below(pair.tenants.len() as u64)).unwrap_or(0);
+    if !pair.is_whole() {
+        return;
+    }
+    pair.world.coverage().trouble("twin");
+    let lasts = pair.world.rng().seconds(40, 600);
+    let (pair, ends) = (pair.clone(), Instant::now() + lasts);
+    tokio::spawn(async move {
+        if !pair.has_agreed().await {
+            return;
+        }
+        let incarnation = pair.world.incarnation();
+        pair.control.is_twin(incarnation);
+        let process = pair.tenants[place].start_twin(incarnation);
+        // whoever is served keeps being served for a while after it was last heard
+        while Instant::now() < ends && pair.is_whole() {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        process.kill();
+    });
+}
+
 /// A client asks for something beside all others.
-fn ask(pair: &Pair, ask: Ask, workspace: WorkspaceId, after: Duration) {
-    let wished = pair.oracle.wished();
-    let owner = wished.get(&workspace).map(|wished| wished.organization);
+pub(crate) fn ask(pair: &Pair, ask: Ask, workspace: WorkspaceId, after: Duration) {
+    let owner = pair.oracle.owner(workspace);
     let tenant = pair.tenants.iter().position(|tenant| Some(tenant.organization) == owner);
     let (client, busy) = (pair.client(tenant.unwrap_or(0)), pair.world.busy());
     let number = pair.world.number();

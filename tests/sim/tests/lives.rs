@@ -41,7 +41,7 @@ fn a_seed_tells_the_same_story_twice() {
 
 #[test]
 fn every_life_comes_to_what_was_wished() {
-    let run = run(number("MOLECULE_SIM_SEED", 1), number("MOLECULE_SIM_LIVES", 800));
+    let run = run(number("MOLECULE_SIM_SEED", 1), number("MOLECULE_SIM_LIVES", 20_000));
     run.print();
     let wrong = cells::wrong(&run.coverage);
     if run.lives < cells::WHOLE_RUN {

@@ -331,3 +331,42 @@ fn a8_wishes_count_after_the_tenants_database_was_restored() {
         assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Stopped);
     });
 }
+
+/// Before: the agent was unknown to the database that was put back, and five minutes later its workspace was stopped for
+/// that, since the control plane was away and the two had not agreed.
+#[test]
+fn nobody_is_judged_before_the_two_have_agreed() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape::small()).await;
+        story.accepted(Ask::Create).await;
+        while story.tenant(W).await.unwrap().phase != Phase::Up {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let tenant = Arc::clone(&story.pair.tenants[0]);
+        let backup = tenant.database().data();
+        tokio::time::sleep(seconds(120)).await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running, "{}", story.words());
+        tenant.put_back(backup);
+        story.pair.oracle.set_back(tenant.organization);
+        tenant.network.cut(seconds(900));
+        tokio::time::sleep(seconds(1800)).await;
+        let record = story.tenant(W).await.unwrap();
+        assert_eq!(record.state(), WorkspaceState::Running, "{}", story.words());
+        assert!(record.is_recovered() && record.desired == Desired::Running, "{record:?}");
+        assert_eq!(story.engine(W).await.unwrap().intent, record.intent);
+    });
+}
+
+/// Before: the repeated request heard that nothing was stored of the deletion that went on.
+#[test]
+fn a_deletion_that_is_asked_for_again_of_a_locked_database_is_not_denied() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        let request = story.request(Ask::Delete, W);
+        assert!(matches!(story.pair.client(0).ask(request.clone()).await, Heard::Accepted));
+        story.arm("tenant.get", Fault::Fail);
+        let heard = story.pair.client(0).ask(request).await;
+        assert!(matches!(heard, Heard::Silence), "{heard:?}");
+        story.ends_well().await;
+    });
+}

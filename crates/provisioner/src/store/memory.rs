@@ -57,6 +57,11 @@ impl MemoryStore {
         (state.revisions.get(&organization).copied().unwrap_or_default(), state.events_told)
     }
 
+    /// The record of a workspace, whosever it is.
+    pub fn find(&self, workspace: WorkspaceId) -> Option<InstanceRecord> {
+        self.lock().instances.get(&workspace).cloned()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

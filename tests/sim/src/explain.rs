@@ -1,0 +1,56 @@
+//! Which troubles may end in FAILED, by the reason of the failure.
+
+use molecule_domain::lifecycle::Reason;
+
+/// The kinds of trouble that may end in FAILED for a reason.
+pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
+    match reason {
+        Reason::ImageUnavailable => &["no image"],
+        Reason::NetworkUnavailable => &["no network"],
+        // a stray of the same generation may come to be listed after it failed for something else
+        Reason::NameTaken => &["name taken", "shows late", "late", "doubles", "frozen", "restored"],
+        Reason::LaunchRefused => &["refuses"],
+        Reason::LaunchTimeout => &[
+            "away",
+            "hangs",
+            "slow",
+            "late",
+            "half",
+            "preparing",
+            "frozen",
+            "replica down",
+            "shows late",
+            "doubles",
+            "slow boot",
+            "full",
+            "restored",
+        ],
+        Reason::BackendUnreachable => &["away", "hangs", "slow", "frozen", "replica down"],
+        Reason::BootTimeout => &["slow boot", "frozen", "replica down", "away", "hangs", "slow"],
+        Reason::StopTimeout => &["slow stop", "slow", "hangs", "away", "frozen", "replica down"],
+        Reason::CrashLoop => &["crash loop", "init fails", "crash", "vanish", "shows late"],
+        Reason::InitFailed => &["init fails"],
+        Reason::AgentNotConnected => {
+            // the token of a launch is erased once that is confirmed, so an instance that replaces it can't connect
+            &[
+                "silent",
+                "vanish",
+                "shows late",
+                "crash",
+                "tenant down",
+                "frozen",
+                "cut",
+                "crash loop",
+                "init fails",
+                "slow boot",
+            ]
+        }
+        Reason::NoCapacity => &["full"],
+        Reason::ProviderQuota => &["quota"],
+        Reason::AgentSilent
+        | Reason::AgentErrors
+        | Reason::Restarting
+        | Reason::OrganizationSuspended
+        | Reason::Recovered => &[],
+    }
+}
