@@ -55,9 +55,7 @@ fn what_is_stored(left: StoredWish) -> String {
         StoredWish::Unknown => {
             "It is not known whether this is stored: look with `molecule list` before you make the call again.".to_owned()
         }
-        StoredWish::GoesOn(workspace) => {
-            format!("The wish is stored and goes on: `molecule get {workspace}` follows it.")
-        }
+        StoredWish::GoesOn(workspace) => format!("Follow it with `molecule get {workspace}`."),
     }
 }
 
@@ -109,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_refused_change_says_what_is_stored_and_a_refused_read_does_not() {
-        let (nothing, goes_on) = ("Nothing is stored", "The wish is stored");
+        let (nothing, goes_on) = ("Nothing is stored", "Follow it");
         let mut error = Error::new(ErrorReason::StoreUnavailable, "the database does not answer");
         let read = Failure::from(to_status(&error)).to_string();
         assert!(!read.contains(nothing), "{read}");

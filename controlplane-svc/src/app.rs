@@ -99,7 +99,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     if let Some((certificate, key)) = &config.tls {
         server = server.with_tls(certificate, key);
     }
-    let sessions = Sessions::new(database.clone(), places.clone());
+    let sessions = Sessions::new(database.clone(), places.clone(), cancel.clone());
     let parts = Parts {
         engines: engines.clone(),
         store: store.clone(),

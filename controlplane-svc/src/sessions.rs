@@ -3,15 +3,16 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use molecule_domain::Clock;
-use molecule_domain::error::{Error, Result};
-use molecule_domain::id::{IncarnationId, OrganizationId, Revision};
+use molecule_domain::error::{Error, ErrorReason, Result};
+use molecule_domain::id::{IncarnationId, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::{Standpoint, check_session};
 use molecule_store_postgres::accounts::Holder;
-use molecule_store_postgres::{Database, Meeting, Process};
+use molecule_store_postgres::{Database, Meeting, Process, Recovered};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -32,11 +33,13 @@ pub(crate) struct Sessions {
     /// What calls have told since it was last stored: a call itself waits for no further round trip.
     heard: Mutex<HashMap<(OrganizationId, IncarnationId), Revision>>,
     ends: TaskTracker,
+    /// Cancelled once this replica goes away.
+    drain: CancellationToken,
 }
 
 impl Sessions {
-    pub(crate) fn new(database: Database, places: Places) -> Arc<Self> {
-        Arc::new(Self { database, places, heard: Mutex::default(), ends: TaskTracker::new() })
+    pub(crate) fn new(database: Database, places: Places, drain: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { database, places, heard: Mutex::default(), ends: TaskTracker::new(), drain })
     }
 
     /// Serves a process from now on, or refuses it. The control plane's incarnation, and what is told of both databases.
@@ -44,9 +47,10 @@ impl Sessions {
         &self,
         process: &Process,
         seen: Option<&Standpoint>,
+        recovered: &[WorkspaceId],
     ) -> Result<(IncarnationId, Meeting)> {
         let incarnation = self.places.now().met()?;
-        let meeting = self.database.meet(process, seen).await?;
+        let meeting = self.database.meet(process, seen, recovered).await?;
         if let Some(seen) = seen.filter(|_| meeting.behind) {
             warn!(
                 organization = %process.organization, incarnation = %seen.incarnation, revision = %seen.revision,
@@ -56,9 +60,22 @@ impl Sessions {
         Ok((incarnation, meeting))
     }
 
-    /// Lets a change through that the process asks for which is served; by what was read with the caller's token.
+    /// The instances that run while their tenants have lost what they were launched with.
+    pub(crate) async fn recovered(&self) -> Result<Vec<Recovered>> {
+        Ok(self.database.recovered().await?)
+    }
+
+    /// Lets a change through that the process asks for which is served; by what was read with the caller's token. A
+    /// process that is not the one that was met last may work over a database that is behind.
     pub(crate) fn check(&self, holder: &Holder, standpoint: &Standpoint, address: &str) -> Result<()> {
         check_session(holder.session.as_ref(), standpoint.incarnation, address, holder.now)?;
+        if holder.session.as_ref().map(|session| session.incarnation) != Some(standpoint.incarnation) {
+            return Err(Error::new(
+                ErrorReason::StoreUnavailable,
+                "this process of the tenant's is not the one that the control plane met last; meet it first",
+            )
+            .with_retry_after(Duration::from_millis(100)));
+        }
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let revision = heard.entry((holder.organization, standpoint.incarnation)).or_default();
         *revision = standpoint.revision.max(*revision);
@@ -70,7 +87,8 @@ impl Sessions {
         self.places.now().met()?;
         let stream = Uuid::new_v4();
         self.database.open_session(&process, stream).await?;
-        Ok(OpenSession { sessions: Arc::clone(self), process, stream })
+        let (sessions, drain, left_open) = (Arc::clone(self), self.drain.clone(), AtomicBool::new(false));
+        Ok(OpenSession { sessions, process, stream, left_open, drain })
     }
 
     /// Stores what was heard, until cancelled.
@@ -89,7 +107,12 @@ impl Sessions {
                 && self.places.now().in_use().is_ok()
                 && let Err(error) = self.database.note_standpoints(&heard, clock.now()).await
             {
-                debug!(%error, "how far tenants' databases are was not stored; the next calls tell it again");
+                debug!(%error, "how far tenants' databases are was not stored; it is kept for the next time");
+                let mut again = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                for (organization, standpoint) in heard {
+                    let revision = again.entry((organization, standpoint.incarnation)).or_default();
+                    *revision = standpoint.revision.max(*revision);
+                }
             }
             if ended {
                 return;
@@ -104,15 +127,23 @@ impl Sessions {
     }
 }
 
-/// A session that ends when this is dropped, whatever the reason.
+/// A session that ends soon after this is dropped, but where it was [left open](Self::is_left_open).
 #[derive(Debug)]
 pub(crate) struct OpenSession {
     sessions: Arc<Sessions>,
     process: Process,
     stream: Uuid,
+    left_open: AtomicBool,
+    drain: CancellationToken,
 }
 
 impl OpenSession {
+    /// It is not the process that goes away, but this replica, or the stream: until the session runs out nobody else is
+    /// served.
+    pub(crate) fn is_left_open(&self) {
+        self.left_open.store(true, Ordering::Relaxed);
+    }
+
     /// Prolongs the session again and again, until another process is served.
     pub(crate) async fn keep(&self) -> Result<Infallible> {
         loop {
@@ -135,6 +166,9 @@ impl OpenSession {
 
 impl Drop for OpenSession {
     fn drop(&mut self) {
+        if self.left_open.load(Ordering::Relaxed) || self.drain.is_cancelled() {
+            return;
+        }
         let (database, process, stream) = (self.sessions.database.clone(), self.process.clone(), self.stream);
         self.sessions.ends.spawn(async move {
             if let Err(error) = database.end_session(&process, stream).await {

@@ -1,7 +1,7 @@
 //! The control plane. Its word comes by one stream, which resumes where the mirror is; what is asked of it is asked
 //! with the remaining deadline, and again only where it was unavailable.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-use molecule_tenant::provider::{Changes, Mode, Provider, ProviderInfo};
+use molecule_tenant::provider::{Changes, Greeting, Mode, Provider, ProviderInfo, Standpoints};
 use molecule_workspace::agreement::Met;
 use molecule_workspace::store::Cursors;
 
@@ -56,6 +56,8 @@ pub(crate) struct ControlPlane {
     /// Why it can't be asked now.
     away: std::sync::Mutex<Option<String>>,
     heard: AtomicI64,
+    /// Whether the token was found to be this organisation's since the control plane was last away.
+    owner_is_checked: AtomicBool,
     /// The backend and its capabilities, as the control plane last told them.
     told: RwLock<(String, Vec<String>)>,
 }
@@ -86,6 +88,7 @@ impl ControlPlane {
             stream: Mutex::default(),
             away: std::sync::Mutex::default(),
             heard: started,
+            owner_is_checked: AtomicBool::new(false),
             told: RwLock::default(),
         }
     }
@@ -115,12 +118,16 @@ impl ControlPlane {
         })
     }
 
-    async fn greet(&self, own: Standpoint, seen: Option<Standpoint>) -> Result<Met> {
-        self.check_owner().await?;
+    async fn greet(&self, greeting: Greeting) -> Result<Met> {
+        if !self.owner_is_checked.load(Ordering::Relaxed) {
+            self.check_owner().await?;
+            self.owner_is_checked.store(true, Ordering::Relaxed);
+        }
         let message = wire::MeetRequest {
-            tenant: Some(self.standpoint(own)),
-            seen: seen.map(|seen| self.standpoint(seen)),
+            tenant: Some(self.standpoint(greeting.standpoints.own)),
+            seen: greeting.standpoints.seen.map(|seen| self.standpoint(seen)),
             address: self.address.clone(),
+            recovered_workspace_ids: greeting.recovered.iter().map(ToString::to_string).collect(),
         };
         let answer =
             self.call(message, async |mut client: Client, request| client.meet(request).await).await?;
@@ -165,22 +172,23 @@ impl ControlPlane {
         }
     }
 
-    async fn follow(&self, after: Cursors, own: Standpoint) -> Result<Following> {
+    async fn follow(&self, after: Cursors, standpoints: Standpoints) -> Result<Following> {
         let request = wire::WatchInstancesRequest {
             after_revision: u64::try_from(after.revision.0).unwrap_or(0),
             after_event: u64::try_from(after.event).unwrap_or(0),
-            tenant: Some(self.standpoint(own)),
+            tenant: Some(self.standpoint(standpoints.own)),
+            seen: standpoints.seen.map(|seen| self.standpoint(seen)),
         };
         let opened = self.client.clone().watch_instances(request).await.map_err(from_status)?;
         Ok(Following { at: after, messages: opened.into_inner() })
     }
 
-    async fn next(&self, after: Cursors, own: Standpoint) -> Result<Changes> {
+    async fn next(&self, after: Cursors, standpoints: Standpoints) -> Result<Changes> {
         let mut stream = self.stream.lock().await;
         // taken out, so that a failure on the way leaves none behind
         let mut following = match stream.take() {
             Some(following) if following.at == after => following,
-            _ => self.follow(after, own).await?,
+            _ => self.follow(after, standpoints).await?,
         };
         let message = match tokio::time::timeout(SILENCE, following.messages.message()).await {
             Ok(Ok(Some(message))) => message,
@@ -289,13 +297,8 @@ impl Provider for ControlPlane {
         ProviderInfo { mode: Mode::Saas, backend, capabilities }
     }
 
-    async fn meet(
-        &self,
-        _organization: OrganizationId,
-        own: Standpoint,
-        seen: Option<Standpoint>,
-    ) -> Result<Option<Met>> {
-        let met = self.greet(own, seen).await;
+    async fn meet(&self, _organization: OrganizationId, greeting: Greeting) -> Result<Option<Met>> {
+        let met = self.greet(greeting).await;
         if let Err(error) = &met {
             *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.message.clone());
         }
@@ -340,7 +343,7 @@ impl Provider for ControlPlane {
         now.since(Timestamp::from_micros(self.heard.load(Ordering::Relaxed)))
     }
 
-    async fn provision(&self, request: &ProvisionRequest, own: Standpoint) -> Result<InstanceView> {
+    async fn provision(&self, request: &ProvisionRequest, standpoints: Standpoints) -> Result<InstanceView> {
         let message = wire::ProvisionWorkspaceRequest {
             workspace_id: request.workspace.to_string(),
             spec: Some(spec_to_wire(&request.spec)),
@@ -348,19 +351,21 @@ impl Provider for ControlPlane {
             intent: unsigned(request.intent.0),
             generation: request.generation.0,
             stopped: !request.run,
-            tenant: Some(self.standpoint(own)),
+            tenant: Some(self.standpoint(standpoints.own)),
+            seen: standpoints.seen.map(|seen| self.standpoint(seen)),
         };
         let answer =
             self.call(message, async |mut client, request| client.provision_workspace(request).await).await?;
         self.answered(answer.instance, answer.control_plane.as_ref())
     }
 
-    async fn change(&self, request: &ChangeRequest, own: Standpoint) -> Result<InstanceView> {
+    async fn change(&self, request: &ChangeRequest, standpoints: Standpoints) -> Result<InstanceView> {
         let (workspace_id, intent) = (request.workspace.to_string(), unsigned(request.intent.0));
-        let tenant = Some(self.standpoint(own));
+        let tenant = Some(self.standpoint(standpoints.own));
+        let seen = standpoints.seen.map(|seen| self.standpoint(seen));
         let (instance, at) = match &request.change {
             Change::Start => {
-                let message = wire::StartWorkspaceRequest { workspace_id, intent, tenant };
+                let message = wire::StartWorkspaceRequest { workspace_id, intent, tenant, seen };
                 let call = async |mut client: Client, request| client.start_workspace(request).await;
                 let answer = self.call(message, call).await?;
                 (answer.instance, answer.control_plane)
@@ -368,13 +373,14 @@ impl Provider for ControlPlane {
             Change::Stop(cause) => {
                 let (reason, message) = cause.clone().map_or((None, String::new()), |(r, m)| (Some(r), m));
                 let reason = reason_to_wire(reason).into();
-                let message = wire::StopWorkspaceRequest { workspace_id, intent, reason, message, tenant };
+                let message =
+                    wire::StopWorkspaceRequest { workspace_id, intent, reason, message, tenant, seen };
                 let call = async |mut client: Client, request| client.stop_workspace(request).await;
                 let answer = self.call(message, call).await?;
                 (answer.instance, answer.control_plane)
             }
             Change::Delete => {
-                let message = wire::DeprovisionWorkspaceRequest { workspace_id, intent, tenant };
+                let message = wire::DeprovisionWorkspaceRequest { workspace_id, intent, tenant, seen };
                 let call = async |mut client: Client, request| client.deprovision_workspace(request).await;
                 let answer = self.call(message, call).await?;
                 (answer.instance, answer.control_plane)
@@ -388,6 +394,7 @@ impl Provider for ControlPlane {
                     bootstrap_token: self.token(request.workspace, *generation, sealed_token)?,
                     run: *run,
                     tenant,
+                    seen,
                 };
                 let call = async |mut client: Client, request| client.update_workspace(request).await;
                 let answer = self.call(message, call).await?;
@@ -401,11 +408,12 @@ impl Provider for ControlPlane {
         &self,
         _organization: OrganizationId,
         after: Cursors,
-        own: Standpoint,
+        standpoints: Standpoints,
     ) -> Result<Changes> {
-        let changes = self.next(after, own).await;
+        let changes = self.next(after, standpoints).await;
         let cause = changes.as_ref().err().map(|error| error.message.clone());
         *self.away.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+        self.owner_is_checked.fetch_and(changes.is_ok(), Ordering::Relaxed);
         if changes.is_ok() {
             self.heard.store(self.clock.now().micros(), Ordering::Relaxed);
         }

@@ -56,16 +56,20 @@ impl Installation {
     /// A database, keys and a range of networks; what an earlier run left on the daemon is removed. `program` is the
     /// `controlplane-under-test` binary.
     pub async fn new(program: &str, folder: &Path, subnet: u8) -> anyhow::Result<Self> {
+        Self::in_database(program, folder, subnet, Scratch::new().await?).await
+    }
+
+    /// The same in some database.
+    pub async fn in_database(
+        program: &str,
+        folder: &Path,
+        subnet: u8,
+        database: Scratch,
+    ) -> anyhow::Result<Self> {
         leftovers::remove(&docker().await?, &format!("10.215.{subnet}.")).await?;
         std::fs::write(folder.join("operators"), format!("tester {OPERATOR_TOKEN}\n"))?;
         std::fs::write(folder.join("seal.key"), [7; 32])?;
-        Ok(Self {
-            program: program.into(),
-            folder: folder.to_owned(),
-            subnet,
-            database: Scratch::new().await?,
-            env: Vec::new(),
-        })
+        Ok(Self { program: program.into(), folder: folder.to_owned(), subnet, database, env: Vec::new() })
     }
 
     /// Another control plane over another database, with the keys, operators and networks of this one: what starts where

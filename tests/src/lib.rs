@@ -1,6 +1,7 @@
 //! What the tests of the services share: images made from scratch, daemons that fail, services as processes.
 
 pub mod broken;
+pub mod cluster;
 pub mod controlplane;
 pub mod daemon;
 pub mod ec2;

@@ -1,5 +1,7 @@
 //! A database of a test's own, on the server that `cargo xtask test` starts.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use sqlx::{Connection, PgConnection};
 
@@ -13,9 +15,14 @@ pub struct Scratch {
 impl Scratch {
     /// Makes one.
     pub async fn new() -> anyhow::Result<Self> {
-        let server = std::env::var("MOLECULE_TEST_POSTGRES").context(
+        Self::on(std::env::var("MOLECULE_TEST_POSTGRES").context(
             "MOLECULE_TEST_POSTGRES is not set: run the tests through `cargo xtask test`, which starts PostgreSQL",
-        )?;
+        )?)
+        .await
+    }
+
+    /// Makes one on a server, which the URL of any database on it names.
+    pub async fn on(server: String) -> anyhow::Result<Self> {
         let name = format!("molecule_test_{}", uuid::Uuid::new_v4().simple());
         execute(&server, format!("CREATE DATABASE {name}")).await?;
         Ok(Self { server, name })
@@ -42,18 +49,21 @@ impl Scratch {
         allow(true).await
     }
 
-    /// A copy of it beside it, as `pg_dump` and `pg_restore` make one: another database with the same rows. Nobody may
-    /// be connected.
+    /// A copy of it beside it, made by `pg_dump` and `pg_restore`: another database with the same rows.
     pub async fn copy(&self) -> anyhow::Result<Self> {
         let name = format!("molecule_test_{}", uuid::Uuid::new_v4().simple());
-        execute(&self.server, format!("CREATE DATABASE {name} TEMPLATE {}", self.name)).await?;
-        Ok(Self { server: self.server.clone(), name })
+        execute(&self.server, format!("CREATE DATABASE {name}")).await?;
+        let copy = Self { server: self.server.clone(), name };
+        restore(&dump(&self.url()).await?, &copy.url()).await?;
+        Ok(copy)
     }
 
-    /// Puts the rows of a copy in its place, under its name, as an operator restores a backup.
+    /// Puts the rows of a copy in its place, under its name, as an operator restores a dump.
     pub async fn put_back(&self, copy: Self) -> anyhow::Result<()> {
+        let rows = dump(&copy.url()).await?;
         execute(&self.server, format!("DROP DATABASE {} WITH (FORCE)", self.name)).await?;
-        execute(&self.server, format!("CREATE DATABASE {} TEMPLATE {}", self.name, copy.name)).await
+        execute(&self.server, format!("CREATE DATABASE {}", self.name)).await?;
+        restore(&rows, &self.url()).await
     }
 
     /// The number that a query of one number gives.
@@ -98,6 +108,37 @@ impl Drop for Scratch {
             eprintln!("the database {} is left over", self.name);
         }
     }
+}
+
+/// A dump of a database, in PostgreSQL's own format.
+async fn dump(url: &str) -> anyhow::Result<tempfile::NamedTempFile> {
+    let file = tempfile::NamedTempFile::new()?;
+    let mut dump = tokio::process::Command::new(program("pg_dump")?);
+    succeeds(dump.arg("--format=custom").arg("--file").arg(file.path()).arg(url)).await?;
+    Ok(file)
+}
+
+/// Restores a dump into an empty database.
+async fn restore(dump: &tempfile::NamedTempFile, url: &str) -> anyhow::Result<()> {
+    let mut restore = tokio::process::Command::new(program("pg_restore")?);
+    succeeds(restore.arg("--exit-on-error").arg("--dbname").arg(url).arg(dump.path())).await
+}
+
+async fn succeeds(command: &mut tokio::process::Command) -> anyhow::Result<()> {
+    let output = command.output().await.with_context(|| format!("{command:?} can't be run"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{command:?} ended with {}: {said}", output.status);
+    Ok(())
+}
+
+/// A program of the newest PostgreSQL that is installed: Debian keeps them off the path.
+pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let programs = versions.map(|version| version.path().join("bin").join(name));
+    programs
+        .filter(|program| program.exists())
+        .max()
+        .with_context(|| format!("there is no {name} below /usr/lib/postgresql: install postgresql"))
 }
 
 /// Runs a statement without parameters.

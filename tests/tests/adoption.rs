@@ -135,8 +135,12 @@ async fn a_copied_database_launches_nothing_until_it_is_adopted() {
     let later = uuid::Uuid::new_v4().to_string();
     customer.clone().provision_workspace(provision(&real, &later)).await.unwrap();
     reaches(&customer, &later, wire::InstancePhase::Up).await;
-    let request =
-        wire::DeprovisionWorkspaceRequest { workspace_id: deleted.clone(), intent: 2, tenant: None };
+    let request = wire::DeprovisionWorkspaceRequest {
+        workspace_id: deleted.clone(),
+        intent: 2,
+        tenant: None,
+        seen: None,
+    };
     customer.clone().deprovision_workspace(request).await.unwrap();
     reaches(&customer, &deleted, wire::InstancePhase::Gone).await;
     let before = real.containers().await.unwrap();
@@ -240,8 +244,12 @@ async fn a_database_that_is_replaced_under_a_replica_is_not_served() {
     installation.database.put_back(backup).await.unwrap();
     until("found to be another", || async { replica.whole_log().contains("NOT ADOPTED") }).await;
     let customer = replica.customer(&token).await.unwrap();
-    let request =
-        wire::DeprovisionWorkspaceRequest { workspace_id: workspace.clone(), intent: 9, tenant: None };
+    let request = wire::DeprovisionWorkspaceRequest {
+        workspace_id: workspace.clone(),
+        intent: 9,
+        tenant: None,
+        seen: None,
+    };
     let refused = async || {
         let refused = customer.clone().deprovision_workspace(request.clone()).await;
         from_status(refused.unwrap_err()).reason

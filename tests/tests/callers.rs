@@ -48,6 +48,7 @@ fn tenants_request(rpc: &str, workspace: &str, agents_url: &str) -> Option<(Vec<
                 bootstrap_token,
                 run,
                 tenant,
+                seen: None,
             };
             (request.encode_to_vec(), Code::NotFound, Code::Ok)
         }
@@ -61,7 +62,7 @@ fn tenants_request(rpc: &str, workspace: &str, agents_url: &str) -> Option<(Vec<
             (request.encode_to_vec(), Code::NotFound, Code::Ok)
         }
         "StartWorkspace" => {
-            let request = wire::StartWorkspaceRequest { workspace_id, intent: 103, tenant: None };
+            let request = wire::StartWorkspaceRequest { workspace_id, intent: 103, tenant: None, seen: None };
             (request.encode_to_vec(), Code::NotFound, Code::FailedPrecondition)
         }
         "RestartWorkspace" => {
@@ -73,11 +74,13 @@ fn tenants_request(rpc: &str, workspace: &str, agents_url: &str) -> Option<(Vec<
                 spec,
                 bootstrap_token,
                 tenant,
+                seen: None,
             };
             (request.encode_to_vec(), Code::NotFound, Code::FailedPrecondition)
         }
         "DeprovisionWorkspace" => {
-            let request = wire::DeprovisionWorkspaceRequest { workspace_id, intent: 105, tenant: None };
+            let request =
+                wire::DeprovisionWorkspaceRequest { workspace_id, intent: 105, tenant: None, seen: None };
             (request.encode_to_vec(), Code::NotFound, Code::Ok)
         }
         "WatchInstances" => (wire::WatchInstancesRequest::default().encode_to_vec(), Code::Ok, Code::Ok),
@@ -206,7 +209,8 @@ async fn every_rpc_is_for_its_callers_only() {
     let request = wire::GetWorkspaceInstanceRequest { workspace_id: theirs.clone() };
     let instance = customer.get_workspace_instance(request).await.unwrap().into_inner().instance.unwrap();
     assert_eq!((instance.intent, instance.generation), (1, 1));
-    let request = wire::DeprovisionWorkspaceRequest { workspace_id: theirs, intent: 2, tenant: None };
+    let request =
+        wire::DeprovisionWorkspaceRequest { workspace_id: theirs, intent: 2, tenant: None, seen: None };
     customer.deprovision_workspace(request).await.unwrap();
     callers.replica.stop().await.unwrap();
     installation.finish().await.unwrap();

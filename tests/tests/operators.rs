@@ -153,8 +153,12 @@ async fn an_organization_lives_by_its_plan_and_leaves_nothing() {
     let delete = wire::DeleteOrganizationRequest { organization_id: organization_id.clone() };
     let refused = from_status(operator.delete_organization(delete.clone()).await.unwrap_err());
     assert_eq!(refused.reason, ErrorReason::OrganizationInUse);
-    let request =
-        wire::DeprovisionWorkspaceRequest { workspace_id: workspace.clone(), intent: 2, tenant: None };
+    let request = wire::DeprovisionWorkspaceRequest {
+        workspace_id: workspace.clone(),
+        intent: 2,
+        tenant: None,
+        seen: None,
+    };
     customer.deprovision_workspace(request).await.unwrap();
     until("gone", || {
         let (mut customer, workspace) = (customer.clone(), workspace.clone());

@@ -1,12 +1,16 @@
 //! A tenant's database that is put back to a backup, by the steps of the runbook's chapter, under twenty running agents.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use molecule_proto::controlplane::v1::Limits;
-use molecule_proto::tenant::v1::{ListWorkspacesRequest, RestartWorkspaceRequest, UpdateWorkspaceRequest};
+use molecule_proto::controlplane::v1::{InstancePhase, Limits, ListInstancesRequest, ListOrphansRequest};
+use molecule_proto::tenant::v1::{
+    ListWorkspacesRequest, RestartWorkspaceRequest, StopWorkspaceRequest, UpdateWorkspaceRequest,
+};
 use molecule_proto::workspace::v1::{Reason, Workspace, WorkspaceSpec, WorkspaceState};
-use molecule_tests::controlplane::Installation;
+use molecule_tests::cluster::Cluster;
+use molecule_tests::controlplane::{Installation, Replica};
 use molecule_tests::images::{self, Kind, docker};
+use molecule_tests::postgres::Scratch;
 use molecule_tests::tenant::{Setup, Tenant, spec};
 
 const TENANT: &str = env!("CARGO_BIN_EXE_tenant-under-test");
@@ -37,6 +41,25 @@ async fn put_back(setup: &Setup, backup: &std::path::Path) -> Tenant {
     }
     std::fs::copy(backup, setup.data().join("tenant.db")).unwrap();
     setup.start().await.unwrap()
+}
+
+/// The tenant tells of them when it meets the control plane, and every ten seconds while something changes.
+async fn are_listed_to_operators(replica: &Replica, expected: &[String]) {
+    let mut operator = replica.operator().await.unwrap();
+    let mut expected = expected.to_vec();
+    expected.sort();
+    let began = Instant::now();
+    loop {
+        let listed = operator.list_orphans(ListOrphansRequest {}).await.unwrap().into_inner();
+        assert_eq!(listed.orphans, [], "they are no orphans");
+        let mut found: Vec<_> = listed.recovered.into_iter().map(|one| one.workspace_id).collect();
+        found.sort();
+        if found == expected {
+            return;
+        }
+        assert!(began.elapsed().as_secs() < 60, "{found:?} are listed, not {expected:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,6 +119,10 @@ async fn a_restored_tenant_leaves_twenty_agents_alone() {
     }
     assert_eq!(all(&mut tenant).await.len(), AGENTS);
     assert_eq!(installation.containers().await.unwrap(), running, "none was stopped or started");
+    // operators see them beside orphans, and no sweep removes them
+    let mut lost = after.clone();
+    lost.push(restarted.clone());
+    are_listed_to_operators(&replica, &lost).await;
 
     // step 4: the two ways on
     let config = WorkspaceSpec {
@@ -112,6 +139,74 @@ async fn a_restored_tenant_leaves_twenty_agents_alone() {
     let known = |one: &Workspace| one.reason() != Reason::Recovered && one.state() == WorkspaceState::Running;
     tenant.until(&after[0], "known again", known).await.unwrap();
     tenant.delete(&after[1]).await.unwrap();
+    lost.retain(|id| *id != after[0] && *id != after[1]);
+    are_listed_to_operators(&replica, &lost).await;
+    tenant.stop().await.unwrap();
+    replica.stop().await.unwrap();
+    installation.finish().await.unwrap();
+}
+
+/// The control plane's data directory is put back to a copy under a tenant that goes on. It stands where it stood, so nobody
+/// has to adopt it; the tenant finds out, and what it was asked for since then is told again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_data_directory_is_put_back_under_a_tenant() {
+    let folder = tempfile::tempdir().unwrap();
+    let docker = docker().await.unwrap();
+    if docker.inspect_image(&Kind::Root.image()).await.is_err() {
+        images::import(&docker, Kind::Root).await.unwrap();
+    }
+    let cluster = Cluster::start().unwrap();
+    let database = Scratch::on(cluster.url()).await.unwrap();
+    let installation = Installation::in_database(CONTROL_PLANE, folder.path(), 38, database).await.unwrap();
+    let mut replica = installation.start("one").await.unwrap();
+    let (organization, token) = installation.organization(&replica, Limits::default()).await.unwrap();
+    let setup = installation.tenant(TENANT, &[&replica], &organization, &token).unwrap();
+    let mut tenant = setup.start().await.unwrap();
+    let ids = created(&mut tenant, 4).await;
+    let (kept, [stopped, deleted]) = (&ids[..2], [&ids[2], &ids[3]]);
+    let untouched = installation.containers().await.unwrap();
+    let port = replica.port();
+    replica.stop().await.unwrap();
+    cluster.stop().unwrap();
+    cluster.back_up().unwrap();
+    cluster.resume().unwrap();
+
+    replica = installation.start_at("one", port, &[]).await.unwrap();
+    let request = StopWorkspaceRequest { workspace_id: stopped.clone(), ..StopWorkspaceRequest::default() };
+    tenant.client.stop_workspace(request).await.unwrap();
+    tenant.reaches(stopped, WorkspaceState::Stopped).await.unwrap();
+    tenant.delete(deleted).await.unwrap();
+    replica.stop().await.unwrap();
+    cluster.stop().unwrap();
+    cluster.put_back().unwrap();
+    cluster.resume().unwrap();
+
+    replica = installation.start_at("one", port, &[]).await.unwrap();
+    let customer = replica.customer(&token).await.unwrap();
+    let began = Instant::now();
+    loop {
+        let request = ListInstancesRequest { page_size: 100, ..ListInstancesRequest::default() };
+        let there = customer.clone().list_instances(request).await.unwrap().into_inner().instances;
+        let phase = |id: &str| there.iter().find(|one| one.workspace_id == id).map(|one| one.phase());
+        let is_gone = phase(deleted).is_none_or(|phase| phase == InstancePhase::Gone);
+        if is_gone && phase(stopped) == Some(InstancePhase::Stopped) {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 90, "{there:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    tenant.reaches(stopped, WorkspaceState::Stopped).await.unwrap();
+    assert_eq!(tenant.get(deleted).await.unwrap().state(), WorkspaceState::Deleted);
+    for id in kept {
+        assert_eq!(tenant.get(id).await.unwrap().state(), WorkspaceState::Running);
+    }
+    let containers = installation.containers().await.unwrap();
+    let left = untouched.iter().filter(|(id, since)| containers.get(*id) == Some(*since)).count();
+    assert_eq!(
+        left,
+        kept.len(),
+        "those of which nothing was asked run on: {containers:?}, before {untouched:?}"
+    );
     tenant.stop().await.unwrap();
     replica.stop().await.unwrap();
     installation.finish().await.unwrap();

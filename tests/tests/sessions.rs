@@ -40,6 +40,7 @@ impl Process {
             tenant: Some(self.standpoint(revision)),
             seen,
             address: self.address.to_owned(),
+            ..wire::MeetRequest::default()
         };
         self.customer.clone().meet(request).await.map(tonic::Response::into_inner).map_err(from_status)
     }
@@ -63,10 +64,15 @@ impl Process {
 
     /// Asks for a change of a workspace that there is not: `WORKSPACE_NOT_FOUND` says that the caller is served.
     async fn change(&self, revision: u64) -> Error {
+        self.change_having(revision, None).await
+    }
+
+    async fn change_having(&self, revision: u64, seen: Option<wire::Standpoint>) -> Error {
         let request = wire::StartWorkspaceRequest {
             workspace_id: uuid::Uuid::new_v4().to_string(),
             intent: 1,
             tenant: Some(self.standpoint(revision)),
+            seen,
         };
         from_status(self.customer.clone().start_workspace(request).await.unwrap_err())
     }
@@ -128,6 +134,21 @@ async fn one_process_of_a_tenant_is_served() {
     names_both(&second.watch().await.unwrap_err(), &first, &second);
     names_both(&second.change(5).await, &first, &second);
     assert_eq!(first.change(8).await.reason, ErrorReason::WorkspaceNotFound);
+    // what it asks for may rest on what another start of the control plane held, or on what this one has lost
+    let control_plane = met.control_plane.clone().unwrap();
+    assert_eq!(
+        first.change_having(8, Some(control_plane.clone())).await.reason,
+        ErrorReason::WorkspaceNotFound
+    );
+    let another = wire::Standpoint { incarnation: uuid::Uuid::new_v4().to_string(), ..control_plane.clone() };
+    let ahead = wire::Standpoint { revision: control_plane.revision + 1, ..control_plane };
+    for seen in [another, ahead] {
+        let refused = first.change_having(8, Some(seen)).await;
+        assert!(
+            refused.reason == ErrorReason::StoreUnavailable && refused.message.contains("meet it"),
+            "{refused}"
+        );
+    }
     // another organisation's is its own
     let other = Process::new(&replica, &others_token, "other.example:7070").await;
     other.meet(1).await.unwrap();
@@ -137,6 +158,7 @@ async fn one_process_of_a_tenant_is_served() {
         workspace_id: uuid::Uuid::new_v4().to_string(),
         intent: 1,
         tenant: None,
+        seen: None,
     };
     let refused = from_status(anonymous.start_workspace(request).await.unwrap_err());
     assert_eq!(refused.reason, ErrorReason::WorkspaceNotFound);
@@ -149,7 +171,7 @@ async fn one_process_of_a_tenant_is_served() {
     drop(stream);
     tokio::time::sleep(Duration::from_secs(1)).await;
     names_both(&second.meet(5).await.unwrap_err(), &first, &second);
-    // its end, for whatever reason, makes room at once
+    // its end, for whatever reason, makes room soon
     drop(newer);
     until("served after the first's stream has ended", Duration::from_secs(5), || {
         let second = second.clone();
@@ -196,6 +218,49 @@ async fn one_process_of_a_tenant_is_served() {
     let kept = "SELECT COUNT(*) FROM tenant_standpoints GROUP BY organization_id ORDER BY 1 DESC LIMIT 1";
     assert_eq!(installation.database.number(kept).await.unwrap(), 20);
     replica.stop().await.unwrap();
+    installation.finish().await.unwrap();
+}
+
+/// A process that is known has its time to come back where it is the control plane that goes away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_is_known_again_after_a_drain_and_after_an_outage() {
+    let folder = tempfile::tempdir().unwrap();
+    let installation = Installation::new(CONTROL_PLANE, folder.path(), 39).await.unwrap();
+    let (one, two) = (installation.start("one").await.unwrap(), installation.start("two").await.unwrap());
+    let (_, token) = installation.organization(&one, wire::Limits::default()).await.unwrap();
+    let mut first = Process::new(&one, &token, "first.example:7070").await;
+    let mut second = Process::new(&two, &token, "second.example:7070").await;
+    first.meet(1).await.unwrap();
+    let stream = first.watch().await.unwrap();
+    one.stop().await.unwrap();
+    assert_eq!(end_of(stream).await.reason, ErrorReason::Draining);
+    // past the grace of a stream that a process ends itself
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    names_both(&second.meet(1).await.unwrap_err(), &first, &second);
+    first.customer = two.customer(&token).await.unwrap();
+    first.meet(1).await.unwrap();
+    let _stream = first.watch().await.unwrap();
+    two.signal("KILL").unwrap();
+    tokio::time::sleep(PAST_A_SESSION).await;
+
+    let three = installation.start("three").await.unwrap();
+    for process in [&mut first, &mut second] {
+        process.customer = three.customer(&token).await.unwrap();
+    }
+    names_both(&second.meet(1).await.unwrap_err(), &first, &second);
+    // one that was not met since then asks for nothing: what it knows may be old
+    let refused = first.change(1).await;
+    assert_eq!(refused.reason, ErrorReason::WorkspaceNotFound, "it is the one that is known: {refused}");
+    first.meet(1).await.unwrap();
+    // who was never met, or not last, meets first
+    let execute = "UPDATE tenant_sessions SET until = now(), stream = NULL".to_owned();
+    molecule_tests::postgres::execute(&installation.database.url(), execute).await.unwrap();
+    let refused = second.change(1).await;
+    assert!(refused.message.contains("meet it first"), "{refused}");
+    second.meet(1).await.unwrap();
+    let refused = first.change(1).await;
+    names_both(&refused, &second, &first);
+    three.stop().await.unwrap();
     installation.finish().await.unwrap();
 }
 

@@ -58,7 +58,8 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
         }
         Do::Orphans(Orphans::List) => {
             let listed = client.list_orphans(wire::ListOrphansRequest {}).await?.into_inner();
-            show::orphans(&listed.orphans, &listed.unreachable_backends, format);
+            let recovered = Some(&*listed.recovered);
+            show::orphans(&listed.orphans, recovered, &listed.unreachable_backends, format);
             if listed.beyond {
                 eprintln!(
                     "launch numbers are beyond this database's: it is an old backup, or another installation's. \
@@ -69,7 +70,7 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
         }
         Do::Orphans(Orphans::Sweep { confirm }) => {
             let swept = changed(client.sweep_orphans(wire::SweepOrphansRequest { confirm }).await)?;
-            show::orphans(&swept.orphans, &swept.unreachable_backends, format);
+            show::orphans(&swept.orphans, None, &swept.unreachable_backends, format);
             if !swept.removed {
                 eprintln!("nothing was removed; with --confirm, these are");
             }

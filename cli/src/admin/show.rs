@@ -170,7 +170,13 @@ pub(super) fn audit(all: &[wire::AuditEvent], format: Format) {
     println!("{rows}");
 }
 
-pub(super) fn orphans(all: &[wire::Orphan], unreachable: &[String], format: Format) {
+/// `recovered` is `None` where only orphans are spoken of.
+pub(super) fn orphans(
+    all: &[wire::Orphan],
+    recovered: Option<&[wire::RecoveredWorkspace]>,
+    unreachable: &[String],
+    format: Format,
+) {
     if format == Format::Json {
         let orphans = all.iter().map(|orphan| {
             json!({
@@ -182,7 +188,18 @@ pub(super) fn orphans(all: &[wire::Orphan], unreachable: &[String], format: Form
             })
         });
         let orphans: Vec<Value> = orphans.collect();
-        return print_json(&json!({ "orphans": orphans, "unreachable_backends": unreachable }));
+        let mut told = json!({ "orphans": orphans, "unreachable_backends": unreachable });
+        if let Some(recovered) = recovered {
+            let recovered = recovered.iter().map(|one| {
+                json!({
+                    "organization_id": one.organization_id,
+                    "workspace_id": one.workspace_id,
+                    "generation": one.generation,
+                })
+            });
+            told["recovered"] = recovered.collect();
+        }
+        return print_json(&told);
     }
     let mut rows = table(&["BACKEND", "ORGANIZATION", "WORKSPACE", "WHAT"]);
     for orphan in all {
@@ -194,6 +211,17 @@ pub(super) fn orphans(all: &[wire::Orphan], unreachable: &[String], format: Form
         rows.add_row([orphan.backend.clone(), organization, workspace, what]);
     }
     println!("{rows}");
+    if let Some(recovered @ [_, ..]) = recovered {
+        println!(
+            "\nThese run, but their tenants lost their configurations in a restore. They are no orphans: no sweep removes \
+             them. Their owner updates each with its configuration, or deletes it."
+        );
+        let mut rows = table(&["ORGANIZATION", "WORKSPACE", "GENERATION"]);
+        for one in recovered {
+            rows.add_row([&one.organization_id, &one.workspace_id, &one.generation.to_string()]);
+        }
+        println!("{rows}");
+    }
     for backend in unreachable {
         eprintln!("the backend {backend} does not answer; of it nothing is known");
     }

@@ -4,6 +4,7 @@ use molecule_domain::error::{Error, Result};
 use molecule_proto::controlplane::v1 as wire;
 use molecule_provisioner::Engine;
 use molecule_provisioner::reconciler::orphans::Orphans;
+use molecule_store_postgres::Recovered;
 use molecule_store_postgres::accounts::Audit;
 
 use super::Parts;
@@ -48,12 +49,21 @@ fn to_wire(found: &[Found<'_>]) -> Vec<wire::Orphan> {
     all.collect()
 }
 
+fn recovered_to_wire(recovered: Recovered) -> wire::RecoveredWorkspace {
+    wire::RecoveredWorkspace {
+        organization_id: recovered.organization.to_string(),
+        workspace_id: recovered.workspace.to_string(),
+        generation: recovered.generation.0,
+    }
+}
+
 pub(super) async fn list(parts: &Parts) -> Result<wire::ListOrphansResponse> {
     let (found, unreachable_backends) = find(parts).await?;
     Ok(wire::ListOrphansResponse {
         orphans: to_wire(&found),
         beyond: found.iter().any(|found| found.orphans.beyond.is_some()),
         unreachable_backends,
+        recovered: parts.sessions.recovered().await?.into_iter().map(recovered_to_wire).collect(),
     })
 }
 

@@ -1,10 +1,11 @@
 //! What the control plane and a tenant's process tell each other of their databases.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use molecule_domain::Timestamp;
-use molecule_domain::error::{Error, Result};
-use molecule_domain::id::{IncarnationId, Revision};
+use molecule_domain::error::{Error, ErrorReason, Result};
+use molecule_domain::id::{IncarnationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_proto::controlplane::v1 as wire;
 use molecule_service_kit::auth::identity;
@@ -17,6 +18,7 @@ use super::Parts;
 use super::convert::{signed, unsigned};
 
 const MAX_ADDRESS: usize = 300;
+const MAX_RECOVERED: usize = 10_000;
 
 /// Where a database stands, as a message has it; `None` where it does not say so.
 pub(super) fn standpoint(said: Option<&wire::Standpoint>, field: &str) -> Result<Option<Standpoint>> {
@@ -46,19 +48,71 @@ pub(super) fn address(peer: Option<SocketAddr>) -> String {
     peer.map_or_else(|| "an unknown address".to_owned(), |peer| peer.to_string())
 }
 
+/// A request that says where the databases stand.
+pub(super) trait Speaker {
+    /// Where the caller's database stands.
+    fn tenant(&self) -> Option<&wire::Standpoint>;
+    /// What the caller has last seen of this one.
+    fn seen(&self) -> Option<&wire::Standpoint>;
+}
+
+macro_rules! speakers {
+    ($($request:ident),* $(,)?) => {
+        $(impl Speaker for wire::$request {
+            fn tenant(&self) -> Option<&wire::Standpoint> {
+                self.tenant.as_ref()
+            }
+
+            fn seen(&self) -> Option<&wire::Standpoint> {
+                self.seen.as_ref()
+            }
+        })*
+    };
+}
+
+speakers!(
+    ProvisionWorkspaceRequest,
+    UpdateWorkspaceRequest,
+    StartWorkspaceRequest,
+    StopWorkspaceRequest,
+    RestartWorkspaceRequest,
+    DeprovisionWorkspaceRequest,
+    WatchInstancesRequest,
+);
+
+/// The caller and this control plane have to find out what differs between them.
+pub(super) fn meet_again() -> Error {
+    Error::new(
+        ErrorReason::StoreUnavailable,
+        "the control plane has joined its database anew; meet it again, and resume",
+    )
+    .with_retry_after(Duration::from_millis(100))
+}
+
 impl Parts {
-    /// Whose change it is, where it may be made: the database is in use, and of the organisation's processes this one
-    /// is served.
-    pub(super) fn tenant_changing<T>(
-        &self,
-        request: &Request<T>,
-        said: impl Fn(&T) -> Option<&wire::Standpoint>,
-    ) -> Result<Holder> {
+    /// Whose change it is, where it may be made: the database is in use and holds what the caller has seen of it, and of
+    /// the organisation's processes this one is served.
+    pub(super) fn tenant_changing<T: Speaker>(&self, request: &Request<T>) -> Result<Holder> {
         let holder: Holder = self.changing(request.extensions())?;
-        if let Some(tenant) = standpoint(said(request.get_ref()), "tenant")? {
+        self.check_seen(request.get_ref(), &holder)?;
+        if let Some(tenant) = standpoint(request.get_ref().tenant(), "tenant")? {
             self.sessions.check(&holder, &tenant, &address(request.remote_addr()))?;
         }
         Ok(holder)
+    }
+
+    /// Refuses a caller that has met another start of the control plane, or has seen more than this database holds: what
+    /// it asks for may rest on what was lost.
+    pub(super) fn check_seen(&self, speaker: &impl Speaker, holder: &Holder) -> Result<()> {
+        match standpoint(speaker.seen(), "seen")? {
+            Some(seen)
+                if self.places.now().incarnation != Some(seen.incarnation)
+                    || seen.revision > holder.revision =>
+            {
+                Err(meet_again())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Where this database stands for an organisation; `None` while that is not known.
@@ -88,9 +142,17 @@ impl Parts {
         if request.address.len() > MAX_ADDRESS {
             return Err(Error::field("address", "must have at most 300 bytes"));
         }
+        if request.recovered_workspace_ids.len() > MAX_RECOVERED {
+            return Err(Error::field("recovered_workspace_ids", "must have at most 10000 entries"));
+        }
+        let recovered = request.recovered_workspace_ids.iter().map(|id| {
+            id.parse::<WorkspaceId>()
+                .map_err(|_| Error::field("recovered_workspace_ids", format!("{id:?} is not a UUID")))
+        });
+        let recovered = recovered.collect::<Result<Vec<_>>>()?;
         let address = if request.address.is_empty() { address(peer) } else { request.address };
         let process = Process { organization: holder.organization, standpoint: tenant, address };
-        let (incarnation, meeting) = self.sessions.meet(&process, seen.as_ref()).await?;
+        let (incarnation, meeting) = self.sessions.meet(&process, seen.as_ref(), &recovered).await?;
         Ok(wire::MeetResponse {
             control_plane: Some(to_wire(incarnation, meeting.revision, meeting.now)),
             seen: meeting.seen.into_iter().map(seen_to_wire).collect(),

@@ -165,7 +165,7 @@ impl ProvisioningService for ProvisioningApi {
         request: Request<ProvisionWorkspaceRequest>,
     ) -> Answer<ProvisionWorkspaceResponse> {
         let result = async {
-            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
+            let holder = self.0.tenant_changing(&request)?;
             let instance = self.provision(&holder, request.into_inner()).await?;
             let control_plane = self.0.control_plane_after(&holder, &instance);
             Ok(ProvisionWorkspaceResponse { instance: Some(instance), control_plane })
@@ -178,7 +178,7 @@ impl ProvisioningService for ProvisioningApi {
         request: Request<UpdateWorkspaceRequest>,
     ) -> Answer<UpdateWorkspaceResponse> {
         let result = async {
-            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
+            let holder = self.0.tenant_changing(&request)?;
             let UpdateWorkspaceRequest {
                 workspace_id, intent, generation, spec, bootstrap_token, run, ..
             } = request.into_inner();
@@ -212,7 +212,7 @@ impl ProvisioningService for ProvisioningApi {
 
     async fn stop_workspace(&self, request: Request<StopWorkspaceRequest>) -> Answer<StopWorkspaceResponse> {
         let result = async {
-            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
+            let holder = self.0.tenant_changing(&request)?;
             let request = request.into_inner();
             if request.message.len() > MAX_MESSAGE {
                 return Err(Error::field("message", "must have at most 4096 bytes"));
@@ -231,7 +231,7 @@ impl ProvisioningService for ProvisioningApi {
         request: Request<StartWorkspaceRequest>,
     ) -> Answer<StartWorkspaceResponse> {
         let result = async {
-            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
+            let holder = self.0.tenant_changing(&request)?;
             let StartWorkspaceRequest { workspace_id, intent, .. } = request.into_inner();
             let instance = self.change(&holder, &workspace_id, intent, Change::Start).await?;
             let control_plane = self.0.control_plane_after(&holder, &instance);
@@ -245,7 +245,7 @@ impl ProvisioningService for ProvisioningApi {
         request: Request<RestartWorkspaceRequest>,
     ) -> Answer<RestartWorkspaceResponse> {
         let result = async {
-            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
+            let holder = self.0.tenant_changing(&request)?;
             let RestartWorkspaceRequest { workspace_id, intent, generation, spec, bootstrap_token, .. } =
                 request.into_inner();
             let replacement = Replacement { intent, generation, spec, bootstrap_token, run: true };
@@ -261,7 +261,7 @@ impl ProvisioningService for ProvisioningApi {
         request: Request<DeprovisionWorkspaceRequest>,
     ) -> Answer<DeprovisionWorkspaceResponse> {
         let result = async {
-            let holder = self.0.tenant_changing(&request, |request| request.tenant.as_ref())?;
+            let holder = self.0.tenant_changing(&request)?;
             let DeprovisionWorkspaceRequest { workspace_id, intent, .. } = request.into_inner();
             let instance = self.change(&holder, &workspace_id, intent, Change::Delete).await?;
             let control_plane = self.0.control_plane_after(&holder, &instance);
@@ -278,6 +278,7 @@ impl ProvisioningService for ProvisioningApi {
             let holder: Holder = identity(request.extensions())?;
             let peer = peers::address(request.remote_addr());
             let request = request.into_inner();
+            self.0.check_seen(&request, &holder)?;
             let tenant = peers::standpoint(request.tenant.as_ref(), "tenant")?;
             let after = Cursors {
                 revision: Revision(signed(request.after_revision, "after_revision")?),

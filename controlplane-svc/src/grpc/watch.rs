@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures::Stream;
-use molecule_domain::error::{Error, ErrorReason, Result};
+use molecule_domain::error::Result;
 use molecule_domain::id::{OrganizationId, Revision};
 use molecule_proto::controlplane::v1::WatchInstancesResponse;
 use molecule_provisioner::watch::{Batch, Cursors};
@@ -13,6 +13,7 @@ use molecule_service_kit::wire::event_to_wire;
 use tonic::Status;
 use tracing::warn;
 
+use super::peers::meet_again;
 use super::{Parts, convert};
 use crate::membership::Standing;
 use crate::sessions::OpenSession;
@@ -20,7 +21,7 @@ use crate::sessions::OpenSession;
 /// How often a quiet stream says that it lives: its reader tells by that how old its mirror is.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 
-/// Everything after the cursors, then what comes. The session of the process that asks ends with it.
+/// Everything after the cursors, then what comes. The session of the process that asks ends where that goes away.
 pub(super) fn instances(
     parts: Parts,
     organization: OrganizationId,
@@ -30,11 +31,15 @@ pub(super) fn instances(
     let drain = parts.drain.clone();
     let begun = parts.places.now();
     answers(drain, move |sender| async move {
-        tokio::select! {
+        let ended = tokio::select! {
             ended = follow(&parts, organization, after, &sender) => ended,
             ended = keep(session.as_ref()) => ended.map(|never| match never {}),
             ended = joined_anew(&parts, &begun) => ended.map(|never| match never {}),
+        };
+        if let Some(session) = &session {
+            session.is_left_open();
         }
+        ended
     })
 }
 
@@ -48,11 +53,7 @@ async fn keep(session: Option<&OpenSession>) -> Result<Infallible> {
 /// Ends with an error once tenants must meet the control plane again.
 async fn joined_anew(parts: &Parts, begun: &Standing) -> Result<Infallible> {
     parts.places.differ_from(begun).await;
-    Err(Error::new(
-        ErrorReason::StoreUnavailable,
-        "the control plane has joined its database anew; meet it again, and resume",
-    )
-    .with_retry_after(Duration::from_millis(100)))
+    Err(meet_again())
 }
 
 async fn follow(

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use molecule_domain::error::{Error, ErrorReason};
+use molecule_domain::error::{Error, ErrorReason, StoredWish};
 use molecule_telemetry::{metrics, trace};
 use tokio::sync::Semaphore;
 use tonic::body::Body;
@@ -106,8 +106,11 @@ where
             let handled = AssertUnwindSafe(inner.call(request)).catch_unwind();
             let response = match tokio::time::timeout(deadline, handled).await {
                 Ok(Ok(result)) => result?,
-                Ok(Err(_panic)) => answer(&Error::internal("a handler panicked")),
-                Err(_) => answer(&Error::new(ErrorReason::DeadlineExceeded, "the call's deadline passed")),
+                Ok(Err(_panic)) => answer(&unfinished(Error::internal("a handler panicked"))),
+                Err(_) => {
+                    let passed = Error::new(ErrorReason::DeadlineExceeded, "the call's deadline passed");
+                    answer(&unfinished(passed))
+                }
             };
             Ok(finish(response, guard.measured(&method), began))
         };
@@ -122,6 +125,11 @@ fn request_id(request: &http::Request<Body>) -> String {
         Some(id) => id.to_owned(),
         None => uuid::Uuid::new_v4().to_string(),
     }
+}
+
+/// The error of a call that was broken off: what it had stored by then stays.
+fn unfinished(error: Error) -> Error {
+    Error { stored: StoredWish::Unknown, ..error }
 }
 
 fn answer(error: &Error) -> http::Response<Body> {

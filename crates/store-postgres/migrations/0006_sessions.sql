@@ -16,7 +16,9 @@ CREATE TABLE tenant_sessions (
     address         text NOT NULL,
     until           timestamptz NOT NULL,
     -- the latest of its streams: the end of an older one does not end the session
-    stream          uuid
+    stream          uuid,
+    -- the workspaces that it runs as recovered after a restore of its own database
+    recovered       uuid[] NOT NULL DEFAULT '{}'
 );
 
 -- How far each process of a tenant was seen to be; the last 20 of each organisation are kept.

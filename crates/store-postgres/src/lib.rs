@@ -34,7 +34,7 @@ pub use self::boots::BootReport;
 pub use self::identity::{DatabaseIdentity, Identities};
 pub use self::membership::{Membership, Place};
 use self::notify::Notifier;
-pub use self::sessions::{Meeting, Process, SESSION, Seen};
+pub use self::sessions::{Meeting, Process, Recovered, SESSION, Seen};
 use self::sqlstate::store_error;
 pub use self::transactions::Counts;
 use self::transactions::Transactions;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{IncarnationId, OrganizationId, Revision};
+use molecule_domain::id::{Generation, IncarnationId, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::{Incarnation, Session, Standpoint, check_session, is_behind};
 use molecule_provisioner::store::StoreError;
+use molecule_provisioner::store::codec::corrupt;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -17,8 +18,12 @@ use crate::sqlstate::store_error;
 
 /// How long a process counts as living after it was last heard.
 pub const SESSION: Duration = Duration::from_secs(30);
+/// How long a process has to come back whose stream has ended, for whatever reason, before another one is served.
+const GRACE: Duration = Duration::from_secs(2);
 /// How many standpoints of an organisation's tenant are kept.
 const KEPT: i64 = 20;
+/// How many recovered workspaces are listed.
+const LISTED: i64 = 1000;
 
 /// A process of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +42,15 @@ pub struct Process {
 pub struct Seen {
     pub standpoint: Standpoint,
     pub at: Timestamp,
+}
+
+/// A workspace that its tenant runs as recovered after a restore of its own database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Recovered {
+    pub organization: OrganizationId,
+    pub workspace: WorkspaceId,
+    pub generation: Generation,
 }
 
 /// What a process that is met is told.
@@ -67,7 +81,13 @@ pub(crate) fn session(
 
 impl Database {
     /// Serves a process from now on, or refuses it; what was seen of its database before, and of this one by it.
-    pub async fn meet(&self, process: &Process, seen: Option<&Standpoint>) -> Result<Meeting, StoreError> {
+    /// `recovered` are the workspaces that it runs as recovered.
+    pub async fn meet(
+        &self,
+        process: &Process,
+        seen: Option<&Standpoint>,
+        recovered: &[WorkspaceId],
+    ) -> Result<Meeting, StoreError> {
         let once = || async {
             let mut tx = self.begin().await?;
             let organization = process.organization;
@@ -79,10 +99,34 @@ impl Database {
             };
             note(&mut tx, &[(organization, process.standpoint)], now).await?;
             forget(&mut tx, organization).await?;
+            note_recovered(&mut tx, organization, recovered).await?;
             tx.commit().await.map_err(store_error)?;
             Ok(Meeting { revision, now, seen: before, behind })
         };
         self.transactions.run("meet", once).await
+    }
+
+    /// The instances that run while their tenants have lost what they were launched with.
+    pub async fn recovered(&self) -> Result<Vec<Recovered>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT organization_id, workspace_id, generation FROM instances
+             JOIN (
+                 SELECT organization_id, unnest(recovered) AS workspace_id FROM tenant_sessions
+             ) AS named USING (organization_id, workspace_id)
+             WHERE phase <> 'Gone' ORDER BY organization_id, workspace_id LIMIT $1",
+            LISTED,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error)?;
+        let recovered = rows.into_iter().map(|row| {
+            Ok(Recovered {
+                organization: OrganizationId::from_uuid(row.organization_id),
+                workspace: WorkspaceId::from_uuid(row.workspace_id),
+                generation: Generation(u32::try_from(row.generation).map_err(|_| corrupt("a generation"))?),
+            })
+        });
+        recovered.collect()
     }
 
     /// Serves a process for as long as a stream of its is open, or refuses it. The organisation's last revision.
@@ -115,15 +159,16 @@ impl Database {
         self.transactions.run("prolong_session", once).await
     }
 
-    /// Ends a session with its stream, unless another stream or another process has taken its place.
+    /// Ends a session soon after its stream, unless another stream or another process has taken its place.
     pub async fn end_session(&self, process: &Process, stream: Uuid) -> Result<(), StoreError> {
         let once = || async {
             sqlx::query!(
-                "UPDATE tenant_sessions SET until = clock_timestamp()
+                "UPDATE tenant_sessions SET until = clock_timestamp() + $4 * interval '1 second', stream = NULL
                  WHERE organization_id = $1 AND incarnation = $2 AND stream = $3",
                 process.organization.as_uuid(),
                 process.standpoint.incarnation.as_uuid(),
                 stream,
+                GRACE.as_secs_f64(),
             )
             .execute(&self.pool)
             .await
@@ -168,9 +213,15 @@ async fn serve(
     .execute(&mut *db)
     .await
     .map_err(store_error)?;
+    // a process whose stream did not end by itself, but with the control plane, has its time to come back after that
     let served = sqlx::query!(
-        "SELECT incarnation, address, until FROM tenant_sessions WHERE organization_id = $1 FOR UPDATE",
+        r#"SELECT incarnation, address,
+               CASE WHEN stream IS NULL THEN until ELSE GREATEST(until, $2 * interval '1 second' + (
+                   SELECT at FROM control_plane_incarnations ORDER BY number DESC LIMIT 1
+               )) END AS "until!"
+           FROM tenant_sessions WHERE organization_id = $1 FOR UPDATE"#,
         organization,
+        SESSION.as_secs_f64(),
     )
     .fetch_optional(&mut *db)
     .await
@@ -265,6 +316,24 @@ async fn note(
         &incarnations,
         &revisions,
         column(now),
+    )
+    .execute(db)
+    .await
+    .map_err(store_error)?;
+    Ok(())
+}
+
+/// Keeps which workspaces a tenant runs as recovered, instead of those before.
+async fn note_recovered(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    recovered: &[WorkspaceId],
+) -> Result<(), StoreError> {
+    let recovered: Vec<Uuid> = recovered.iter().map(|workspace| *workspace.as_uuid()).collect();
+    sqlx::query!(
+        "UPDATE tenant_sessions SET recovered = $2 WHERE organization_id = $1 AND recovered <> $2",
+        organization.as_uuid(),
+        &recovered,
     )
     .execute(db)
     .await

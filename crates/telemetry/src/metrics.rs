@@ -57,7 +57,7 @@ impl Instruments {
             oldest_wish: meter
                 .f64_gauge("molecule_oldest_wish_seconds")
                 .with_description(
-                    "How long the oldest wish of a tenant waits for the launcher's answer; 0 where none does",
+                    "How long the oldest wish of a tenant waits for the control plane's answer; 0 where none does",
                 )
                 .build(),
         }
@@ -106,7 +106,7 @@ pub fn quota_drift(organizations: usize) {
     ALL.drifting.record(u64::try_from(organizations).unwrap_or(u64::MAX), &[]);
 }
 
-/// The oldest wish that waits for the launcher's answer has waited for so long.
+/// The oldest wish that waits for the control plane's answer has waited for so long.
 pub fn oldest_wish(age: Duration) {
     ALL.oldest_wish.record(age.as_secs_f64(), &[]);
 }

@@ -7,7 +7,6 @@ use futures::stream::BoxStream;
 use molecule_domain::Timestamp;
 use molecule_domain::error::Result;
 use molecule_domain::id::{OrganizationId, WorkspaceId};
-use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
 use molecule_provisioner::Engine;
 use molecule_provisioner::admission::{ChangeRequest, ProvisionRequest};
@@ -15,7 +14,7 @@ use molecule_provisioner::backend::{CallError, LogChunk, LogOptions};
 use molecule_workspace::agreement::Met;
 use molecule_workspace::store::Cursors;
 
-use crate::provider::{Changes, Mode, Provider, ProviderInfo};
+use crate::provider::{Changes, Greeting, Mode, Provider, ProviderInfo, Standpoints};
 
 /// How long to wait for something new.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,12 +40,7 @@ impl Provider for Embedded {
         Duration::ZERO
     }
 
-    async fn meet(
-        &self,
-        _organization: OrganizationId,
-        _own: Standpoint,
-        _seen: Option<Standpoint>,
-    ) -> Result<Option<Met>> {
+    async fn meet(&self, _organization: OrganizationId, _greeting: Greeting) -> Result<Option<Met>> {
         Ok(None)
     }
 
@@ -62,11 +56,11 @@ impl Provider for Embedded {
         }
     }
 
-    async fn provision(&self, request: &ProvisionRequest, _own: Standpoint) -> Result<InstanceView> {
+    async fn provision(&self, request: &ProvisionRequest, _standpoints: Standpoints) -> Result<InstanceView> {
         self.0.provision(request).await.map(InstanceView::from)
     }
 
-    async fn change(&self, request: &ChangeRequest, _own: Standpoint) -> Result<InstanceView> {
+    async fn change(&self, request: &ChangeRequest, _standpoints: Standpoints) -> Result<InstanceView> {
         self.0.change(request).await.map(InstanceView::from)
     }
 
@@ -74,7 +68,7 @@ impl Provider for Embedded {
         &self,
         organization: OrganizationId,
         after: Cursors,
-        _own: Standpoint,
+        _standpoints: Standpoints,
     ) -> Result<Changes> {
         let mut commits = self.0.news(organization);
         loop {

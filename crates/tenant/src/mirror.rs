@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use molecule_domain::error::Result;
-use molecule_domain::id::{IncarnationId, Revision};
+use molecule_domain::error::{Error, ErrorReason, Result};
+use molecule_domain::id::Revision;
 use molecule_domain::incarnation::Standpoint;
 use molecule_provisioner::policy::Policy;
 use molecule_workspace::agreement::{Meetings, Met};
@@ -12,22 +12,37 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::outbox::Outbox;
+use crate::provider::{Greeting, Standpoints};
 
 /// The first pause before asking a provider again that did not answer; it doubles up to [`LONGEST_PAUSE`], and is spread.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often the provider hears how far this tenant's database is, while that changes.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+/// So many recovered workspaces the provider is told of.
+const MOST_RECOVERED: usize = 1000;
+
+/// What became of a batch of the provider's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// It is in the store.
+    Over,
+    /// Another start of the provider speaks, which has to be met.
+    AnotherSpeaks,
+    /// The provider knows more, or less, than this tenant has seen of it.
+    Doubted,
+}
 
 impl Outbox {
     /// Follows the provider for as long as this is polled.
     pub async fn follow(&self) {
         let policy = Policy { backoff_base: FIRST_PAUSE, backoff_max: LONGEST_PAUSE, ..Policy::default() };
-        let mut failures = 0;
+        let (mut failures, mut doubted) = (0, false);
         loop {
-            let Err(error) = self.follow_once(&mut failures).await else { continue };
+            let followed = self.follow_once(&mut failures, &mut doubted).await;
+            self.lose_sight();
+            let Err(error) = followed else { continue };
             failures += 1;
-            self.look_again();
             // once for an outage, not at every attempt
             if failures == 1 {
                 warn!(error = &error as &dyn std::error::Error, "the provider can't be followed");
@@ -36,21 +51,30 @@ impl Outbox {
         }
     }
 
-    /// Meets the provider and follows it until it does not answer, or speaks as another start.
-    async fn follow_once(&self, failures: &mut u32) -> Result<()> {
-        let (own, met) = self.meet().await?;
+    /// Meets the provider and follows it until it does not answer, speaks as another start, or is found to know more or
+    /// less than this tenant has seen of it: `doubted` then, so that the two agree whatever they say of themselves.
+    async fn follow_once(&self, failures: &mut u32, doubted: &mut bool) -> Result<()> {
+        let standpoints = self.meet(*doubted).await?;
+        *doubted = false;
         if std::mem::take(failures) > 0 {
             info!("the provider answers again");
         }
         self.retry_soon();
-        let (mut told, mut told_at) = (own.revision, Instant::now());
-        while self.take_over(own, met).await? {
-            if met.is_some() && told_at.elapsed() >= TELL_EVERY {
+        let (mut told, mut told_at) = (standpoints.own.revision, Instant::now());
+        loop {
+            let taken = tokio::select! {
+                taken = self.take_over(standpoints) => taken?,
+                () = self.is_doubted() => Taken::Doubted,
+            };
+            if taken != Taken::Over {
+                *doubted = taken == Taken::Doubted;
+                return Ok(());
+            }
+            if standpoints.seen.is_some() && told_at.elapsed() >= TELL_EVERY {
                 told = self.tell_standpoint(told).await?;
                 told_at = Instant::now();
             }
         }
-        Ok(())
     }
 
     /// Tells the provider how far this database is, where it is further than `told`: a restore of what no call has shown
@@ -63,27 +87,33 @@ impl Outbox {
         Ok(revision)
     }
 
-    /// Says where this database stands, and what it has seen of the provider.
+    /// Says where this database stands, what it has seen of the provider, and what it runs as recovered.
     async fn greet(&self, meetings: &Meetings, revision: Revision) -> Result<(Standpoint, Option<Met>)> {
         let cursor = self.store.cursors(self.organization).await?.revision;
         let seen = meetings.provider.map(|incarnation| Standpoint { incarnation, revision: cursor });
         let own = Standpoint { incarnation: self.own, revision };
-        Ok((own, self.provider.meet(self.organization, own, seen).await?))
+        let (records, _) = self.store.snapshot(self.organization).await?;
+        let recovered = records.iter().filter(|record| record.is_recovered());
+        let recovered = recovered.map(|record| record.workspace).take(MOST_RECOVERED).collect();
+        let greeting = Greeting { standpoints: Standpoints { own, seen }, recovered };
+        Ok((own, self.provider.meet(self.organization, greeting).await?))
     }
 
-    /// Meets the provider, and agrees with it where that is needed. Wishes are told from then on. Returns where this
-    /// tenant stood, and the provider's start.
-    pub async fn meet(&self) -> Result<(Standpoint, Option<IncarnationId>)> {
+    /// Meets the provider, and agrees with it where that is needed. Wishes are told from then on. Returns where the two
+    /// stood.
+    async fn meet(&self, doubted: bool) -> Result<Standpoints> {
         let (meetings, revision) = self.store.meetings(self.organization).await?;
         let (own, met) = self.greet(&meetings, revision).await?;
         if let Some(met) = &met
-            && meetings.must_agree(revision, met)
+            && (doubted || meetings.must_agree(revision, met))
         {
-            self.set_met(false);
+            // a call that is out may change what the inventory shows
+            let _quiet = self.quiet().await;
             self.agree(met).await?;
         }
-        self.set_met(true);
-        Ok((own, met.map(|met| met.provider.incarnation)))
+        let seen = met.map(|met| met.provider);
+        self.has_agreed(seen);
+        Ok(Standpoints { own, seen })
     }
 
     async fn agree(&self, met: &Met) -> Result<()> {
@@ -100,6 +130,11 @@ impl Outbox {
         for workspace in &agreed.recovered {
             warn!(%workspace, "recovered: it runs on, but its agent is not known; update it with its config, or delete it");
         }
+        for (workspace, number) in agreed.taken_back {
+            let message =
+                "after a restore it turned out that something else was asked for later, which holds";
+            self.is_taken_back(workspace, number, &Error::new(ErrorReason::WrongState, message));
+        }
         for workspace in agreed.told_again {
             warn!(%workspace, "the provider has lost what it had granted of this workspace, and is told again");
             self.wake(workspace);
@@ -107,17 +142,22 @@ impl Outbox {
         Ok(())
     }
 
-    /// Takes over one batch; `false` where another start of the provider speaks, which has to be met.
-    async fn take_over(&self, own: Standpoint, met: Option<IncarnationId>) -> Result<bool> {
+    /// Takes over one batch.
+    async fn take_over(&self, standpoints: Standpoints) -> Result<Taken> {
         let cursors = self.store.cursors(self.organization).await?;
-        let changes = self.provider.changes(self.organization, cursors, own).await?;
-        if changes.incarnation.is_some() && changes.incarnation != met {
-            return Ok(false);
+        let changes = self.provider.changes(self.organization, cursors, standpoints).await?;
+        if changes.incarnation.is_some()
+            && changes.incarnation != standpoints.seen.map(|seen| seen.incarnation)
+        {
+            return Ok(Taken::AnotherSpeaks);
         }
         if let Some(event) = changes.restarted_after_event {
             warn!(revision = %cursors.revision, "the provider knows less than it told before, as after a restore");
             self.store.restart_mirror(self.organization, event).await?;
-            return Ok(true);
+            return Ok(Taken::Doubted);
+        }
+        if let Some(last) = changes.instances.last() {
+            self.has_seen(last.revision);
         }
         if !changes.instances.is_empty() || !changes.events.is_empty() {
             let now = self.clock.now();
@@ -127,6 +167,6 @@ impl Outbox {
                 self.wake(workspace);
             }
         }
-        Ok(true)
+        Ok(Taken::Over)
     }
 }

@@ -2,6 +2,7 @@
 //! under its own number, until it is answered definitely; a request that asks for something waits for that task's word
 //! and may go away at any time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use molecule_domain::Clock;
 use molecule_domain::error::{Error, ErrorReason, Result};
-use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, WorkspaceId};
+use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::Phase;
@@ -21,18 +22,20 @@ use molecule_workspace::agreement::Minter;
 use molecule_workspace::record::WorkspaceRecord;
 use molecule_workspace::store::{Stored, TenantStore};
 use molecule_workspace::{Entry, Wish};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, info_span, warn};
 
-use crate::provider::Provider;
+use crate::provider::{Provider, Standpoints};
 use crate::queue::Queue;
 
 /// How many workspaces' wishes are told at once.
 const CONCURRENCY: usize = 16;
 /// The pause before the backlog is read again where the store gave no answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// How long a request waits for the provider's answer to its wish.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a request waits for the two sides to agree, as they do when either of them begins.
 const AGREEMENT: Duration = Duration::from_secs(5);
 /// Over how long a backlog is spread once the provider answers again.
@@ -73,6 +76,15 @@ impl std::fmt::Debug for Parts {
     }
 }
 
+/// Whether this start of the tenant and the provider have agreed on what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Agreement {
+    /// Not since the provider was last lost from sight.
+    Missing,
+    /// With the provider as it was last seen; `None` where it shares this tenant's database.
+    With(Option<Standpoint>),
+}
+
 /// The outbox of all workspaces of a tenant.
 pub struct Outbox {
     pub(crate) store: Arc<dyn TenantStore>,
@@ -84,7 +96,13 @@ pub struct Outbox {
     /// The start of this tenant that speaks.
     pub(crate) own: IncarnationId,
     /// Whether the provider and this start have agreed; nothing is told before.
-    met: watch::Sender<bool>,
+    agreement: watch::Sender<Agreement>,
+    /// Whether they ever did.
+    ever_agreed: AtomicBool,
+    /// Held by every call that is out.
+    calls: RwLock<()>,
+    /// Rung where an answer shows that the provider knows more than this tenant.
+    doubted: Notify,
     queue: Mutex<Queue>,
     woken: Notify,
 }
@@ -99,23 +117,37 @@ impl Outbox {
     /// The outbox over a store. It tells nothing until it is [run](Self::run).
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { organization, own, store, provider, rules, minter, clock } = parts;
-        let (met, queue, woken) = (watch::Sender::new(false), Mutex::default(), Notify::new());
-        Arc::new(Self { store, provider, rules, clock, organization, minter, own, met, queue, woken })
+        Arc::new(Self {
+            store,
+            provider,
+            rules,
+            clock,
+            organization,
+            minter,
+            own,
+            agreement: watch::Sender::new(Agreement::Missing),
+            ever_agreed: AtomicBool::new(false),
+            calls: RwLock::default(),
+            doubted: Notify::new(),
+            queue: Mutex::default(),
+            woken: Notify::new(),
+        })
     }
 
     /// Whether a wish that is stored now would be told at once.
     pub fn is_ready(&self) -> bool {
-        self.provider.ready().is_ok() && self.has_met()
+        self.provider.ready().is_ok() && self.agreement() != Agreement::Missing
     }
 
     /// Waits a while until a wish that is stored now would be told at once; why it would not, where it would not.
     pub async fn ready(&self) -> Result<()> {
-        let mut met = self.met.subscribe();
+        let mut agreement = self.agreement.subscribe();
         let agreed = async {
             loop {
                 self.provider.ready()?;
+                let now = *agreement.borrow_and_update();
                 // the outbox, which is borrowed, holds the sender
-                if *met.borrow_and_update() || met.changed().await.is_err() {
+                if now != Agreement::Missing || agreement.changed().await.is_err() {
                     return Ok(());
                 }
             }
@@ -128,21 +160,56 @@ impl Outbox {
         })
     }
 
-    pub(crate) fn has_met(&self) -> bool {
-        *self.met.borrow()
+    /// Whether this start and the provider have ever agreed.
+    pub(crate) fn has_ever_agreed(&self) -> bool {
+        self.ever_agreed.load(Ordering::Acquire)
     }
 
-    /// Lets wishes be told, or holds them back until the two have agreed again.
-    pub(crate) fn set_met(&self, met: bool) {
-        self.met.send_replace(met);
-        if met {
-            self.woken.notify_one();
-        }
+    fn agreement(&self) -> Agreement {
+        *self.agreement.borrow()
     }
 
-    /// Has those who wait for the provider look again whether it can be asked.
-    pub(crate) fn look_again(&self) {
-        self.met.send_modify(|_| {});
+    /// Nothing is told from now on, until the two have agreed again.
+    pub(crate) fn lose_sight(&self) {
+        self.agreement.send_replace(Agreement::Missing);
+    }
+
+    /// The two have agreed: wishes are told.
+    pub(crate) fn has_agreed(&self, provider: Option<Standpoint>) {
+        self.ever_agreed.store(true, Ordering::Release);
+        self.agreement.send_replace(Agreement::With(provider));
+        self.woken.notify_one();
+    }
+
+    /// Keeps how far the provider was seen to be.
+    pub(crate) fn has_seen(&self, revision: Revision) {
+        self.agreement.send_if_modified(|agreement| {
+            if let Agreement::With(Some(seen)) = agreement {
+                seen.revision = seen.revision.max(revision);
+            }
+            false
+        });
+    }
+
+    /// Gives word of a wish that gave way to another when the two agreed.
+    pub(crate) fn is_taken_back(&self, workspace: WorkspaceId, number: IntentNumber, error: &Error) {
+        self.queue().answer_one(workspace, number, || Told::Refused(copy_of(error)));
+    }
+
+    /// Waits until no call is out, and lets none out for as long as the answer is kept.
+    pub(crate) async fn quiet(&self) -> RwLockWriteGuard<'_, ()> {
+        self.calls.write().await
+    }
+
+    /// Has the two agree again, whatever either says of itself.
+    fn doubt(&self) {
+        self.lose_sight();
+        self.doubted.notify_one();
+    }
+
+    /// Waits until [`doubt`](Self::doubt) is called.
+    pub(crate) async fn is_doubted(&self) {
+        self.doubted.notified().await;
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -158,8 +225,15 @@ impl Outbox {
         let Some(number) = stored.number else { return Told::Granted(Box::new(stored.record)) };
         let receiver = self.queue().wait_for(stored.record.workspace, number);
         self.woken.notify_one();
-        // the sender is dropped only where the task that tells has ended
-        receiver.await.unwrap_or_else(|_| Told::Waits(draining()))
+        match tokio::time::timeout(PATIENCE, receiver).await {
+            Ok(Ok(told)) => told,
+            // the sender is dropped only where the task that tells has ended
+            Ok(Err(_)) => Told::Waits(draining()),
+            Err(_) => Told::Waits(Error::new(
+                ErrorReason::DeadlineExceeded,
+                "the control plane has not answered yet",
+            )),
+        }
     }
 
     /// Has a wish told that nobody waits for.
@@ -186,7 +260,7 @@ impl Outbox {
         loop {
             loaded = loaded || self.load_backlog().await;
             let mut next = None;
-            if self.has_met() {
+            if self.agreement() != Agreement::Missing {
                 let mut queue = self.queue();
                 while calls.len() < CONCURRENCY
                     && let Some(workspace) = queue.take_due()
@@ -252,14 +326,27 @@ impl Outbox {
 
     /// Whether there was a wish to tell. An error says that it waits.
     async fn tell_first(&self, workspace: WorkspaceId) -> Result<bool> {
+        let (_out, seen) = self.may_tell().await?;
         let Some((record, entry)) = self.store.begin_call(workspace).await? else {
             self.all_told(workspace).await?;
             return Ok(false);
         };
         let span = info_span!("tell", %workspace, wish = entry.wish.name(), number = %entry.number);
         trace::continue_from(&span, &entry.trace);
-        trace::within(span, self.tell_entry(&record, &entry)).await?;
+        trace::within(span, self.tell_entry(&record, &entry, seen)).await?;
         Ok(true)
+    }
+
+    /// Waits until calls may be made, which say what was last seen of the provider. While the answer is kept the two do
+    /// not agree anew.
+    async fn may_tell(&self) -> Result<(RwLockReadGuard<'_, ()>, Option<Standpoint>)> {
+        loop {
+            self.ready().await?;
+            let out = self.calls.read().await;
+            if let Agreement::With(seen) = self.agreement() {
+                return Ok((out, seen));
+            }
+        }
     }
 
     /// Answers those whose wishes were settled without a call of their own: composed with another, say.
@@ -278,11 +365,26 @@ impl Outbox {
         Ok(())
     }
 
-    async fn tell_entry(&self, record: &WorkspaceRecord, entry: &Entry) -> Result<()> {
+    async fn tell_entry(
+        &self,
+        record: &WorkspaceRecord,
+        entry: &Entry,
+        seen: Option<Standpoint>,
+    ) -> Result<()> {
         let workspace = record.workspace;
-        let answer = self.call(record, entry).await.and_then(|instance| is_of_this_wish(entry, instance));
+        let answer = self.call(record, entry, seen).await;
+        if let Ok(instance) = &answer {
+            self.has_seen(instance.revision);
+        }
+        let answer = answer.and_then(|instance| is_of_this_wish(entry, instance));
         let now = self.clock.now();
         match answer {
+            Ok(instance) if knows_more(entry, &instance) => {
+                self.doubt();
+                let message =
+                    "the provider has heard of later wishes than this tenant knows of; the two agree first";
+                Err(Error::new(ErrorReason::ControlPlaneUnavailable, message))
+            }
             Ok(instance) => {
                 let answer = Answer::Granted(instance);
                 let record = self.store.answered(workspace, entry.number, &answer, now).await?;
@@ -301,7 +403,10 @@ impl Outbox {
                 info!(reason = error.reason.as_str(), message = error.message, "the provider refuses a wish");
                 let answer = Answer::Refused(refusal(&error));
                 self.store.answered(workspace, entry.number, &answer, now).await?;
-                self.queue().answer(workspace, entry.number, || Told::Refused(copy_of(&error)));
+                // with a creation all that waits behind it is taken back
+                let provision = matches!(entry.wish, Wish::Provision { .. });
+                let upto = if provision { IntentNumber(i64::MAX) } else { entry.number };
+                self.queue().answer(workspace, upto, || Told::Refused(copy_of(&error)));
                 Ok(())
             }
             Err(error) => {
@@ -321,9 +426,15 @@ impl Outbox {
         }
     }
 
-    async fn call(&self, record: &WorkspaceRecord, entry: &Entry) -> Result<InstanceView> {
+    async fn call(
+        &self,
+        record: &WorkspaceRecord,
+        entry: &Entry,
+        seen: Option<Standpoint>,
+    ) -> Result<InstanceView> {
         let (organization, workspace, intent) = (record.organization, record.workspace, entry.number);
         let own = Standpoint { incarnation: self.own, revision: record.revision };
+        let standpoints = Standpoints { own, seen };
         let launch_spec = |reset| {
             let spec = self.rules.launch_spec(&entry.spec, reset);
             spec.ok_or_else(|| {
@@ -348,7 +459,7 @@ impl Outbox {
                     sealed_token,
                     trace: trace::current(),
                 };
-                return self.provider.provision(&request, own).await;
+                return self.provider.provision(&request, standpoints).await;
             }
             Wish::Start => Change::Start,
             Wish::Stop(cause) => Change::Stop(cause.clone()),
@@ -361,7 +472,7 @@ impl Outbox {
             },
         };
         let request = ChangeRequest { organization, workspace, intent, change, trace: trace::current() };
-        self.provider.change(&request, own).await
+        self.provider.change(&request, standpoints).await
     }
 }
 
@@ -376,6 +487,12 @@ fn is_of_this_wish(entry: &Entry, instance: InstanceView) -> Result<InstanceView
         ));
     }
     Ok(instance)
+}
+
+/// Whether the provider has done later wishes than the one that it was told, as where another process told them over a
+/// copy of this database: it took this one for a repeated one. A deletion is final whoever asked for it.
+fn knows_more(entry: &Entry, instance: &InstanceView) -> bool {
+    instance.intent > entry.number && !(entry.wish == Wish::Delete && instance.is_ending())
 }
 
 /// Whether the provider has decided: asking again can't help. Whatever else it says, the wish waits: it may have been

@@ -47,6 +47,25 @@ pub struct Changes {
     pub incarnation: Option<IncarnationId>,
 }
 
+/// Where the two databases stand, as this tenant knows it. It is said with every call, so that a database that was put
+/// back on either side shows itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Standpoints {
+    /// This tenant's.
+    pub own: Standpoint,
+    /// The provider's, as it was last seen; `None` before the first meeting, and where the provider shares this tenant's.
+    pub seen: Option<Standpoint>,
+}
+
+/// What a process of a tenant's says of itself when it meets the provider.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// Where the two databases stand.
+    pub standpoints: Standpoints,
+    /// The workspaces that run as recovered.
+    pub recovered: Vec<WorkspaceId>,
+}
+
 /// Who provides instances.
 #[async_trait]
 pub trait Provider: Send + Sync + 'static {
@@ -58,24 +77,22 @@ pub trait Provider: Send + Sync + 'static {
     fn ready(&self) -> Result<()>;
     /// How old its last word is.
     fn age(&self, now: Timestamp) -> Duration;
-    /// Makes this process known, and hears where the provider stands and what it had seen of this tenant. `own` is where
-    /// this tenant's database stands, `seen` what was last seen of the provider. `None` where the provider shares this
-    /// tenant's database: the two are put back together.
-    async fn meet(
-        &self,
-        organization: OrganizationId,
-        own: Standpoint,
-        seen: Option<Standpoint>,
-    ) -> Result<Option<Met>>;
+    /// Makes this process known, and hears where the provider stands and what it had seen of this tenant. `None` where
+    /// the provider shares this tenant's database: the two are put back together.
+    async fn meet(&self, organization: OrganizationId, greeting: Greeting) -> Result<Option<Met>>;
     /// Every instance as it is now, what is gone included, in order of revision.
     async fn inventory(&self, organization: OrganizationId) -> Result<Vec<InstanceView>>;
-    /// Asks for a first instance; repeatable by the workspace's id. `own` is where this tenant's database stands.
-    async fn provision(&self, request: &ProvisionRequest, own: Standpoint) -> Result<InstanceView>;
+    /// Asks for a first instance; repeatable by the workspace's id.
+    async fn provision(&self, request: &ProvisionRequest, standpoints: Standpoints) -> Result<InstanceView>;
     /// Asks for a change; repeatable by the workspace's id and the number of the wish.
-    async fn change(&self, request: &ChangeRequest, own: Standpoint) -> Result<InstanceView>;
+    async fn change(&self, request: &ChangeRequest, standpoints: Standpoints) -> Result<InstanceView>;
     /// What came after the cursors; waits a while where there is nothing yet.
-    async fn changes(&self, organization: OrganizationId, after: Cursors, own: Standpoint)
-    -> Result<Changes>;
+    async fn changes(
+        &self,
+        organization: OrganizationId,
+        after: Cursors,
+        standpoints: Standpoints,
+    ) -> Result<Changes>;
     /// The output of an instance.
     async fn logs(
         &self,

@@ -78,6 +78,19 @@ impl Queue {
         }
     }
 
+    /// Gives word to all who wait for one wish.
+    pub(crate) fn answer_one(
+        &mut self,
+        workspace: WorkspaceId,
+        number: IntentNumber,
+        told: impl Fn() -> Told,
+    ) {
+        for sender in self.waiting.remove(&(workspace, number)).into_iter().flatten() {
+            // who has gone away needs no word
+            let _ = sender.send(told());
+        }
+    }
+
     /// The next workspace that is due; it is being told from now on.
     pub(crate) fn take_due(&mut self) -> Option<WorkspaceId> {
         let (due, workspace) = *self.schedule.first()?;

@@ -94,12 +94,12 @@ impl Workspaces {
         if create.validate_only {
             return Ok(preview(&new, self.clock.now()));
         }
-        if let Some(known) = self.refuse_unless_ready(create.key.as_ref(), "delete").await? {
+        if let Some(known) = self.refuse_unless_ready(create.key.as_ref(), DELETE_IT).await? {
             return Ok(known);
         }
         let stored = self.store.create(&new, create.key.as_ref(), self.clock.now()).await;
         let stored = stored.map_err(or_unknown)?;
-        self.answer_now(stored, "delete").await
+        self.answer_now(stored, DELETE_IT).await
     }
 
     /// One workspace.
@@ -129,7 +129,7 @@ impl Workspaces {
             }
             Ok(wish(Wish::Start))
         };
-        self.change(workspace, on, "stop", decide).await
+        self.change(workspace, on, STOP_IT, decide).await
     }
 
     /// Replaces a workspace's instance by a new generation, which runs.
@@ -147,7 +147,7 @@ impl Workspaces {
             }
             Ok(self.replacement(found, true, reset_session))
         };
-        self.change(workspace, on, "stop", decide).await
+        self.change(workspace, on, STOP_IT, decide).await
     }
 
     /// Deletes a workspace with all it holds.
@@ -196,7 +196,7 @@ impl Workspaces {
             }
             return Ok(found.record);
         }
-        self.change(workspace, on, "update", decide).await
+        self.change(workspace, on, UPDATE_IT, decide).await
     }
 
     /// A change that needs an answer now: the provider may refuse it.
@@ -309,6 +309,11 @@ fn or_unknown(error: StoreError) -> Error {
     if refused { error } else { Error { stored: StoredWish::Unknown, ..error } }
 }
 
+/// How clients get rid of what is stored and will be carried out.
+const DELETE_IT: &str = "delete the workspace if it is not wanted any more";
+const STOP_IT: &str = "stop the workspace if it is not to run";
+const UPDATE_IT: &str = "update the workspace again to change that back";
+
 /// The error of a wish that is stored and goes on: it says so, and how the wish is taken back.
 fn goes_on(workspace: WorkspaceId, taken_back_by: &str, error: Error) -> Error {
     let reason = match error.code() {
@@ -317,7 +322,7 @@ fn goes_on(workspace: WorkspaceId, taken_back_by: &str, error: Error) -> Error {
         _ => ErrorReason::ControlPlaneUnavailable,
     };
     let message = format!(
-        "{}. The wish is stored and goes on: get workspace {workspace} to follow it, {taken_back_by} it to take that back",
+        "{}. The request is stored for workspace {workspace} and will be carried out; {taken_back_by}",
         error.message.trim_end_matches('.')
     );
     let retry_after = error.retry_after.unwrap_or(Duration::from_secs(5));

@@ -45,7 +45,7 @@ pub struct NewWorkspace {
 /// A bootstrap token as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedToken {
-    /// The token, sealed for the launcher.
+    /// The token, sealed for the provider.
     pub sealed: Vec<u8>,
     /// Its hash, by which it is known when it is redeemed.
     pub hash: Vec<u8>,
@@ -81,12 +81,14 @@ pub struct SideEffects {
     pub visible: bool,
     /// What happened.
     pub events: Vec<EventDetail>,
-    /// A generation's bootstrap token, by its hash, beside those that it has.
-    pub add_token: Option<(Generation, Vec<u8>)>,
+    /// Generations' bootstrap tokens, by their hashes, beside those that it has.
+    pub add_tokens: Vec<(Generation, Vec<u8>)>,
     /// Whose credentials and tokens are worth nothing from now on.
     pub revoke: Revoke,
     /// Request ids that are free again.
     pub forget_requests: Vec<String>,
+    /// The numbers of wishes that gave way to others when the two sides agreed; their clients may wait for word of them.
+    pub taken_back: Vec<IntentNumber>,
 }
 
 /// Generations whose credentials end.
@@ -243,7 +245,7 @@ impl Workspace {
                 }
                 if let Some(token) = change.token {
                     last.sealed_token = token.sealed;
-                    effects.add_token = Some((last.generation, token.hash));
+                    effects.add_tokens.push((last.generation, token.hash));
                 }
                 if last.undo.private.is_none() {
                     last.undo.private = undo.private;
@@ -278,7 +280,7 @@ impl Workspace {
         }
         self.record.desired = wish.desired();
         let sealed_token = change.token.map_or_else(Vec::new, |token| {
-            effects.add_token = Some((self.record.generation, token.hash));
+            effects.add_tokens.push((self.record.generation, token.hash));
             token.sealed
         });
         self.outbox.push(Entry {
@@ -434,7 +436,7 @@ impl Workspace {
         effects.events.push(self.event("deleted", message.to_owned()));
     }
 
-    fn event(&self, kind: &'static str, message: String) -> EventDetail {
+    pub(crate) fn event(&self, kind: &'static str, message: String) -> EventDetail {
         EventDetail {
             kind: kind.into(),
             actor: Actor::Engine,

@@ -48,12 +48,12 @@ impl Meetings {
         seen.iter().any(|one| !is_known(one) && is_behind(&self.held, current, one))
     }
 
-    /// The newest start of which the provider may have heard wishes. One that met the provider, and ended before they
-    /// had agreed, told none.
-    pub fn last_met(&self, seen: &[Standpoint]) -> Option<IncarnationId> {
-        let is_held = |id| self.held.iter().any(|held| held.id == id);
-        let seen = seen.iter().map(|one| one.incarnation);
-        seen.filter(|id| !is_held(*id) || self.agreed_in.is_some_and(|agreed| *id <= agreed)).max()
+    /// Whether no wish of a start was ever told: it began after the one in which the two last agreed. One that met the
+    /// provider, and ended before they had agreed, told none.
+    pub fn has_told_nothing(&self, start: IncarnationId) -> bool {
+        let place = |id| self.held.iter().position(|held| held.id == id);
+        let agreed = self.agreed_in.and_then(place);
+        place(start).is_some_and(|place| agreed.is_none_or(|agreed| place > agreed))
     }
 
     /// Whether the two have to agree before anything is told.
@@ -75,11 +75,14 @@ pub struct Agreed {
     pub adopted: Vec<WorkspaceId>,
     /// Workspaces that the tenant didn't know, or of whose agents it doesn't.
     pub recovered: Vec<WorkspaceId>,
+    /// Wishes that give way to later ones of which the provider had heard.
+    pub taken_back: Vec<(WorkspaceId, IntentNumber)>,
 }
 
 impl Agreed {
     /// Counts what was agreed about a workspace.
-    pub fn add(&mut self, record: &WorkspaceRecord, verdict: Verdict) {
+    pub fn add(&mut self, record: &WorkspaceRecord, verdict: Verdict, effects: &SideEffects) {
+        self.taken_back.extend(effects.taken_back.iter().map(|number| (record.workspace, *number)));
         match verdict {
             Verdict::TellAgain | Verdict::DeleteAgain => self.told_again.push(record.workspace),
             Verdict::Adopt | Verdict::Deleted => self.adopted.push(record.workspace),
@@ -102,15 +105,48 @@ pub trait Minter: Send + Sync {
 /// What is known beside a workspace and its instance when the two sides agree.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
-    /// The newest start of this tenant that has agreed with the provider, or of which the provider knows and this
-    /// database doesn't. Wishes of later starts were never told.
-    pub last_met: Option<IncarnationId>,
+    /// What this database holds of its own starts.
+    pub meetings: &'a Meetings,
     /// Whether this tenant's database was put back to an earlier state.
     pub set_back: bool,
     /// The start that speaks.
     pub own: IncarnationId,
     /// Makes tokens.
     pub minter: &'a dyn Minter,
+}
+
+/// What a tenant's database holds of the agents of a workspace that the provider has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KnownAgents {
+    /// Whether it made the credential of the generation that runs, or that may still ask for one.
+    pub running: bool,
+    /// Whether it made the bootstrap token of the generation that is wanted.
+    pub wanted: bool,
+}
+
+impl KnownAgents {
+    /// By the generations of which the database has a bootstrap token, each with whether it has made a credential for it.
+    /// A token that seems unused may have been redeemed in the time that is lost, but where nothing was launched yet.
+    pub fn of(instance: &InstanceView, held: &[(Generation, bool)]) -> Self {
+        let launched = instance.phase != Phase::Admitted;
+        Self {
+            running: held
+                .iter()
+                .any(|(known, redeemed)| *known == instance.generation && (*redeemed || !launched)),
+            wanted: held.iter().any(|(known, _)| *known == instance.wanted_generation),
+        }
+    }
+
+    /// The generation of whose agent nothing is known.
+    const fn lost(self, instance: &InstanceView) -> Option<Generation> {
+        if !self.wanted {
+            Some(instance.wanted_generation)
+        } else if !self.running {
+            Some(instance.generation)
+        } else {
+            None
+        }
+    }
 }
 
 /// What is to be done about one workspace.
@@ -136,8 +172,8 @@ struct Held {
     intent: IntentNumber,
     answered: IntentNumber,
     generation: Generation,
-    /// Whether a wish waits that brings this generation.
-    brings: bool,
+    /// The number of the last wish that waits and brings this generation.
+    brought_by: Option<IntentNumber>,
     deleting: bool,
     gone: bool,
 }
@@ -177,8 +213,11 @@ fn verdict(held: Option<Held>, has: Option<Has>) -> Verdict {
         (Some(held), Some(has)) if has.intent > held.intent || has.generation > held.generation => {
             Verdict::Adopt
         }
+        (Some(held), Some(has)) if has.intent < held.answered => Verdict::TellAgain,
+        // a generation that it has lost, or that a wish brings whose number it has given to another
         (Some(held), Some(has))
-            if has.intent < held.answered || has.generation < held.generation && !held.brings =>
+            if has.generation < held.generation
+                && held.brought_by.is_none_or(|number| number <= has.intent) =>
         {
             Verdict::TellAgain
         }
@@ -197,30 +236,33 @@ impl Has {
 }
 
 impl Workspace {
-    /// Agrees with the provider about this workspace; `instance` is all that the provider has of it, and
-    /// `knows_agent` says whether this database made the credential of the generation that runs.
+    /// Agrees with the provider about this workspace; `instance` is all that the provider has of it, and `agents` what
+    /// this database holds of its agents.
     pub fn agree(
         &mut self,
         instance: Option<&InstanceView>,
-        knows_agent: bool,
+        agents: KnownAgents,
         terms: &Terms<'_>,
         now: Timestamp,
     ) -> (Verdict, SideEffects) {
         let before = self.record.clone();
         let mut effects = SideEffects::default();
         if let Some(instance) = instance {
-            self.number_anew(instance.intent, terms);
+            self.number_anew(instance, terms, &mut effects);
         }
         let verdict = verdict(Some(self.held()), instance.map(Has::of));
         match verdict {
             Verdict::Same | Verdict::TakeBack => {}
-            Verdict::Adopt => self.adopt(instance),
+            Verdict::Adopt => self.adopt(instance, terms, &mut effects),
             Verdict::TellAgain => self.tell_again(instance, terms, now, &mut effects),
             Verdict::Deleted if instance.is_none() => {
                 self.deleted("deleted; the provider has nothing of it", now, &mut effects);
             }
             Verdict::Deleted => {
-                self.outbox.clear();
+                if let Some(instance) = instance {
+                    let dropped = std::mem::take(&mut self.outbox);
+                    self.give_way(dropped, instance, &mut effects);
+                }
                 self.record.desired = Desired::Deleted;
                 self.record.answered = self.record.intent;
             }
@@ -231,10 +273,8 @@ impl Workspace {
         {
             self.record.instance_revision = Revision(0);
             self.take_over(instance, now, terms.own, &mut effects);
-            let unknown = self.record.phase == Phase::Up || self.record.phase == Phase::Booting;
-            if terms.set_back && unknown && !knows_agent {
-                // of the generation that replaces it no more may be known
-                self.record.recovered = self.record.recovered.max(Some(instance.generation));
+            if terms.set_back && !self.record.is_deleting() {
+                self.record.recovered = agents.lost(instance).or(self.record.recovered);
             }
         }
         self.refresh_pending();
@@ -276,7 +316,7 @@ impl Workspace {
         workspace.record.recovered = Some(instance.generation);
         workspace.refresh_pending();
         // its token is nobody's: the instance has one of which nothing is known any more
-        effects.add_token = None;
+        effects.add_tokens.clear();
         effects.visible = true;
         effects.events.push(EventDetail {
             kind: "recovered".into(),
@@ -295,40 +335,84 @@ impl Workspace {
             intent: self.record.intent,
             answered: self.record.answered,
             generation: self.record.generation,
-            brings: self
+            brought_by: self
                 .outbox
                 .iter()
-                .any(|entry| entry.wish.launches() && entry.generation == self.record.generation),
+                .rfind(|entry| entry.wish.launches() && entry.generation == self.record.generation)
+                .map(|entry| entry.number),
             deleting: self.record.is_deleting(),
             gone: self.record.phase == Phase::Gone,
         }
     }
 
     /// Wishes that were never told, and whose numbers the provider has given to others before the restore, get numbers
-    /// above those. What stands before them was done by then.
-    fn number_anew(&mut self, done: IntentNumber, terms: &Terms<'_>) {
-        let is_new = |entry: &Entry| terms.last_met.is_none_or(|met| entry.asked_in > met);
+    /// and generations above those. What stands before them was done by then.
+    fn number_anew(&mut self, instance: &InstanceView, terms: &Terms<'_>, effects: &mut SideEffects) {
+        let done = instance.intent;
+        let is_new = |entry: &Entry| terms.meetings.has_told_nothing(entry.asked_in);
         let Some(first) = self.outbox.iter().position(is_new) else { return };
         if !terms.set_back || self.outbox[first].number > done {
             return;
         }
-        self.outbox.drain(..first);
+        let dropped = self.outbox.drain(..first).collect();
+        self.give_way(dropped, instance, effects);
         for (entry, number) in self.outbox.iter_mut().zip(done.0 + 1..) {
             entry.number = IntentNumber(number);
         }
         self.record.intent = self.outbox.last().map_or(done, |last| last.number);
         self.record.answered = done;
+        self.raise_generations(instance, terms, effects);
     }
 
-    fn adopt(&mut self, instance: Option<&InstanceView>) {
+    /// Gives the generations that wait numbers above that which the provider has.
+    fn raise_generations(&mut self, instance: &InstanceView, terms: &Terms<'_>, effects: &mut SideEffects) {
+        self.record.highest = self.record.highest.max(instance.wanted_generation);
+        let mut generation = instance.wanted_generation;
+        for entry in &mut self.outbox {
+            if entry.wish.launches() && entry.generation <= instance.wanted_generation {
+                self.record.highest = self.record.highest.next();
+                generation = self.record.highest;
+                let token = terms.minter.mint(self.record.workspace, generation);
+                entry.sealed_token = token.sealed;
+                effects.add_tokens.push((generation, token.hash));
+            }
+            entry.generation = entry.generation.max(generation);
+        }
+        self.record.generation = self.record.generation.max(generation);
+    }
+
+    /// The provider has done later wishes than this tenant knows of.
+    fn adopt(&mut self, instance: Option<&InstanceView>, terms: &Terms<'_>, effects: &mut SideEffects) {
         let Some(instance) = instance else { return };
-        self.outbox.retain(|entry| entry.number > instance.intent);
-        self.record.answered = self.record.answered.max(instance.intent);
-        self.record.intent = self.record.intent.max(instance.intent);
-        if instance.wanted_generation > self.record.generation {
-            self.record.generation = instance.wanted_generation;
-            self.record.highest = self.record.highest.max(instance.wanted_generation);
-            self.record.recovered = Some(instance.wanted_generation);
+        let (dropped, left) =
+            std::mem::take(&mut self.outbox).into_iter().partition(|entry| entry.number <= instance.intent);
+        self.outbox = left;
+        self.give_way(dropped, instance, effects);
+        self.raise_generations(instance, terms, effects);
+        let record = &mut self.record;
+        record.answered = record.answered.max(instance.intent);
+        record.intent = record.intent.max(instance.intent);
+        if !self.outbox.iter().any(|entry| entry.wish.launches()) {
+            record.generation = instance.wanted_generation;
+            record.spec.runtime.clone_from(&instance.runtime);
+            record.spec.tier = instance.tier;
+        }
+    }
+
+    /// Notes which of these entries, which are told no more, come to nothing: the provider had heard of later wishes.
+    fn give_way(&self, dropped: Vec<Entry>, instance: &InstanceView, effects: &mut SideEffects) {
+        for entry in dropped {
+            let is_done = entry.wish.desired() == instance.desired
+                && (!entry.wish.launches() || entry.generation <= instance.wanted_generation);
+            if !is_done {
+                let message = format!(
+                    "the {} is not carried out: after a restore it turned out that something else was asked for later",
+                    entry.wish.name()
+                );
+                effects.events.push(self.event("taken_back", message));
+                effects.forget_requests.extend(entry.requests);
+                effects.taken_back.push(entry.number);
+            }
         }
     }
 
@@ -342,7 +426,12 @@ impl Workspace {
     ) {
         let run = self.record.desired == Desired::Running;
         let launched = |has: &InstanceView| has.wanted_generation >= self.record.generation;
-        if let Some(has) = instance.filter(|has| launched(has) && has.desired == self.record.desired) {
+        let cause = self.outbox.iter().rev().find_map(|entry| match &entry.wish {
+            Wish::Stop(cause) => cause.clone(),
+            _ => None,
+        });
+        let is_so = |has: &&InstanceView| launched(has) && has.desired == self.record.desired;
+        if let Some(has) = instance.filter(is_so).filter(|_| cause.is_none()) {
             // it wants the same all the same
             self.outbox.clear();
             self.record.answered = has.intent;
@@ -362,16 +451,15 @@ impl Workspace {
                 Wish::Replace { run, reset_session }
             }
             Some(_) if run => Wish::Start,
-            Some(has) => match self.record.reason.filter(|_| self.record.phase == Phase::Failed) {
-                Some(reason) if has.phase != Phase::Failed => {
-                    Wish::Stop(Some((reason, self.record.message.clone())))
-                }
-                _ => Wish::Stop(None),
-            },
+            Some(has) => {
+                let failed = self.record.reason.filter(|_| self.record.phase == Phase::Failed);
+                let failed = failed.map(|reason| (reason, self.record.message.clone()));
+                Wish::Stop(cause.or(failed).filter(|_| has.phase != Phase::Failed))
+            }
         };
         let sealed_token = if wish.launches() {
             let token = terms.minter.mint(self.record.workspace, self.record.generation);
-            effects.add_token = Some((self.record.generation, token.hash));
+            effects.add_tokens.push((self.record.generation, token.hash));
             token.sealed
         } else {
             Vec::new()
@@ -438,7 +526,7 @@ mod tests {
 
     fn held(intent: i64, answered: i64, generation: u32, deleting: bool, gone: bool) -> Held {
         let (intent, answered) = (IntentNumber(intent), IntentNumber(answered));
-        Held { intent, answered, generation: Generation(generation), brings: false, deleting, gone }
+        Held { intent, answered, generation: Generation(generation), brought_by: None, deleting, gone }
     }
 
     fn has(intent: i64, generation: u32, deleting: bool) -> Has {
@@ -453,6 +541,10 @@ mod tests {
             |intent, answered| Some(held(intent, answered, 2, true, false)),
             Some(held(5, 5, 2, true, true)),
         );
+        let brings = |number, intent, answered| {
+            let brought_by = Some(IntentNumber(number));
+            Some(Held { brought_by, ..held(intent, answered, 2, false, false) })
+        };
         let runs = |intent, generation| Some(has(intent, generation, false));
         let ends = |intent| Some(has(intent, 2, true));
         let table = [
@@ -475,9 +567,12 @@ mod tests {
             (alive(5, 5), runs(5, 3), Adopt),
             (alive(5, 5), runs(4, 2), TellAgain),
             (alive(7, 5), runs(4, 1), TellAgain),
-            (alive(7, 7), runs(7, 1), TellAgain),
-            (alive(7, 5), runs(7, 1), TellAgain),
-            (alive(7, 5).map(|held| Held { brings: true, ..held }), runs(5, 1), Same),
+            // the last generation waits to be told, or was lost, or its wish's number is another's there
+            (brings(6, 7, 5), runs(5, 1), Same),
+            (alive(5, 5), runs(5, 1), TellAgain),
+            (alive(7, 5), runs(6, 1), TellAgain),
+            (brings(6, 7, 5), runs(6, 1), TellAgain),
+            (brings(6, 7, 5), runs(8, 1), Adopt),
             // one side knows it as deleted
             (alive(5, 5), ends(6), Deleted),
             (alive(7, 5), ends(3), Deleted),
@@ -520,11 +615,19 @@ mod tests {
         };
         let seen = [standpoint(2, 30), standpoint(1, 20)];
         assert!(meetings.is_set_back(Revision(12), &seen));
-        assert_eq!(meetings.last_met(&seen), Some(id(2)));
+        let told_nothing =
+            |meetings: &Meetings| [1, 2, 3, 4].map(|start| meetings.has_told_nothing(id(start)));
+        assert_eq!(told_nothing(&meetings), [false, false, true, false]);
         // start 3 met the provider and ended before they agreed: its wishes are still to be told
         meetings.held = held(&[(1, 0), (3, 10), (4, 12)]);
         let seen = [standpoint(3, 12), standpoint(2, 30), standpoint(1, 20)];
-        assert_eq!(meetings.last_met(&seen), Some(id(2)));
+        assert_eq!(told_nothing(&meetings), [false, false, true, true]);
+        // a clock that went back says nothing: the order in which they began does
+        meetings.held = held(&[(9, 0), (3, 10), (4, 12)]);
+        meetings.agreed_in = Some(id(9));
+        assert_eq!(told_nothing(&meetings), [false, false, true, true]);
+        meetings.held = held(&[(1, 0), (3, 10), (4, 12)]);
+        meetings.agreed_in = Some(id(1));
         assert!(meetings.is_set_back(Revision(12), &seen));
         // once they have agreed it is no news any more
         meetings.acknowledged = seen.iter().map(|one| (one.incarnation, one.revision)).collect();

@@ -36,8 +36,6 @@ use crate::secrets::SealKey;
 
 /// Disk that a workspace counts for.
 const DISK_GIB: i64 = 10;
-/// How long the first requests wait for the provider to be met.
-const FIRST_MEETING: Duration = Duration::from_secs(2);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -131,13 +129,6 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let mode = workspaces.provider.info().mode;
     info!(?mode, organization = %side.organization, grpc = %grpc_at, agents = %side.agents_at, "tenant-svc serves");
 
-    // an outage is told by whoever follows the provider; a process that has just ended may count as served for a moment
-    let first_meeting = async {
-        while outbox.meet().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let _ = tokio::time::timeout(FIRST_MEETING, first_meeting).await;
     let tasks = TaskTracker::new();
     let state =
         AgentsState { workspaces: workspaces.clone(), key, a2a: A2a::new(), agents_url: side.agents_url };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
-use molecule_domain::error::Result;
+use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{IncarnationId, OrganizationId, Revision};
 use molecule_domain::incarnation::{Incarnation, Session, Standpoint, check_session, is_behind};
 
@@ -15,6 +15,8 @@ use crate::process::Process;
 
 /// How long a process counts as living after it was last heard.
 const SESSION: Duration = Duration::from_secs(30);
+/// How long a process has to come back whose stream has ended.
+const GRACE: Duration = Duration::from_secs(2);
 /// How many standpoints of a tenant are kept.
 const KEPT: usize = 20;
 
@@ -74,6 +76,13 @@ impl Book {
         now: Timestamp,
     ) -> Result<()> {
         self.check(organization, own, now)?;
+        let served = self.served.get(&organization).map(|served| served.session.incarnation);
+        if served != Some(own.incarnation) {
+            return Err(Error::new(
+                ErrorReason::StoreUnavailable,
+                "another process was met last; meet first",
+            ));
+        }
         self.note(organization, own);
         Ok(())
     }
@@ -113,7 +122,7 @@ impl Book {
             && served.stream.as_ref().is_some_and(|(_, number)| *number == stream)
         {
             served.stream = None;
-            served.session.until = if is_noted { now } else { now + SESSION };
+            served.session.until = now + if is_noted { GRACE } else { SESSION };
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use molecule_domain::Timestamp;
-use molecule_domain::error::{Error, Result};
+use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{IncarnationId, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::lifecycle::Phase;
@@ -19,6 +19,7 @@ use molecule_provisioner::store::Store;
 use molecule_provisioner::store::memory::{Data, MemoryStore};
 use molecule_provisioner::wakes::Wakes;
 use molecule_provisioner::watch::Feed;
+use molecule_tenant::provider::Standpoints;
 use molecule_workspace::agreement::Met;
 use tokio_util::sync::CancellationToken;
 
@@ -227,8 +228,7 @@ impl ControlPlane {
     pub(crate) fn meet(
         &self,
         organization: OrganizationId,
-        own: Standpoint,
-        seen: Option<Standpoint>,
+        Standpoints { own, seen }: Standpoints,
     ) -> Result<Met> {
         let (revision, _) = self.database().counters(organization);
         let now = self.world.now();
@@ -242,21 +242,34 @@ impl ControlPlane {
         Ok(Met { provider: Standpoint { incarnation, revision }, seen: before })
     }
 
+    /// Refuses a process that has met another start of the control plane, or has seen more than there is.
+    fn check_seen(&self, organization: OrganizationId, standpoints: Standpoints) -> Result<()> {
+        let (revision, _) = self.database().counters(organization);
+        match standpoints.seen {
+            Some(seen) if self.incarnation() != Some(seen.incarnation) || seen.revision > revision => {
+                Err(Error::new(ErrorReason::StoreUnavailable, "meet the control plane again"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Lets a change of a tenant's through, or refuses its process.
-    pub(crate) fn heard(&self, organization: OrganizationId, own: Standpoint) -> Result<()> {
-        lock(&self.book).heard(organization, own, self.world.now())?;
-        self.check_is_no_twin(own);
-        Ok(())
+    pub(crate) fn heard(&self, organization: OrganizationId, standpoints: Standpoints) -> Result<()> {
+        let own = standpoints.own;
+        self.check_seen(organization, standpoints)?;
+        lock(&self.book).heard(organization, own, self.world.now())
     }
 
     /// A replica opens a stream of a tenant's, or refuses its process; the session ends with what this returns.
     pub(crate) fn open_stream(
         self: &Arc<Self>,
         organization: OrganizationId,
-        own: Standpoint,
+        standpoints: Standpoints,
         replica: &Replica,
         network: &Arc<Network>,
     ) -> Result<OpenStream> {
+        let own = standpoints.own;
+        self.check_seen(organization, standpoints)?;
         let (process, stream) = (Arc::clone(&replica.process), self.streams.fetch_add(1, Ordering::Relaxed));
         let now = self.world.now();
         lock(&self.book).open(organization, own, now, (Arc::clone(&process), stream))?;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{IntentNumber, OrganizationId, WorkspaceId};
-use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
 use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::admission::{Change, ChangeRequest, ProvisionRequest};
+use molecule_tenant::provider::Standpoints;
 use molecule_workspace::agreement::Met;
 use tokio::sync::oneshot;
 
@@ -21,7 +21,7 @@ use crate::world::World;
 /// What is asked of the control plane.
 #[derive(Clone, Debug)]
 pub(crate) enum Call {
-    Meet(Option<Standpoint>),
+    Meet,
     Inventory,
     Provision(Box<ProvisionRequest>),
     Change(Box<ChangeRequest>),
@@ -45,7 +45,7 @@ pub(crate) struct Said {
 impl Call {
     pub(crate) fn step(&self) -> &'static str {
         match self {
-            Self::Meet(_) => "call.meet",
+            Self::Meet => "call.meet",
             Self::Inventory => "call.inventory",
             Self::Provision(_) => "call.provision",
             Self::Change(request) => match request.change {
@@ -60,7 +60,7 @@ impl Call {
     /// The wish that it tells.
     pub(crate) fn key(&self) -> Option<(WorkspaceId, IntentNumber)> {
         match self {
-            Self::Meet(_) | Self::Inventory => None,
+            Self::Meet | Self::Inventory => None,
             Self::Provision(request) => Some((request.workspace, request.intent)),
             Self::Change(request) => Some((request.workspace, request.intent)),
         }
@@ -69,13 +69,13 @@ impl Call {
     async fn handle(
         &self,
         organization: OrganizationId,
-        own: Standpoint,
+        standpoints: Standpoints,
         control: &ControlPlane,
         replica: &Replica,
     ) -> Result<Reply> {
         let engine = &replica.engine;
         let instance = match self {
-            Self::Meet(seen) => return control.meet(organization, own, *seen).map(Reply::Met),
+            Self::Meet => return control.meet(organization, standpoints).map(Reply::Met),
             Self::Inventory => {
                 let mut all = Vec::<InstanceView>::new();
                 loop {
@@ -88,11 +88,11 @@ impl Call {
                 }
             }
             Self::Provision(request) => {
-                control.heard(organization, own)?;
+                control.heard(organization, standpoints)?;
                 engine.provision(request).await?
             }
             Self::Change(request) => {
-                control.heard(organization, own)?;
+                control.heard(organization, standpoints)?;
                 engine.change(request).await?
             }
         };
@@ -146,7 +146,7 @@ impl Network {
     /// Carries a call to some replica after a while, where it is handled whether or not somebody still waits.
     pub(crate) fn deliver(
         self: &Arc<Self>,
-        (organization, own): (OrganizationId, Standpoint),
+        (organization, standpoints): (OrganizationId, Standpoints),
         call: Call,
         after: Duration,
         answer: Option<oneshot::Sender<Result<Said>>>,
@@ -164,7 +164,7 @@ impl Network {
             let process = Arc::clone(&replica.process);
             process.clone().spawn(async move {
                 process.is_let().await;
-                let result = call.handle(organization, own, &this.control, &replica).await;
+                let result = call.handle(organization, standpoints, &this.control, &replica).await;
                 process.is_let().await;
                 this.world.tell(&process.name, 72 + u64::from(result.is_ok()), || {
                     let heard = match &result {

@@ -16,7 +16,7 @@ use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::admission::{ChangeRequest, ProvisionRequest};
 use molecule_provisioner::backend::{CallError, LogChunk, LogOptions};
 use molecule_provisioner::watch::Cursors as FeedCursors;
-use molecule_tenant::provider::{Changes, Mode, Provider, ProviderInfo};
+use molecule_tenant::provider::{Changes, Greeting, Mode, Provider, ProviderInfo, Standpoints};
 use molecule_workspace::agreement::Met;
 use molecule_workspace::store::Cursors;
 use tokio::sync::{mpsc, oneshot};
@@ -90,13 +90,13 @@ impl Remote {
         })
     }
 
-    async fn call(&self, call: Call, own: Standpoint) -> Result<Said> {
+    async fn call(&self, call: Call, standpoints: Standpoints) -> Result<Said> {
         self.process.is_let().await;
         let over = call.key().map(|(workspace, number)| {
             self.oracle.under_way(workspace, number, true);
             Over(&self.oracle, workspace, number)
         });
-        let result = tokio::time::timeout(DEADLINE, self.tries(&call, own)).await;
+        let result = tokio::time::timeout(DEADLINE, self.tries(&call, standpoints)).await;
         drop(over);
         self.process.is_let().await;
         match result {
@@ -108,10 +108,10 @@ impl Remote {
     }
 
     /// Again where nobody took it.
-    async fn tries(&self, call: &Call, own: Standpoint) -> Result<Said> {
+    async fn tries(&self, call: &Call, standpoints: Standpoints) -> Result<Said> {
         let mut tries = 1;
         loop {
-            match self.once(call, own).await {
+            match self.once(call, standpoints).await {
                 Err(error) if error.code() == ErrorCode::Unavailable && tries < TRIES => {
                     tokio::time::sleep(Duration::from_millis(50) * 2_u32.pow(tries)).await;
                     tries += 1;
@@ -121,8 +121,8 @@ impl Remote {
         }
     }
 
-    async fn once(&self, call: &Call, own: Standpoint) -> Result<Said> {
-        let from = (self.organization, own);
+    async fn once(&self, call: &Call, standpoints: Standpoints) -> Result<Said> {
+        let from = (self.organization, standpoints);
         let network = &self.network;
         if network.is_cut() {
             return std::future::pending().await;
@@ -206,19 +206,19 @@ impl Remote {
         InstanceView { phase_since, ..instance }
     }
 
-    async fn instance(&self, call: Call, own: Standpoint) -> Result<InstanceView> {
-        let said = self.call(call, own).await?;
+    async fn instance(&self, call: Call, standpoints: Standpoints) -> Result<InstanceView> {
+        let said = self.call(call, standpoints).await?;
         match said.reply {
             Reply::Instance(instance) => Ok(self.view(*instance, said.at)),
             _ => Err(Error::internal("the control plane answered without an instance")),
         }
     }
 
-    async fn next(&self, after: Cursors, own: Standpoint) -> Result<Changes> {
+    async fn next(&self, after: Cursors, standpoints: Standpoints) -> Result<Changes> {
         let stream = lock(&self.stream).take().filter(|stream| stream.at == after && !stream.from.is_dead());
         let mut stream = match stream {
             Some(stream) => stream,
-            None => self.open(after, own).await?,
+            None => self.open(after, standpoints).await?,
         };
         let ended = || unavailable("the control plane's stream has ended; connecting again");
         let batch = tokio::select! {
@@ -273,7 +273,7 @@ impl Remote {
         }
     }
 
-    async fn open(&self, after: Cursors, own: Standpoint) -> Result<Stream> {
+    async fn open(&self, after: Cursors, standpoints: Standpoints) -> Result<Stream> {
         let network = &self.network;
         let world = Arc::clone(&network.world);
         let fault = world.fault_at(&self.process.name, "stream.open");
@@ -304,7 +304,7 @@ impl Remote {
         let process = Arc::clone(&from);
         let network = Arc::clone(network);
         let name = self.process.name.clone();
-        let open = network.control.open_stream(organization, own, &replica, &network)?;
+        let open = network.control.open_stream(organization, standpoints, &replica, &network)?;
         from.spawn(async move {
             // the session ends with this task
             let _open = open;
@@ -389,13 +389,8 @@ impl Provider for Remote {
         now.since(*lock(&self.heard))
     }
 
-    async fn meet(
-        &self,
-        _organization: OrganizationId,
-        own: Standpoint,
-        seen: Option<Standpoint>,
-    ) -> Result<Option<Met>> {
-        let met = match self.call(Call::Meet(seen), own).await {
+    async fn meet(&self, _organization: OrganizationId, greeting: Greeting) -> Result<Option<Met>> {
+        let met = match self.call(Call::Meet, greeting.standpoints).await {
             Ok(Said { reply: Reply::Met(met), .. }) => Ok(Some(met)),
             Ok(_) => Err(Error::internal("the control plane did not say where its database stands")),
             Err(error) => Err(error),
@@ -409,29 +404,29 @@ impl Provider for Remote {
     async fn inventory(&self, _organization: OrganizationId) -> Result<Vec<InstanceView>> {
         // who reads says nothing of itself
         let own = Standpoint { incarnation: IncarnationId::from_uuid(Uuid::nil()), revision: Revision(0) };
-        let said = self.call(Call::Inventory, own).await?;
+        let said = self.call(Call::Inventory, Standpoints { own, seen: None }).await?;
         match said.reply {
             Reply::Inventory(all) => Ok(all.into_iter().map(|one| self.view(one, said.at)).collect()),
             _ => Err(Error::internal("the control plane did not say what there is")),
         }
     }
 
-    async fn provision(&self, request: &ProvisionRequest, own: Standpoint) -> Result<InstanceView> {
-        self.instance(Call::Provision(Box::new(request.clone())), own).await
+    async fn provision(&self, request: &ProvisionRequest, standpoints: Standpoints) -> Result<InstanceView> {
+        self.instance(Call::Provision(Box::new(request.clone())), standpoints).await
     }
 
-    async fn change(&self, request: &ChangeRequest, own: Standpoint) -> Result<InstanceView> {
-        self.instance(Call::Change(Box::new(request.clone())), own).await
+    async fn change(&self, request: &ChangeRequest, standpoints: Standpoints) -> Result<InstanceView> {
+        self.instance(Call::Change(Box::new(request.clone())), standpoints).await
     }
 
     async fn changes(
         &self,
         _organization: OrganizationId,
         after: Cursors,
-        own: Standpoint,
+        standpoints: Standpoints,
     ) -> Result<Changes> {
         self.process.is_let().await;
-        let changes = self.next(after, own).await;
+        let changes = self.next(after, standpoints).await;
         self.process.is_let().await;
         self.away.store(changes.is_err(), Ordering::Relaxed);
         if changes.is_ok() {

@@ -1,15 +1,16 @@
 //! The starts of this tenant, and its agreements with the provider.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{IncarnationId, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{Generation, IncarnationId, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::Incarnation;
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::Phase;
 use molecule_domain::store::StoreError;
 use molecule_workspace::Workspace;
-use molecule_workspace::agreement::{Agreed, Meetings, Met, Minter, Terms};
+use molecule_workspace::agreement::{Agreed, KnownAgents, Meetings, Met, Minter, Terms};
+use molecule_workspace::store::next_revision;
 use sqlx::SqliteConnection;
 
 use super::SqliteStore;
@@ -100,7 +101,7 @@ impl SqliteStore {
         let mut tx = self.database.begin().await?;
         let (meetings, revision) = load_meetings(&mut tx, organization).await?;
         let set_back = meetings.is_set_back(revision, &met.seen);
-        let terms = Terms { last_met: meetings.last_met(&met.seen), set_back, own: self.own, minter };
+        let terms = Terms { meetings: &meetings, set_back, own: self.own, minter };
         let mut agreed = Agreed { set_back, ..Agreed::default() };
         let has: BTreeMap<_, _> = inventory.iter().map(|instance| (instance.workspace, instance)).collect();
         let owner = organization.to_string();
@@ -112,25 +113,26 @@ impl SqliteStore {
         .await
         .map_err(unavailable)?;
         let held = held.iter().map(|row| id(row)).collect::<Result<Vec<WorkspaceId>, _>>()?;
+        let known: HashSet<WorkspaceId> = held.iter().copied().collect();
         for workspace in &held {
             let Some(before) = self.load_workspace(&mut tx, *workspace, false).await? else { continue };
             let instance = has.get(workspace).copied();
             if before.record.phase == Phase::Gone && instance.is_none_or(InstanceView::is_ending) {
                 continue;
             }
-            let knows_agent = match instance.filter(|_| set_back) {
-                Some(instance) => knows_agent(&mut tx, instance).await?,
-                None => true,
+            let agents = match instance.filter(|_| set_back) {
+                Some(instance) => known_agents(&mut tx, instance).await?,
+                None => KnownAgents::default(),
             };
             let mut after = before.clone();
-            let (verdict, effects) = after.agree(instance, knows_agent, &terms, now);
-            agreed.add(&after.record, verdict);
+            let (verdict, effects) = after.agree(instance, agents, &terms, now);
+            agreed.add(&after.record, verdict, &effects);
             if after != before {
                 self.save(&mut tx, &before, after, effects, now).await?;
             }
         }
         for instance in inventory.iter().filter(|instance| !instance.is_ending()) {
-            if held.contains(&instance.workspace) {
+            if known.contains(&instance.workspace) {
                 continue;
             }
             let (after, effects) = Workspace::take_back(instance, &terms, now);
@@ -140,25 +142,53 @@ impl SqliteStore {
             self.save(&mut tx, &before, after, effects, now).await?;
         }
         let cursor = inventory.last().map_or(0, |last| last.revision.0);
-        note_agreement(&mut tx, organization, self.own, met, cursor, set_back.then_some(revision)).await?;
+        note_agreement(&mut tx, organization, self.own, met, cursor).await?;
+        if set_back {
+            forget_watchers(&mut tx, organization, now).await?;
+        }
         self.commit(tx).await?;
         Ok(agreed)
     }
 }
 
-/// Whether the credential of the generation that runs was made by this database.
-async fn knows_agent(db: &mut SqliteConnection, instance: &InstanceView) -> Result<bool, StoreError> {
+/// What this database holds of the agents of a workspace.
+async fn known_agents(db: &mut SqliteConnection, instance: &InstanceView) -> Result<KnownAgents, StoreError> {
     let workspace = instance.workspace.to_string();
-    let known = sqlx::query_scalar!(
-        "SELECT COUNT(*) FROM credentials
-         WHERE workspace_id = ? AND generation = ? AND credential_hash IS NOT NULL",
+    let rows = sqlx::query!(
+        r#"SELECT generation AS "generation: u32", credential_hash IS NOT NULL AS "redeemed: bool"
+           FROM credentials WHERE workspace_id = ?"#,
         workspace,
-        instance.generation.0,
     )
-    .fetch_one(db)
+    .fetch_all(db)
     .await
     .map_err(unavailable)?;
-    Ok(known > 0)
+    let held: Vec<_> = rows.iter().map(|row| (Generation(row.generation), row.redeemed)).collect();
+    Ok(KnownAgents::of(instance, &held))
+}
+
+/// Whoever watched in the time that is lost begins anew, whatever revision it was told last.
+async fn forget_watchers(
+    db: &mut SqliteConnection,
+    organization: OrganizationId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let organization = organization.to_string();
+    let last =
+        sqlx::query_scalar!("SELECT revision FROM tenant_state WHERE organization_id = ?", organization)
+            .fetch_one(&mut *db)
+            .await
+            .map_err(unavailable)?;
+    let revision = next_revision(Revision(last), now).0;
+    sqlx::query!(
+        "UPDATE tenant_state SET revision = ?, forgotten = ? WHERE organization_id = ?",
+        revision,
+        revision,
+        organization,
+    )
+    .execute(db)
+    .await
+    .map_err(unavailable)?;
+    Ok(())
 }
 
 async fn note_agreement(
@@ -167,23 +197,19 @@ async fn note_agreement(
     own: IncarnationId,
     met: &Met,
     cursor: i64,
-    forgotten: Option<Revision>,
 ) -> Result<(), StoreError> {
     let (organization, own, provider) =
         (organization.to_string(), own.to_string(), met.provider.incarnation.to_string());
-    // watchers of the time that is lost begin anew
-    let forgotten = forgotten.map_or(0, |revision| revision.0);
     sqlx::query!(
-        "INSERT INTO tenant_state (organization_id, agreed_in, provider, instance_cursor, forgotten)
-         VALUES (?, ?, ?, ?, ?)
+        "INSERT INTO tenant_state (organization_id, agreed_in, provider, instance_cursor)
+         VALUES (?, ?, ?, ?)
          ON CONFLICT (organization_id) DO UPDATE SET
              agreed_in = excluded.agreed_in, provider = excluded.provider,
-             instance_cursor = excluded.instance_cursor, forgotten = MAX(forgotten, excluded.forgotten)",
+             instance_cursor = excluded.instance_cursor",
         organization,
         own,
         provider,
         cursor,
-        forgotten,
     )
     .execute(&mut *db)
     .await

@@ -92,7 +92,7 @@ impl SqliteStore {
         if effects.visible {
             add_change(&mut *db, &mut after.record, now).await?;
         }
-        if let Some((generation, hash)) = &effects.add_token {
+        for (generation, hash) in &effects.add_tokens {
             sqlx::query!(
                 "INSERT OR REPLACE INTO credentials (workspace_id, generation, token_hash) VALUES (?, ?, ?)",
                 id,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::agent::{Patience, Verdict};
 use crate::aggregate::{Answer, NewWorkspace, Revoke, SideEffects, Workspace};
-use crate::agreement::{Agreed, Meetings, Met, Minter, Terms};
+use crate::agreement::{Agreed, KnownAgents, Meetings, Met, Minter, Terms};
 use crate::kinship::check_parent;
 use crate::record::{RequestKey, StoredEvent, WorkspaceRecord};
 use crate::wish::Entry;
@@ -145,7 +145,7 @@ impl Data {
             workspace.record.updated_at = now;
             self.changes.insert(self.revision, workspace.record.clone());
         }
-        if let Some((generation, token_hash)) = effects.add_token {
+        for (generation, token_hash) in effects.add_tokens {
             let credential =
                 Credential { workspace: id, generation, token_hash, nonce: None, hash: None, used: false };
             self.credentials.push(credential);
@@ -331,22 +331,21 @@ impl TenantStore for MemoryStore {
     ) -> Result<Agreed, StoreError> {
         let mut data = self.lock();
         let set_back = data.meetings.is_set_back(data.revision, &met.seen);
-        let last_met = data.meetings.last_met(&met.seen);
-        let terms = Terms { last_met, set_back, own: self.own, minter };
+        let meetings = data.meetings.clone();
+        let terms = Terms { meetings: &meetings, set_back, own: self.own, minter };
         let mut agreed = Agreed { set_back, ..Agreed::default() };
-        if set_back {
-            data.forgotten = data.revision;
-        }
+        let has: BTreeMap<_, _> = inventory.iter().map(|instance| (instance.workspace, instance)).collect();
         let held: Vec<_> = data.workspaces.values().cloned().collect();
         for mut workspace in held {
             let id = workspace.record.workspace;
-            let instance = inventory.iter().find(|instance| instance.workspace == id);
-            let knows_agent = instance.is_some_and(|instance| {
-                let of = |one: &Credential| one.workspace == id && one.generation == instance.generation;
-                data.credentials.iter().any(|one| of(one) && one.hash.is_some())
+            let instance = has.get(&id).copied();
+            let agents = instance.map_or_else(KnownAgents::default, |instance| {
+                let mine = data.credentials.iter().filter(|one| one.workspace == id);
+                let held: Vec<_> = mine.map(|one| (one.generation, one.hash.is_some())).collect();
+                KnownAgents::of(instance, &held)
             });
-            let (verdict, effects) = workspace.agree(instance, knows_agent, &terms, now);
-            agreed.add(&workspace.record, verdict);
+            let (verdict, effects) = workspace.agree(instance, agents, &terms, now);
+            agreed.add(&workspace.record, verdict, &effects);
             data.save(workspace, effects, now);
         }
         for instance in inventory.iter().filter(|instance| !instance.is_ending()) {
@@ -355,6 +354,11 @@ impl TenantStore for MemoryStore {
                 agreed.recovered.push(instance.workspace);
                 data.save(workspace, effects, now);
             }
+        }
+        if set_back {
+            // whoever watched in the time that is lost begins anew, whatever revision it was told last
+            data.revision = next_revision(data.revision, now);
+            data.forgotten = data.revision;
         }
         data.cursors.revision = inventory.last().map_or(Revision(0), |last| last.revision);
         data.meetings.agreed_in = Some(self.own);

@@ -1,0 +1,365 @@
+//! What every store does when a tenant agrees with its provider, after either was put back to an earlier state.
+
+use molecule_domain::error::{Error, ErrorReason};
+use molecule_domain::id::{Generation, IncarnationId, IntentNumber, Revision, WorkspaceId};
+use molecule_domain::incarnation::Standpoint;
+use molecule_domain::instance::InstanceView;
+use molecule_domain::lifecycle::{Desired, Phase};
+use molecule_domain::tier::Tier;
+
+use super::{ORG, PlainMinter, RESTART, Subject, at, instance, refused, token};
+use crate::agent::{Patience, Verdict};
+use crate::aggregate::Answer;
+use crate::agreement::{Met, Minter};
+use crate::store::{Redeemed, Redemption};
+use crate::wish::Wish;
+
+pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
+    what_the_provider_has_lost_is_told_again(store().await).await;
+    what_is_told_again_holds_up_no_stop_and_no_deletion(store().await).await;
+    what_has_failed_at_the_provider_is_replaced(store().await).await;
+    a_deletion_of_what_the_provider_lost_is_done(store().await).await;
+    later_wishes_that_the_provider_knows_win(store().await).await;
+    a_wish_of_this_start_is_told_whatever_number_it_had(store().await).await;
+    what_one_side_knows_as_deleted_is_never_launched_by_the_other(store().await).await;
+    what_the_tenant_does_not_know_is_taken_back_and_let_be(store().await).await;
+    a_watch_from_before_a_restore_begins_anew(store().await).await;
+    a_generation_whose_number_the_provider_gave_to_another_is_told_again(store().await).await;
+    a_restart_of_this_start_brings_a_generation_that_is_new(store().await).await;
+    a_wish_that_gives_way_says_so(store().await).await;
+    what_is_told_again_has_a_number_of_its_own(store().await).await;
+    of_two_unknown_generations_the_later_is_let_be_as_well(store().await).await;
+    an_agent_that_connects_is_recovered_no_more(store().await).await;
+}
+
+async fn what_the_provider_has_lost_is_told_again(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let replace = Wish::Replace { run: true, reset_session: false };
+    let number = store.asks(workspace, replace).await.number.unwrap();
+    store.0.begin_call(workspace).await.unwrap();
+    let third = Wish::Stop(None);
+    let before = instance(&up, IntentNumber(1), Phase::Up, 2);
+    let replaced =
+        InstanceView { generation: Generation(2), wanted_generation: Generation(2), ..before.clone() };
+    let answer = Answer::Granted(InstanceView { intent: number, revision: Revision(3), ..replaced.clone() });
+    store.0.answered(workspace, number, &answer, at(3)).await.unwrap();
+    store.asks(workspace, third).await;
+
+    // it knows neither the replacement nor the stop that waits: one entry tells what both came to
+    let agreed = store.meets(&[before], false).await;
+    assert_eq!((agreed.set_back, &agreed.told_again[..]), (false, &[workspace][..]));
+    let (record, entry) = store.0.begin_call(workspace).await.unwrap().unwrap();
+    assert_eq!(entry.wish, Wish::Replace { run: false, reset_session: false });
+    assert_eq!((entry.generation, entry.number), (Generation(2), record.intent));
+    assert!(!entry.sealed_token.is_empty() && !entry.may_be_refused());
+    let redemption = |hash: Vec<u8>| Redemption { token_hash: hash, nonce: "nonce".to_owned() };
+    for hash in [token(workspace, 2).hash, format!("again 2 {workspace}").into_bytes()] {
+        let redeemed = store.0.redeem(&redemption(hash.clone()), Box::new(move |_, _| hash)).await.unwrap();
+        assert_eq!(
+            redeemed,
+            Redeemed::Granted(workspace, Generation(2)),
+            "whichever instance there is has its token"
+        );
+    }
+
+    // it has nothing of it at all
+    let agreed = store.meets(&[], false).await;
+    assert_eq!(agreed.told_again, [workspace]);
+    let loaded = store.0.load(ORG, workspace).await.unwrap().unwrap();
+    let wishes: Vec<_> = loaded.outbox.iter().map(|entry| entry.wish.clone()).collect();
+    assert_eq!(wishes, [Wish::Provision { run: false }]);
+    assert_eq!(loaded.outbox[0].generation, Generation(2));
+    // a refusal takes nothing back of what was granted before
+    store.0.answered(workspace, loaded.outbox[0].number, &refused(), at(51)).await.unwrap();
+    assert_eq!(store.0.load(ORG, workspace).await.unwrap().unwrap().outbox.len(), 1);
+}
+
+/// What is told again is refused, and waits; a stop or a deletion behind it does not.
+async fn what_is_told_again_holds_up_no_stop_and_no_deletion(store: Subject) {
+    for wish in [Wish::Stop(None), Wish::Delete] {
+        let up = store.up().await;
+        let workspace = up.workspace;
+        let number = store.asks(workspace, RESTART).await.number.unwrap();
+        store.begins(workspace).await.unwrap();
+        let second = InstanceView {
+            generation: Generation(2),
+            wanted_generation: Generation(2),
+            ..instance(&up, number, Phase::Up, 5)
+        };
+        store.0.answered(workspace, number, &Answer::Granted(second), at(5)).await.unwrap();
+        store.meets(&[instance(&up, IntentNumber(1), Phase::Up, 2)], false).await;
+        let again = store.begins(workspace).await.unwrap();
+        assert_eq!((again.retold, again.generation), (true, Generation(2)));
+        store.0.answered(workspace, again.number, &refused(), at(51)).await.unwrap();
+        assert_eq!(store.outbox(workspace).await, [Wish::Replace { run: true, reset_session: false }]);
+        store.asks(workspace, wish.clone()).await;
+        store.0.answered(workspace, again.number, &refused(), at(52)).await.unwrap();
+        assert_eq!(store.outbox(workspace).await, [wish]);
+    }
+}
+
+/// The provider was put back while a stop and a deletion waited.
+async fn a_deletion_of_what_the_provider_lost_is_done(store: Subject) {
+    let workspace = store.up().await.workspace;
+    let stop = store.asks(workspace, Wish::Stop(None)).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    store.0.answered(workspace, stop, &Answer::NotFound, at(5)).await.unwrap();
+    assert_eq!(store.outbox(workspace).await, [Wish::Stop(None)], "it waits until both sides have agreed");
+    let delete = store.asks(workspace, Wish::Delete).await.number.unwrap();
+    store.0.answered(workspace, stop, &Answer::NotFound, at(6)).await.unwrap();
+    assert_eq!(store.outbox(workspace).await, [Wish::Delete]);
+    let record = store.0.answered(workspace, delete, &Answer::NotFound, at(7)).await.unwrap().unwrap();
+    assert_eq!(record.phase, Phase::Gone);
+}
+
+async fn what_has_failed_at_the_provider_is_replaced(store: Subject) {
+    let up = store.up().await;
+    let number = store.asks(up.workspace, Wish::Start).await.number.unwrap();
+    store.begins(up.workspace).await.unwrap();
+    let started = Answer::Granted(instance(&up, number, Phase::Up, 5));
+    store.0.answered(up.workspace, number, &started, at(5)).await.unwrap();
+    let failed =
+        InstanceView { desired: Desired::Stopped, ..instance(&up, IntentNumber(1), Phase::Failed, 2) };
+    store.meets(&[failed], false).await;
+    let again = store.begins(up.workspace).await.unwrap();
+    assert_eq!(
+        (again.wish, again.generation),
+        (Wish::Replace { run: true, reset_session: false }, Generation(2))
+    );
+}
+
+async fn later_wishes_that_the_provider_knows_win(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let later = InstanceView {
+        desired: Desired::Stopped,
+        intent: IntentNumber(4),
+        generation: Generation(3),
+        wanted_generation: Generation(3),
+        ..instance(&up, IntentNumber(4), Phase::Stopped, 9)
+    };
+    let agreed = store.meets(&[later], true).await;
+    assert_eq!((agreed.set_back, &agreed.adopted[..]), (true, &[workspace][..]));
+    let record = store.0.get(ORG, workspace).await.unwrap().unwrap();
+    assert_eq!(
+        (record.desired, record.phase, record.generation),
+        (Desired::Stopped, Phase::Stopped, Generation(3))
+    );
+    assert_eq!((record.intent, record.pending), (IntentNumber(4), None));
+    let next = store.asks(workspace, Wish::Start).await;
+    assert_eq!(next.number, Some(IntentNumber(5)));
+}
+
+/// Asked for after the restore and before the provider could be met: told under a number of its own.
+async fn a_wish_of_this_start_is_told_whatever_number_it_had(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    assert_eq!(store.asks(workspace, Wish::Stop(None)).await.number, Some(IntentNumber(2)));
+    let earlier: IncarnationId = "00000000-0000-7000-8000-000000000000".parse().unwrap();
+    let provider = Standpoint { incarnation: IncarnationId::generate(), revision: Revision(1) };
+    let met = Met { provider, seen: vec![Standpoint { incarnation: earlier, revision: Revision(99) }] };
+    let has = instance(&up, IntentNumber(6), Phase::Up, 9);
+    let agreed = store.0.agree(ORG, &met, &[has], &PlainMinter, at(50)).await.unwrap();
+    assert!(agreed.set_back);
+    let (record, entry) = store.0.begin_call(workspace).await.unwrap().unwrap();
+    assert_eq!(
+        (entry.number, entry.wish, record.intent),
+        (IntentNumber(7), Wish::Stop(None), IntentNumber(7))
+    );
+    assert_eq!(record.desired, Desired::Stopped);
+}
+
+async fn what_one_side_knows_as_deleted_is_never_launched_by_the_other(store: Subject) {
+    let (first, second) = (store.up().await, store.up().await);
+    let ended =
+        InstanceView { desired: Desired::Deleted, ..instance(&first, IntentNumber(3), Phase::Gone, 9) };
+    let number = store.asks(second.workspace, Wish::Delete).await.number.unwrap();
+    let gone = InstanceView { desired: Desired::Deleted, ..instance(&second, number, Phase::Gone, 9) };
+    store.0.answered(second.workspace, number, &Answer::Granted(gone), at(9)).await.unwrap();
+
+    let again = instance(&second, IntentNumber(1), Phase::Up, 2);
+    let agreed = store.meets(&[again, ended], false).await;
+    assert_eq!(
+        (&agreed.told_again[..], &agreed.adopted[..]),
+        (&[second.workspace][..], &[first.workspace][..])
+    );
+    let record = store.0.get(ORG, first.workspace).await.unwrap().unwrap();
+    assert_eq!((record.phase, record.desired), (Phase::Gone, Desired::Deleted));
+    let (record, entry) = store.0.begin_call(second.workspace).await.unwrap().unwrap();
+    assert_eq!((entry.wish, record.phase == Phase::Gone), (Wish::Delete, false));
+}
+
+async fn what_the_tenant_does_not_know_is_taken_back_and_let_be(store: Subject) {
+    let known = store.up().await;
+    let stranger = WorkspaceId::generate();
+    let has = |workspace, revision| InstanceView {
+        workspace,
+        ..instance(&known, IntentNumber(3), Phase::Up, revision)
+    };
+    let of_known = InstanceView { intent: IntentNumber(1), ..has(known.workspace, 2) };
+    let agreed = store.meets(&[of_known.clone(), has(stranger, 3)], true).await;
+    assert_eq!(agreed.recovered, [known.workspace, stranger], "of neither is the agent's credential known");
+    let patience = Patience {
+        connect: std::time::Duration::from_secs(1),
+        silence: std::time::Duration::from_secs(1),
+        since: at(0),
+    };
+    for workspace in [known.workspace, stranger] {
+        let record = store.0.get(ORG, workspace).await.unwrap().unwrap();
+        assert!(record.is_recovered() && record.pending.is_none(), "{record:?}");
+        assert_eq!(record.state(), molecule_domain::lifecycle::WorkspaceState::Running);
+        let verdict = store.0.judge_agent(ORG, workspace, &patience, at(9999)).await.unwrap();
+        assert_eq!(verdict, Verdict::Fine);
+    }
+    assert_eq!(store.0.waiting().await.unwrap(), [], "nothing is asked of the provider");
+    let loaded = store.0.load(ORG, stranger).await.unwrap().unwrap();
+    assert_eq!((loaded.private.as_slice(), loaded.record.intent), (&b"nothing private"[..], IntentNumber(3)));
+    // another meeting finds what is known already
+    assert_eq!(store.meets(&[of_known, has(stranger, 3)], false).await.told_again, []);
+    // a new generation is like any other
+    store.asks(stranger, Wish::Replace { run: true, reset_session: false }).await;
+    let (_, entry) = store.0.begin_call(stranger).await.unwrap().unwrap();
+    let replaced = InstanceView {
+        generation: entry.generation,
+        wanted_generation: entry.generation,
+        ..has(stranger, 9)
+    };
+    let record =
+        store.0.answered(stranger, entry.number, &Answer::Granted(replaced), at(60)).await.unwrap().unwrap();
+    assert!(!record.is_recovered());
+}
+
+async fn a_watch_from_before_a_restore_begins_anew(store: Subject) {
+    let up = store.up().await;
+    store.meets(&[instance(&up, IntentNumber(1), Phase::Up, 2)], true).await;
+    // from before the backup, and from the time between that and the restore
+    for last in [1, at(49).micros()] {
+        let refused = store.0.changes_after(ORG, Revision(last), 10).await.unwrap_err();
+        assert_eq!(Error::from(refused).reason, ErrorReason::RevisionTooOld, "after {last}");
+    }
+    let (_, newest) = store.0.snapshot(ORG).await.unwrap();
+    assert_eq!(store.0.changes_after(ORG, newest, 10).await.unwrap(), [], "one that begins now goes on");
+}
+
+/// A stop was told before the two had agreed, under the number that a restart had before the provider was put back.
+async fn a_generation_whose_number_the_provider_gave_to_another_is_told_again(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let restart = store.asks(workspace, RESTART).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    let second = InstanceView {
+        generation: Generation(2),
+        wanted_generation: Generation(2),
+        ..instance(&up, restart, Phase::Up, 5)
+    };
+    store.0.answered(workspace, restart, &Answer::Granted(second), at(5)).await.unwrap();
+    let stop = store.asks(workspace, Wish::Stop(None)).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    let first = InstanceView { desired: Desired::Stopped, ..instance(&up, stop, Phase::Stopped, 6) };
+    let agreed = store.meets(&[first], false).await;
+    assert_eq!(agreed.told_again, [workspace], "it has the stop, and not the generation");
+    let again = store.begins(workspace).await.unwrap();
+    assert_eq!(again.wish, Wish::Replace { run: false, reset_session: false });
+    assert_eq!(again.generation, Generation(2));
+    assert!(again.number > stop, "a call under the stop's number would be taken for a repeated one");
+}
+
+/// It was asked for after the restore and before the two had met; the provider has further generations.
+async fn a_restart_of_this_start_brings_a_generation_that_is_new(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    store.asks(workspace, RESTART).await;
+    let later = InstanceView {
+        generation: Generation(3),
+        wanted_generation: Generation(4),
+        ..instance(&up, IntentNumber(6), Phase::Up, 9)
+    };
+    let agreed = store.meets(&[later], true).await;
+    assert_eq!((agreed.told_again, agreed.taken_back), (Vec::new(), Vec::new()));
+    let (record, entry) = store.0.begin_call(workspace).await.unwrap().unwrap();
+    assert_eq!((entry.number, entry.generation, entry.wish), (IntentNumber(7), Generation(5), RESTART));
+    assert_eq!((record.generation, record.highest), (Generation(5), Generation(5)));
+    let redemption =
+        Redemption { token_hash: PlainMinter.mint(workspace, Generation(5)).hash, nonce: "nonce".to_owned() };
+    let redeemed = store.0.redeem(&redemption, Box::new(|_, _| b"credential".to_vec())).await.unwrap();
+    assert_eq!(
+        redeemed,
+        Redeemed::Granted(workspace, Generation(5)),
+        "its token is the one that it is launched with"
+    );
+}
+
+/// What was told in the time that is lost came after it.
+async fn a_wish_that_gives_way_says_so(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    // it agreed in this start, so the wish may have been told
+    store.meets(&[instance(&up, IntentNumber(1), Phase::Up, 2)], false).await;
+    let stop = store.asks(workspace, Wish::Stop(None)).await.number.unwrap();
+    let later = InstanceView { tier: Tier::T4, ..instance(&up, IntentNumber(6), Phase::Up, 9) };
+    let agreed = store.meets(&[later], true).await;
+    assert_eq!(agreed.adopted, [workspace]);
+    assert_eq!(agreed.taken_back, [(workspace, stop)]);
+    let record = store.0.get(ORG, workspace).await.unwrap().unwrap();
+    assert_eq!((record.desired, record.intent), (Desired::Running, IntentNumber(6)));
+    assert_eq!(record.spec.tier, Tier::T4, "it runs as the provider has it");
+    assert_eq!(store.outbox(workspace).await, []);
+    let events = store.0.events(workspace, None, 10).await.unwrap();
+    let told = events.iter().find(|event| event.detail.kind == "taken_back").expect("an event tells of it");
+    assert!(told.detail.message.contains("the stop is not carried out"), "{told:?}");
+}
+
+async fn an_agent_that_connects_is_recovered_no_more(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    assert!(store.knows_token(workspace, 1).await, "a token that was redeemed after the backup, or not yet");
+    for phase in [Phase::Launching, Phase::Stopped, Phase::Up] {
+        let unredeemed = store.up().await;
+        store.meets(&[instance(&unredeemed, IntentNumber(1), phase, 3)], true).await;
+        let record = store.0.get(ORG, unredeemed.workspace).await.unwrap().unwrap();
+        assert_eq!(record.recovered, Some(Generation(1)), "whatever it does now: {phase}");
+        assert_eq!(record.is_recovered(), phase == Phase::Up);
+    }
+    let agreed = store.meets(&[instance(&up, IntentNumber(1), Phase::Up, 3)], true).await;
+    assert!(!agreed.recovered.contains(&workspace), "its credential is in this database");
+    let launched = store.created().await;
+    let admitted = instance(&launched, IntentNumber(1), Phase::Admitted, 4);
+    store.meets(&[admitted], true).await;
+    let record = store.0.get(ORG, launched.workspace).await.unwrap().unwrap();
+    assert_eq!(record.recovered, None, "nothing was launched that could have used its token");
+}
+
+/// A start was refused and taken back; then the provider was put back to before the stop. A late call of the start must not
+/// be taken for the stop that is told again.
+async fn what_is_told_again_has_a_number_of_its_own(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let stop = store.asks(workspace, Wish::Stop(None)).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    let stopped = InstanceView { desired: Desired::Stopped, ..instance(&up, stop, Phase::Stopped, 5) };
+    store.0.answered(workspace, stop, &Answer::Granted(stopped), at(5)).await.unwrap();
+    let start = store.asks(workspace, Wish::Start).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    store.0.answered(workspace, start, &refused(), at(6)).await.unwrap();
+    store.meets(&[instance(&up, IntentNumber(1), Phase::Up, 2)], false).await;
+    let again = store.begins(workspace).await.unwrap();
+    assert_eq!(again.wish, Wish::Stop(None));
+    assert!(again.number > start, "{again:?}");
+}
+
+/// A replacement was under way when the tenant was put back: neither the generation that runs nor the one that follows is
+/// known here.
+async fn of_two_unknown_generations_the_later_is_let_be_as_well(store: Subject) {
+    let up = store.up().await;
+    let under_way = InstanceView {
+        generation: Generation(2),
+        wanted_generation: Generation(3),
+        ..instance(&up, IntentNumber(4), Phase::Up, 8)
+    };
+    store.meets(std::slice::from_ref(&under_way), true).await;
+    let replaced = InstanceView { generation: Generation(3), revision: Revision(9), ..under_way };
+    store.0.mirror(ORG, &[replaced], &[], at(60)).await.unwrap();
+    let record = store.0.get(ORG, up.workspace).await.unwrap().unwrap();
+    assert!(record.is_recovered(), "{record:?}");
+}
