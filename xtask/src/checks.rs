@@ -6,17 +6,23 @@ use crate::docker::Docker;
 use crate::postgres::Postgres;
 use crate::shell::{cargo, command, install, is_there, run, say};
 use crate::tools::{build_static, cargo_tool, import_images, python_tools, static_binary};
+use crate::{queries, suites};
 
 /// Everything that can be said without running the services.
 pub(crate) fn lint() -> anyhow::Result<()> {
     say("rustfmt");
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
-    say("clippy");
-    run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    let deny = cargo_tool("cargo-deny", &["cargo-deny"])?;
+    // one crate is most of clippy's time and keeps one processor busy: what else is needed is made beside it
+    let (clippy, tools) = std::thread::scope(|scope| {
+        let tools = scope.spawn(|| anyhow::Ok((cargo_tool("cargo-deny", &["cargo-deny"])?, python_tools()?)));
+        say("clippy");
+        let arguments = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        (run(&mut cargo(&arguments)), tools.join().expect("making tools does not panic"))
+    });
+    clippy?;
+    let (deny, tools) = tools?;
     say("cargo deny");
     run(&mut command(deny, &["--all-features", "check", "licenses", "bans", "sources"]))?;
-    let tools = python_tools()?;
     say("deploy/, by its syntax");
     run(&mut command(tools.join("python"), &["tests/python/deploy.py"]))?;
     let buf = tools.join("buf");
@@ -37,22 +43,33 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
         }
     }
     let postgres = Postgres::ensure("test")?;
-    prepare(true, &postgres)?;
-    say("building");
-    run(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
+    let python = python_tools()?;
+    queries::build(false, &postgres, &python)?;
     build_static()?;
     import_images()?;
-    let python = python_tools()?;
+    let statics = static_binary("").canonicalize()?;
+    let prepare = |test: &mut Command| {
+        test.env("MOLECULE_PYTHON_TOOLS", &python).env("MOLECULE_TEST_POSTGRES", &postgres.url);
+        // the tests on real Docker wait more than they work
+        test.env("MOLECULE_STATIC_BINARIES", &statics).env("RUST_TEST_THREADS", "4");
+    };
+    if arguments.is_empty() {
+        return suites::run_all(prepare);
+    }
     say("testing");
     let mut test = cargo(&["test", "--locked", "--workspace"]);
-    // the tests on real Docker wait more than they work
-    test.args(arguments).env("MOLECULE_PYTHON_TOOLS", python).env("RUST_TEST_THREADS", "4");
-    test.env("MOLECULE_TEST_POSTGRES", &postgres.url);
-    run(with_static_binaries(&mut test)?)
+    prepare(test.args(arguments));
+    run(&mut test)
 }
 
-/// The searching tests for longer, and the sweeps whole.
-pub(crate) fn soak(cases: u32) -> anyhow::Result<()> {
+/// The searching tests for longer, and the sweeps whole. Simulated lives begin at seed `first`, so that a run goes on where
+/// another one ended.
+pub(crate) fn soak(cases: u32, lives: u64, first: u64) -> anyhow::Result<()> {
+    say(&format!("{lives} simulated lives of the whole pair, from seed {first} on"));
+    let mut test = cargo(&["test", "--locked", "--release", "-p", "molecule-sim", "--test", "lives"]);
+    test.args(["every_life", "--", "--nocapture"]);
+    run(test.env("MOLECULE_SIM_SEED", first.to_string()).env("MOLECULE_SIM_LIVES", lives.to_string()))?;
+
     let _docker = Docker::ensure()?;
     say(&format!("{cases} random lives per property"));
     let mut test =
@@ -64,30 +81,6 @@ pub(crate) fn soak(cases: u32) -> anyhow::Result<()> {
     say("every case of the kill sweep");
     let mut test = cargo(&["test", "--locked", "--workspace", "--test", "crashes"]);
     run(with_static_binaries(test.env("SOAK", "1").env("RUST_TEST_THREADS", "4"))?)
-}
-
-/// Checks the queries' offline data against the migrations, or writes it anew.
-pub(crate) fn prepare(check: bool, postgres: &Postgres) -> anyhow::Result<()> {
-    let features = ["--no-default-features", "--features", "sqlite,postgres,rustls,sqlx-toml", "sqlx-cli"];
-    let sqlx = cargo_tool("cargo-sqlx", &features)?;
-    say("sqlx's offline data");
-    let folder = std::env::current_dir()?.join("target/sqlx");
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder)?;
-    let sqlite = format!("sqlite://{}", folder.join("store-sqlite.db").display());
-    let postgres = postgres.url_of("molecule_prepare");
-    for (folder, database) in [("crates/store-sqlite", sqlite), ("crates/store-postgres", postgres)] {
-        let sqlx = |arguments: &[&str]| {
-            let mut command = command(&sqlx, &["sqlx"]);
-            command.args(arguments).env("DATABASE_URL", &database).env("SQLX_OFFLINE", "false");
-            run(command.current_dir(folder))
-        };
-        sqlx(&["database", "drop", "-y", "--force"]).or_else(|_| sqlx(&["database", "drop", "-y"]))?;
-        sqlx(&["database", "create"])?;
-        sqlx(&["migrate", "run"])?;
-        if check { sqlx(&["prepare", "--check"])? } else { sqlx(&["prepare"])? }
-    }
-    Ok(())
 }
 
 /// Tells tests where the static binaries are.

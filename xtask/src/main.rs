@@ -5,7 +5,9 @@ mod bench;
 mod checks;
 mod docker;
 mod postgres;
+mod queries;
 mod shell;
+mod suites;
 mod tools;
 mod up;
 
@@ -47,6 +49,12 @@ enum Task {
         /// Random lives per property.
         #[arg(long, default_value_t = 20_000)]
         cases: u32,
+        /// Simulated lives of the whole pair.
+        #[arg(long, default_value_t = 1_000_000)]
+        lives: u64,
+        /// The seed of the first of them.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
     },
 }
 
@@ -69,9 +77,11 @@ fn main() -> anyhow::Result<()> {
         Task::Test { arguments } => checks::test(&arguments),
         Task::Lint => checks::lint(),
         Task::Static => tools::build_static(),
-        Task::Prepare { check } => checks::prepare(check, &postgres::Postgres::ensure("prepare")?),
+        Task::Prepare { check } => {
+            queries::build(!check, &postgres::Postgres::ensure("prepare")?, &tools::python_tools()?)
+        }
         Task::Bench(Bench::Create { rounds }) => bench::create(rounds),
         Task::Bench(Bench::Controlplane) => bench::controlplane(),
-        Task::Soak { cases } => checks::soak(cases),
+        Task::Soak { cases, lives, first } => checks::soak(cases, lives, first),
     }
 }

@@ -1,0 +1,125 @@
+//! Runs all suites, two at a time: one that waits for containers beside one that calculates. Each says its minutes.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use crate::shell::{cargo, command, is_there, run, say};
+
+/// Suites of the services that use no container: they calculate.
+const CALCULATING: [&str; 3] = ["ec2_backend", "ec2_chaos", "postgres_store"];
+
+/// An executable with tests.
+#[derive(Debug)]
+struct Suite {
+    name: String,
+    executable: PathBuf,
+    /// The folder of its package, in which it is run.
+    folder: PathBuf,
+    waits: bool,
+}
+
+/// What became of a suite.
+struct Ended {
+    name: String,
+    took: Duration,
+    succeeded: bool,
+    /// The runner's own closing lines.
+    closing: Vec<String>,
+}
+
+/// Builds and runs every suite; `prepare` gives a command what tests need to find.
+pub(crate) fn run_all(prepare: impl Fn(&mut Command) + Sync) -> anyhow::Result<()> {
+    let (waiting, calculating): (Vec<_>, Vec<_>) = built()?.into_iter().partition(|suite| suite.waits);
+    say(&format!("testing: {} suites that wait beside {} that calculate", waiting.len(), calculating.len()));
+    let ended = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        let lanes = [waiting, calculating].map(|lane| {
+            let (prepare, ended) = (&prepare, &ended);
+            scope.spawn(move || lane.iter().try_for_each(|suite| run_one(suite, prepare, ended)))
+        });
+        lanes.into_iter().try_for_each(|lane| lane.join().expect("a lane does not panic"))
+    })?;
+    let ended = ended.into_inner().unwrap_or_default();
+    say("all suites");
+    for suite in &ended {
+        println!("{:<28} {:>5.1} min  {}", suite.name, minutes(suite.took), suite.closing.join(" "));
+    }
+    let failed: Vec<_> = ended.iter().filter(|suite| !suite.succeeded).map(|suite| &*suite.name).collect();
+    ensure!(failed.is_empty(), "suites that failed: {}", failed.join(", "));
+    say("examples in the documentation");
+    run(&mut cargo(&["test", "--locked", "--workspace", "--doc", "--quiet"]))
+}
+
+fn minutes(took: Duration) -> f64 {
+    took.as_secs_f64() / 60.0
+}
+
+/// Every executable with tests, as cargo builds them.
+fn built() -> anyhow::Result<Vec<Suite>> {
+    let mut build = cargo(&["test", "--locked", "--workspace", "--no-run"]);
+    build.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = build.output().context("cargo can't be run")?;
+    ensure!(output.status.success(), "the tests can't be built");
+    let mut suites = Vec::new();
+    for line in output.stdout.split(|byte| *byte == b'\n') {
+        let Ok(message) = serde_json::from_slice::<serde_json::Value>(line) else { continue };
+        let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+        let (Some(executable), Some(manifest)) =
+            (text(&message["executable"]), text(&message["manifest_path"]))
+        else {
+            continue;
+        };
+        if message["profile"]["test"] != true {
+            continue;
+        }
+        let folder = Path::new(&manifest).parent().context("a manifest in a folder")?.to_owned();
+        let target = text(&message["target"]["name"]).unwrap_or_default();
+        let of_services = folder.ends_with("tests") && message["target"]["kind"][0] == "test";
+        let name = if message["target"]["kind"][0] == "test" {
+            target.clone()
+        } else {
+            format!("{target} (unit tests)")
+        };
+        let waits = of_services && !CALCULATING.contains(&&*target);
+        suites.push(Suite { name, executable: executable.into(), folder, waits });
+    }
+    suites.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(suites)
+}
+
+/// Runs a suite, and prints what it said once it has ended.
+fn run_one(
+    suite: &Suite,
+    prepare: &(impl Fn(&mut Command) + Sync),
+    ended: &Mutex<Vec<Ended>>,
+) -> anyhow::Result<()> {
+    let folder = std::env::current_dir()?.join("target/suites");
+    std::fs::create_dir_all(&folder)?;
+    let log = folder.join(format!("{}.log", suite.name.replace(' ', "-")));
+    // what waits comes first where both want the processor
+    let mut test = if suite.waits || !is_there("nice") {
+        Command::new(&suite.executable)
+    } else {
+        let mut nice = command("nice", &["-n", "5"]);
+        nice.arg(&suite.executable);
+        nice
+    };
+    prepare(test.current_dir(&suite.folder).env("CARGO_MANIFEST_DIR", &suite.folder));
+    let file = File::create(&log)?;
+    let began = Instant::now();
+    let status = test.stdout(file.try_clone()?).stderr(file).stdin(Stdio::null()).status();
+    let status = status.with_context(|| format!("{} can't be run", suite.executable.display()))?;
+    let (took, said) = (began.elapsed(), std::fs::read(&log)?);
+    let said = String::from_utf8_lossy(&said);
+    let closing = said.lines().filter(|line| line.starts_with("test result:")).map(str::to_owned).collect();
+    let mut all = ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    println!("\n     Running {} ({})\n{said}", suite.name, suite.executable.display());
+    println!("{} took {:.1} min", suite.name, minutes(took));
+    all.push(Ended { name: suite.name.clone(), took, succeeded: status.success(), closing });
+    Ok(())
+}
