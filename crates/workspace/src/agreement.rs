@@ -249,6 +249,13 @@ impl Workspace {
         let mut effects = SideEffects::default();
         if let Some(instance) = instance {
             self.number_anew(instance, terms, &mut effects);
+            let is_overtaken = |entry: &Entry| entry.number < instance.intent;
+            if self.outbox.iter().any(is_overtaken) {
+                // under such a number the provider takes it for one that it was told before
+                self.follow_provider(instance, is_overtaken, terms, &mut effects);
+                self.record.answered = self.record.answered.max(instance.intent);
+                self.record.intent = self.record.intent.max(instance.intent);
+            }
         }
         let verdict = verdict(Some(self.held()), instance.map(Has::of));
         match verdict {
@@ -384,14 +391,25 @@ impl Workspace {
     /// The provider has done later wishes than this tenant knows of.
     fn adopt(&mut self, instance: Option<&InstanceView>, terms: &Terms<'_>, effects: &mut SideEffects) {
         let Some(instance) = instance else { return };
-        let (dropped, left) =
-            std::mem::take(&mut self.outbox).into_iter().partition(|entry| entry.number <= instance.intent);
+        self.follow_provider(instance, |entry| entry.number <= instance.intent, terms, effects);
+        let record = &mut self.record;
+        record.answered = record.answered.max(instance.intent);
+        record.intent = record.intent.max(instance.intent);
+    }
+
+    /// Tells some entries no more, and takes the generation that the provider has unless another one waits.
+    fn follow_provider(
+        &mut self,
+        instance: &InstanceView,
+        is_over: impl Fn(&Entry) -> bool,
+        terms: &Terms<'_>,
+        effects: &mut SideEffects,
+    ) {
+        let (dropped, left) = std::mem::take(&mut self.outbox).into_iter().partition(is_over);
         self.outbox = left;
         self.give_way(dropped, instance, effects);
         self.raise_generations(instance, terms, effects);
         let record = &mut self.record;
-        record.answered = record.answered.max(instance.intent);
-        record.intent = record.intent.max(instance.intent);
         if !self.outbox.iter().any(|entry| entry.wish.launches()) {
             record.generation = instance.wanted_generation;
             record.spec.runtime.clone_from(&instance.runtime);

@@ -29,6 +29,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_wish_that_gives_way_says_so(store().await).await;
     what_is_told_again_has_a_number_of_its_own(store().await).await;
     of_two_unknown_generations_the_later_is_let_be_as_well(store().await).await;
+    a_wish_that_was_overtaken_is_not_told_for_ever(store().await).await;
     an_agent_that_connects_is_recovered_no_more(store().await).await;
 }
 
@@ -362,4 +363,24 @@ async fn of_two_unknown_generations_the_later_is_let_be_as_well(store: Subject) 
     store.0.mirror(ORG, &[replaced], &[], at(60)).await.unwrap();
     let record = store.0.get(ORG, up.workspace).await.unwrap().unwrap();
     assert!(record.is_recovered(), "{record:?}");
+}
+
+/// A process over a copy of this database has told wishes of its own meanwhile, under the numbers of those that wait here.
+async fn a_wish_that_was_overtaken_is_not_told_for_ever(store: Subject) {
+    for last in [Wish::Stop(None), Wish::Delete] {
+        let up = store.up().await;
+        let workspace = up.workspace;
+        store.meets(&[instance(&up, IntentNumber(1), Phase::Up, 2)], false).await;
+        let restart = store.asks(workspace, RESTART).await.number.unwrap();
+        store.begins(workspace).await.unwrap();
+        store.asks(workspace, Wish::Start).await;
+        let third = store.asks(workspace, last.clone()).await;
+        let has = instance(&up, IntentNumber(3), Phase::Up, 9);
+        let agreed = store.meets(&[has], true).await;
+        assert!(agreed.taken_back.contains(&(workspace, restart)), "{agreed:?}");
+        let (record, entry) = store.0.begin_call(workspace).await.unwrap().unwrap();
+        assert!(entry.number > IntentNumber(3), "it is heard as a new one: {entry:?}");
+        assert_eq!((entry.wish, record.desired), (last, third.record.desired));
+        assert_eq!(record.generation, Generation(1), "the restart is not carried out");
+    }
 }
