@@ -29,10 +29,12 @@ pub async fn pass(workspaces: &Workspaces, patience: &Patience) -> Result<()> {
     let waits =
         records.iter().filter_map(|record| record.pending.as_ref()).map(|pending| pending.since).min();
     metrics::oldest_wish(waits.map_or(Duration::ZERO, |since| now.since(since)));
-    if !workspaces.outbox.has_ever_agreed() {
+    let Some(agreed_at) = workspaces.outbox.agreed_at() else {
         // an agent that runs may be unknown to a database that was put back
         return Ok(());
-    }
+    };
+    // an instance that a restored provider shows as it was may have been down since, and its agent heard of long ago
+    let patience = &Patience { since: patience.since.max(agreed_at), ..*patience };
     for record in records.iter().filter(|record| judge(record, patience, now) != Verdict::Fine) {
         let workspace = record.workspace;
         let verdict = workspaces.store.judge_agent(workspaces.organization, workspace, patience, now).await?;

@@ -120,6 +120,7 @@ impl Outbox {
         let inventory = self.provider.inventory(self.organization).await?;
         let now = self.clock.now();
         let agreed = self.store.agree(self.organization, met, &inventory, &*self.minter, now).await?;
+        self.agrees(now);
         if agreed.set_back {
             warn!(
                 adopted = agreed.adopted.len(),

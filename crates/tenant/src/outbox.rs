@@ -2,19 +2,19 @@
 //! under its own number, until it is answered definitely; a request that asks for something waits for that task's word
 //! and may go away at any time.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use molecule_domain::Clock;
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::Phase;
 use molecule_domain::spec::SpecRules;
+use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::admission::{Change, ChangeRequest, ProvisionRequest};
 use molecule_telemetry::trace;
 use molecule_workspace::aggregate::{Answer, Refusal};
@@ -97,8 +97,8 @@ pub struct Outbox {
     pub(crate) own: IncarnationId,
     /// Whether the provider and this start have agreed; nothing is told before.
     agreement: watch::Sender<Agreement>,
-    /// Whether they ever did.
-    ever_agreed: AtomicBool,
+    /// When they last did, by this tenant's clock, in microseconds; 0 where they never did.
+    agreed_at: AtomicI64,
     /// Held by every call that is out.
     calls: RwLock<()>,
     /// Rung where an answer shows that the provider knows more than this tenant.
@@ -126,7 +126,7 @@ impl Outbox {
             minter,
             own,
             agreement: watch::Sender::new(Agreement::Missing),
-            ever_agreed: AtomicBool::new(false),
+            agreed_at: AtomicI64::new(0),
             calls: RwLock::default(),
             doubted: Notify::new(),
             queue: Mutex::default(),
@@ -160,9 +160,16 @@ impl Outbox {
         })
     }
 
-    /// Whether this start and the provider have ever agreed.
-    pub(crate) fn has_ever_agreed(&self) -> bool {
-        self.ever_agreed.load(Ordering::Acquire)
+    /// When this start and the provider last agreed, where they did: nothing of what the provider says now was known here
+    /// before.
+    pub(crate) fn agreed_at(&self) -> Option<Timestamp> {
+        let micros = self.agreed_at.load(Ordering::Relaxed);
+        (micros != 0).then(|| Timestamp::from_micros(micros))
+    }
+
+    /// They agree now on all that there is.
+    pub(crate) fn agrees(&self, now: Timestamp) {
+        self.agreed_at.store(now.micros(), Ordering::Relaxed);
     }
 
     fn agreement(&self) -> Agreement {
@@ -176,7 +183,9 @@ impl Outbox {
 
     /// The two have agreed: wishes are told.
     pub(crate) fn has_agreed(&self, provider: Option<Standpoint>) {
-        self.ever_agreed.store(true, Ordering::Release);
+        if self.agreed_at().is_none() {
+            self.agrees(self.clock.now());
+        }
         self.agreement.send_replace(Agreement::With(provider));
         self.woken.notify_one();
     }

@@ -241,6 +241,8 @@ impl Workspace {
                     last.generation = self.record.highest.next();
                 }
                 if brings {
+                    // what was set meanwhile without a wish is not this entry's to take back
+                    carry_over(&mut last.undo.spec, &last.spec, &undo.spec);
                     last.spec.clone_from(&self.record.spec);
                 }
                 if let Some(token) = change.token {
@@ -377,7 +379,7 @@ impl Workspace {
     }
 
     /// Goes back to what was before an entry, but for what was asked for after it.
-    fn revert(&mut self, place: usize, entry: &Entry) {
+    pub(crate) fn revert(&mut self, place: usize, entry: &Entry) {
         let undo = &entry.undo;
         match self.outbox[place..].iter_mut().find(|later| later.undo.private.is_some()) {
             Some(later) if undo.private.is_some() => later.undo.private.clone_from(&undo.private),
@@ -476,6 +478,16 @@ fn take_back(spec: &mut WorkspaceSpec, applied: &WorkspaceSpec, before: &Workspa
     macro_rules! fields {
         ($($field:ident),*) => {
             $(if spec.$field == applied.$field { spec.$field.clone_from(&before.$field); })*
+        };
+    }
+    fields!(name, runtime, tier, labels, parent, role, env, mount, readiness);
+}
+
+/// Sets in a spec what one has set since the other.
+fn carry_over(spec: &mut WorkspaceSpec, before: &WorkspaceSpec, since: &WorkspaceSpec) {
+    macro_rules! fields {
+        ($($field:ident),*) => {
+            $(if since.$field != before.$field { spec.$field.clone_from(&since.$field); })*
         };
     }
     fields!(name, runtime, tier, labels, parent, role, env, mount, readiness);

@@ -247,10 +247,12 @@ impl Workspace {
     ) -> (Verdict, SideEffects) {
         let before = self.record.clone();
         let mut effects = SideEffects::default();
+        let mut overtaken = false;
         if let Some(instance) = instance {
             self.number_anew(instance, terms, &mut effects);
             let is_overtaken = |entry: &Entry| entry.number < instance.intent;
-            if self.outbox.iter().any(is_overtaken) {
+            overtaken = self.outbox.iter().any(is_overtaken);
+            if overtaken {
                 // under such a number the provider takes it for one that it was told before
                 self.follow_provider(instance, is_overtaken, terms, &mut effects);
                 self.record.answered = self.record.answered.max(instance.intent);
@@ -268,7 +270,7 @@ impl Workspace {
             Verdict::Deleted => {
                 if let Some(instance) = instance {
                     let dropped = std::mem::take(&mut self.outbox);
-                    self.give_way(dropped, instance, &mut effects);
+                    let _ = self.give_way(dropped, instance, &mut effects);
                 }
                 self.record.desired = Desired::Deleted;
                 self.record.answered = self.record.intent;
@@ -284,6 +286,7 @@ impl Workspace {
                 self.record.recovered = agents.lost(instance).or(self.record.recovered);
             }
         }
+        let verdict = if overtaken && verdict == Verdict::Same { Verdict::Adopt } else { verdict };
         self.refresh_pending();
         effects.visible = effects.visible
             && self.record
@@ -362,7 +365,9 @@ impl Workspace {
             return;
         }
         let dropped = self.outbox.drain(..first).collect();
-        self.give_way(dropped, instance, effects);
+        for entry in self.give_way(dropped, instance, effects) {
+            self.revert(0, &entry);
+        }
         for (entry, number) in self.outbox.iter_mut().zip(done.0 + 1..) {
             entry.number = IntentNumber(number);
         }
@@ -407,7 +412,10 @@ impl Workspace {
     ) {
         let (dropped, left) = std::mem::take(&mut self.outbox).into_iter().partition(is_over);
         self.outbox = left;
-        self.give_way(dropped, instance, effects);
+        for entry in self.give_way(dropped, instance, effects) {
+            let place = self.outbox.iter().position(|left| left.number > entry.number);
+            self.revert(place.unwrap_or(self.outbox.len()), &entry);
+        }
         self.raise_generations(instance, terms, effects);
         let record = &mut self.record;
         if !self.outbox.iter().any(|entry| entry.wish.launches()) {
@@ -418,7 +426,14 @@ impl Workspace {
     }
 
     /// Notes which of these entries, which are told no more, come to nothing: the provider had heard of later wishes.
-    fn give_way(&self, dropped: Vec<Entry>, instance: &InstanceView, effects: &mut SideEffects) {
+    /// Returns those that the provider never granted: what they set is to be taken back.
+    fn give_way(
+        &self,
+        dropped: Vec<Entry>,
+        instance: &InstanceView,
+        effects: &mut SideEffects,
+    ) -> Vec<Entry> {
+        let mut never_granted = Vec::new();
         for entry in dropped {
             let is_done = entry.wish.desired() == instance.desired
                 && (!entry.wish.launches() || entry.generation <= instance.wanted_generation);
@@ -428,10 +443,14 @@ impl Workspace {
                     entry.wish.name()
                 );
                 effects.events.push(self.event("taken_back", message));
-                effects.forget_requests.extend(entry.requests);
+                effects.forget_requests.extend(entry.requests.clone());
                 effects.taken_back.push(entry.number);
             }
+            if entry.wish.launches() && entry.generation > instance.wanted_generation {
+                never_granted.push(entry);
+            }
         }
+        never_granted
     }
 
     /// One entry tells what all that was granted and all that waits came to.

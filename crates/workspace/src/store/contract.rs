@@ -195,6 +195,7 @@ where
     an_answer_tells_what_is_wanted_though_its_record_is_known(store().await).await;
     what_the_provider_gave_up_stays_given_up_where_an_older_answer_follows(store().await).await;
     a_refusal_goes_back_to_what_the_provider_gave_up_meanwhile(store().await).await;
+    a_refusal_takes_back_no_label_that_was_set_between_composed_wishes(store().await).await;
     a_refusal_that_nobody_waits_for_can_be_read(store().await).await;
     an_old_word_of_the_provider_changes_no_wish(store().await).await;
     private_parts_are_decided_on_inside_the_transaction(store().await).await;
@@ -440,6 +441,18 @@ async fn a_refusal_goes_back_to_what_the_provider_gave_up_meanwhile(store: Subje
     assert_eq!(store.0.get(ORG, up.workspace).await.unwrap().unwrap().desired, Desired::Running);
     let record = store.0.answered(up.workspace, number, &refused(), at(6)).await.unwrap().unwrap();
     assert_eq!((record.desired, record.phase), (Desired::Stopped, Phase::Failed));
+}
+
+async fn a_refusal_takes_back_no_label_that_was_set_between_composed_wishes(store: Subject) {
+    let up = store.up().await;
+    store.asks(up.workspace, RESTART).await;
+    store.labels(up.workspace).await;
+    let number = store.asks(up.workspace, RESTART).await.number.unwrap();
+    let entry = store.begins(up.workspace).await.unwrap();
+    assert_eq!(entry.number, number, "both are one entry");
+    let record = store.0.answered(up.workspace, number, &refused(), at(6)).await.unwrap().unwrap();
+    assert_eq!(record.spec.labels.get("team").map(String::as_str), Some("blue"));
+    assert_eq!((record.generation, &record.spec.name), (up.generation, &up.spec.name));
 }
 
 async fn a_refusal_that_nobody_waits_for_can_be_read(store: Subject) {

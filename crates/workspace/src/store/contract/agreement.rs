@@ -30,6 +30,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     what_is_told_again_has_a_number_of_its_own(store().await).await;
     of_two_unknown_generations_the_later_is_let_be_as_well(store().await).await;
     a_wish_that_was_overtaken_is_not_told_for_ever(store().await).await;
+    a_replacement_of_the_backup_that_was_never_granted_is_forgotten(store().await).await;
     an_agent_that_connects_is_recovered_no_more(store().await).await;
 }
 
@@ -383,4 +384,18 @@ async fn a_wish_that_was_overtaken_is_not_told_for_ever(store: Subject) {
         assert_eq!((entry.wish, record.desired), (last, third.record.desired));
         assert_eq!(record.generation, Generation(1), "the restart is not carried out");
     }
+}
+
+/// A backup was taken while a replacement waited that was refused later; the provider has done other wishes since.
+async fn a_replacement_of_the_backup_that_was_never_granted_is_forgotten(store: Subject) {
+    let up = store.up().await;
+    // it agreed in this start, so the wish may have been told
+    store.meets(&[instance(&up, IntentNumber(1), Phase::Up, 2)], false).await;
+    store.asks(up.workspace, RESTART).await;
+    store.begins(up.workspace).await.unwrap();
+    let later = instance(&up, IntentNumber(7), Phase::Up, 9);
+    assert_eq!(store.meets(&[later], true).await.adopted, [up.workspace]);
+    let now = store.0.load(ORG, up.workspace).await.unwrap().unwrap();
+    assert_eq!((now.record.generation, &now.record.spec.name), (up.generation, &up.spec.name));
+    assert!(now.outbox.is_empty() && now.private == b"private first", "{now:?}");
 }
