@@ -126,6 +126,12 @@ impl Book {
         }
     }
 
+    /// Whether a replica that answers has a stream of the process's open.
+    pub(crate) fn is_followed_by(&self, organization: OrganizationId) -> bool {
+        let stream = self.served.get(&organization).and_then(|served| served.stream.as_ref());
+        stream.is_some_and(|(replica, _)| replica.is_well())
+    }
+
     fn serve(
         &mut self,
         organization: OrganizationId,

@@ -13,6 +13,34 @@ use crate::weather::Weather;
 /// How many lives fill every cell; of fewer, empty cells are told and fail nothing.
 pub const WHOLE_RUN: u64 = 20_000;
 
+/// What comes over a life beside weather and faults at steps.
+const TROUBLES: [&str; 12] = [
+    "kill",
+    "freeze",
+    "cut",
+    "crash",
+    "vanish",
+    "late launch",
+    "lost answer",
+    "twin",
+    "silent",
+    "failing",
+    "standing",
+    "restore",
+];
+
+/// What must come of it now and then.
+const FIGURES: [&str; 8] = [
+    "agreed after being set back",
+    "agreed by telling again",
+    "agreed by adopting",
+    "agreed by recovering",
+    "refused changes heard late and granted",
+    "outcomes of stale plans",
+    "times that an operator removed orphans",
+    "leases lost",
+];
+
 /// Why a pair of wishes can't meet, where it can't.
 fn pair_cannot(last: WishKind, new: WishKind) -> Option<&'static str> {
     use WishKind::{Delete, Provision, Start, StopWithCause};
@@ -84,6 +112,12 @@ fn cells(coverage: &Coverage) -> Vec<Cell> {
     }
     for weather in Weather::ALL {
         cell(format!("weather {}", weather.name()), count(&coverage.troubles, &weather.name()), None);
+    }
+    for trouble in TROUBLES {
+        cell(format!("trouble {trouble}"), count(&coverage.troubles, &trouble), None);
+    }
+    for figure in FIGURES {
+        cell(format!("figure {figure}"), count(&coverage.figures, &figure), None);
     }
     for last in WishKind::ALL {
         for new in WishKind::ALL {

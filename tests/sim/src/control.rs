@@ -1,6 +1,6 @@
 //! The control plane: its database, as each replica reaches it, and the replicas.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -28,7 +28,7 @@ use crate::book::Book;
 use crate::cloud::Cloud;
 use crate::known::Violation;
 use crate::life::PATIENCE;
-use crate::network::Network;
+use crate::network::{Network, unavailable};
 use crate::oracle::Oracle;
 use crate::process::{EngineSteps, Process};
 use crate::replica_store::ReplicaStore;
@@ -74,7 +74,7 @@ pub struct ControlPlane {
     replicas: Mutex<Vec<Replica>>,
     streams: AtomicU64,
     /// Processes over copies of a tenant's database, which must not be served.
-    twins: Mutex<BTreeSet<IncarnationId>>,
+    twins: Mutex<BTreeMap<IncarnationId, Arc<Process>>>,
     /// The incarnation that began with the last restore.
     restored_as: Mutex<Option<IncarnationId>>,
     /// What had failed when the database was put back.
@@ -105,7 +105,9 @@ pub(crate) struct OpenStream {
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        let is_noted = !self.process.is_dead() && !self.network.is_cut();
+        // A stream whose end is noted leaves its session to whoever meets next, be it a twin. That is left out here, since
+        // nobody could tell what the tenant's wishes are then.
+        let is_noted = !self.process.is_dead() && !self.network.is_cut() && !self.control.has_living_twin();
         let now = self.control.world.now();
         lock(&self.control.book).end(self.organization, self.stream, is_noted, now);
     }
@@ -230,6 +232,7 @@ impl ControlPlane {
         organization: OrganizationId,
         Standpoints { own, seen }: Standpoints,
     ) -> Result<Met> {
+        self.refuse_dead_twin(own)?;
         let (revision, _) = self.database().counters(organization);
         let now = self.world.now();
         let mut book = lock(&self.book);
@@ -256,8 +259,11 @@ impl ControlPlane {
     /// Lets a change of a tenant's through, or refuses its process.
     pub(crate) fn heard(&self, organization: OrganizationId, standpoints: Standpoints) -> Result<()> {
         let own = standpoints.own;
+        self.refuse_dead_twin(own)?;
         self.check_seen(organization, standpoints)?;
-        lock(&self.book).heard(organization, own, self.world.now())
+        lock(&self.book).heard(organization, own, self.world.now())?;
+        self.check_is_no_twin(own);
+        Ok(())
     }
 
     /// A replica opens a stream of a tenant's, or refuses its process; the session ends with what this returns.
@@ -269,6 +275,7 @@ impl ControlPlane {
         network: &Arc<Network>,
     ) -> Result<OpenStream> {
         let own = standpoints.own;
+        self.refuse_dead_twin(own)?;
         self.check_seen(organization, standpoints)?;
         let (process, stream) = (Arc::clone(&replica.process), self.streams.fetch_add(1, Ordering::Relaxed));
         let now = self.world.now();
@@ -284,12 +291,29 @@ impl ControlPlane {
     }
 
     /// From now on it is a violation where this process of a tenant's is served.
-    pub fn is_twin(&self, incarnation: IncarnationId) {
-        lock(&self.twins).insert(incarnation);
+    pub fn is_twin(&self, incarnation: IncarnationId, process: Arc<Process>) {
+        lock(&self.twins).insert(incarnation, process);
+    }
+
+    fn has_living_twin(&self) -> bool {
+        lock(&self.twins).values().any(|twin| !twin.is_dead())
+    }
+
+    /// A call ends with its caller's connection.
+    fn refuse_dead_twin(&self, own: Standpoint) -> Result<()> {
+        match lock(&self.twins).get(&own.incarnation) {
+            Some(twin) if twin.is_dead() => Err(unavailable("its caller has gone away")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a tenant's process follows.
+    pub fn is_followed_by(&self, organization: OrganizationId) -> bool {
+        lock(&self.book).is_followed_by(organization)
     }
 
     fn check_is_no_twin(&self, own: Standpoint) {
-        if lock(&self.twins).contains(&own.incarnation) {
+        if lock(&self.twins).contains_key(&own.incarnation) {
             let what = format!("{} is served beside the process that was served before", own.incarnation);
             self.world.violated(Violation::new("of two processes of a tenant one is served", what));
         }

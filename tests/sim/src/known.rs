@@ -13,7 +13,8 @@ pub struct Violation {
     pub known: Option<Known>,
 }
 
-/// Findings that are not mended yet: B and X of the engine's review, and F of this simulation. Nothing but those stands here.
+/// Findings that are not mended yet: B and X of the engine's review. Nothing but those
+/// stands here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Known {
     /// A change between claim and `begin_launch`: the new intent's token does not open for the old generation.

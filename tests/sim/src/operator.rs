@@ -67,6 +67,8 @@ async fn look_over_orphans(pair: &Pair) {
     let restored = pair.control.restored_as();
     loop {
         let pause = pair.world.rng().seconds(240, 900);
+        // what is left of before is in the way until then
+        pair.world.is_wrong("restored", None, pause + Duration::from_secs(60));
         tokio::time::sleep(pause).await;
         if pair.control.restored_as() != restored {
             // it was put back once more: whoever did that looks

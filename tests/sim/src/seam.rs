@@ -340,18 +340,23 @@ impl Remote {
                     restarted_after_event: None,
                     incarnation,
                 };
-                let mut message = Ok((changes, clock.now()));
-                match world.fault_at(&name, "stream.batch") {
+                let told = match world.fault_at(&name, "stream.batch") {
                     Some(Fault::AnswerLate) => {
                         let late = world.rng().seconds(1, 300);
                         tokio::time::sleep(late).await;
+                        Ok(())
                     }
                     // what is sent on a stream comes, or the stream ends
                     Some(Fault::AnswerLost | Fault::Unreachable) => return,
-                    Some(Fault::Unreadable) => message = Err(unreadable()),
-                    Some(Fault::Denied) => message = Err(denied()),
-                    _ => tokio::time::sleep(pause).await,
-                }
+                    Some(Fault::Unreadable) => Err(unreadable()),
+                    Some(Fault::Denied) => Err(denied()),
+                    _ => {
+                        tokio::time::sleep(pause).await;
+                        Ok(())
+                    }
+                };
+                // who lags says what its clock shows once it speaks
+                let message = told.map(|()| (changes, clock.now()));
                 if sender.send(message).is_err() {
                     return;
                 }

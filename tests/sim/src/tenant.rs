@@ -22,7 +22,7 @@ use crate::process::Process;
 use crate::seam::Remote;
 use crate::secrets::Mint;
 use crate::tenant_store::ProcessStore;
-use crate::world::{World, lock};
+use crate::world::{TWIN, World, lock};
 
 /// How long agents have to connect, and may be silent.
 pub const CONNECT: Duration = Duration::from_secs(5 * 60);
@@ -151,7 +151,7 @@ impl Tenant {
     /// for anything, and the control plane must not serve it while it serves the first.
     pub fn start_twin(&self, own: IncarnationId) -> Arc<Process> {
         let copy = Arc::new(MemoryStore::open(self.database().data(), own));
-        let name = format!("twin-{}", short(self.organization));
+        let name = format!("{TWIN}-{}", short(self.organization));
         // what it stores is no promise to anybody
         self.run(&name, own, copy, &Oracle::new(Arc::clone(&self.world))).process
     }

@@ -123,15 +123,22 @@ fn twin(pair: &Pair) {
     let lasts = pair.world.rng().seconds(40, 600);
     let (pair, ends) = (pair.clone(), Instant::now() + lasts);
     tokio::spawn(async move {
+        let tenant = &pair.tenants[place];
+        let Some(first) = tenant.last_process().filter(|first| !first.is_dead()) else { return };
         if !pair.has_agreed().await {
             return;
         }
         let incarnation = pair.world.incarnation();
-        pair.control.is_twin(incarnation);
-        let process = pair.tenants[place].start_twin(incarnation);
-        // whoever is served keeps being served for a while after it was last heard
-        while Instant::now() < ends && pair.is_whole() {
-            tokio::time::sleep(Duration::from_secs(5)).await;
+        let process = tenant.start_twin(incarnation);
+        pair.control.is_twin(incarnation, Arc::clone(&process));
+        // whoever is served keeps being served for a while after it was last heard, but for one whose end was seen
+        let is_served = || pair.is_whole() && pair.control.is_followed_by(tenant.organization);
+        while Instant::now() < ends && !first.is_dead() && is_served() {
+            tokio::select! {
+                biased;
+                () = first.death() => {}
+                () = tokio::time::sleep(Duration::from_secs(2)) => {}
+            }
         }
         process.kill();
     });

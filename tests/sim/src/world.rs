@@ -16,6 +16,9 @@ use crate::known::Violation;
 use crate::rng::Rng;
 use crate::story::Story;
 
+/// How the second of two processes over one database is called.
+pub const TWIN: &str = "twin";
+
 /// When every life begins.
 const BEGIN: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
@@ -165,6 +168,10 @@ impl World {
 
     /// The fault that waits for this step, which is about to be taken by somebody. It is taken out.
     pub fn fault_at(&self, who: &str, step: &'static str) -> Option<Fault> {
+        if who.starts_with(TWIN) {
+            // a call of a twin's that came late would be the first that is heard of its tenant
+            return None;
+        }
         let mut all = lock(&self.armed);
         let place = all.iter().position(|armed| armed.step == step)?;
         if all[place].skip > 0 {
