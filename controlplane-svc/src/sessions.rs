@@ -157,7 +157,11 @@ impl OpenSession {
             };
             match prolonged.map_err(Error::from) {
                 Ok(()) => {}
-                Err(error) if error.retry_after.is_some() => debug!(%error, "a session is prolonged later"),
+                Err(error)
+                    if error.reason != ErrorReason::TenantAlreadyServed && error.retry_after.is_some() =>
+                {
+                    debug!(%error, "a session is prolonged later")
+                }
                 Err(refused) => return Err(refused),
             }
         }

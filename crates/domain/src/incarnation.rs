@@ -61,7 +61,8 @@ pub fn check_session(
                 other.incarnation,
                 other.until.since(now).as_secs().max(1),
             ),
-        )),
+        )
+        .with_retry_after(other.until.since(now))),
         _ => Ok(()),
     }
 }

@@ -17,6 +17,8 @@ use crate::provider::{Greeting, Standpoints};
 /// The first pause before asking a provider again that did not answer; it doubles up to [`LONGEST_PAUSE`], and is spread.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Not even a provider that asks for it is asked again sooner than this.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 /// How often the provider hears how far this tenant's database is, while that changes.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// So many recovered workspaces the provider is told of.
@@ -47,7 +49,10 @@ impl Outbox {
             if failures == 1 {
                 warn!(error = &error as &dyn std::error::Error, "the provider can't be followed");
             }
-            tokio::time::sleep(policy.backoff(failures, self.seed())).await;
+            let pause = policy.backoff(failures, self.seed());
+            // who is served in this one's place may be gone sooner
+            let sooner = error.retry_after.map_or(pause, |after| after.max(SHORTEST_PAUSE));
+            tokio::time::sleep(pause.min(sooner)).await;
         }
     }
 

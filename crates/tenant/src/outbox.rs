@@ -139,12 +139,17 @@ impl Outbox {
         self.provider.ready().is_ok() && self.agreement() != Agreement::Missing
     }
 
-    /// Waits a while until a wish that is stored now would be told at once; why it would not, where it would not.
+    /// Waits a while until a wish that is stored now would be told at once; why it would not, where it would not. Before
+    /// the first agreement it waits for a provider that can't be asked as well: the process before this one may count as
+    /// served for a moment.
     pub async fn ready(&self) -> Result<()> {
         let mut agreement = self.agreement.subscribe();
         let agreed = async {
             loop {
-                self.provider.ready()?;
+                let asked = self.provider.ready();
+                if self.agreed_at().is_some() {
+                    asked?;
+                }
                 let now = *agreement.borrow_and_update();
                 // the outbox, which is borrowed, holds the sender
                 if now != Agreement::Missing || agreement.changed().await.is_err() {
@@ -153,6 +158,7 @@ impl Outbox {
             }
         };
         tokio::time::timeout(AGREEMENT, agreed).await.unwrap_or_else(|_| {
+            self.provider.ready()?;
             let message =
                 "this tenant-svc and the control plane have not yet agreed on what there is; ask again";
             Err(Error::new(ErrorReason::ControlPlaneUnavailable, message)

@@ -1,0 +1,336 @@
+//! What an agreement makes of one workspace.
+
+use molecule_domain::Timestamp;
+use molecule_domain::event::{Actor, EventDetail};
+use molecule_domain::id::{IncarnationId, IntentNumber, Revision};
+use molecule_domain::instance::InstanceView;
+use molecule_domain::lifecycle::{Desired, Phase, Readiness, Reason};
+use molecule_domain::spec::WorkspaceSpec;
+
+use super::verdict::{Has, Held, Verdict, verdict};
+use super::{KnownAgents, Terms};
+use crate::aggregate::{NewWorkspace, SideEffects, Workspace};
+use crate::record::WorkspaceRecord;
+use crate::wish::{Entry, Undo, Wish};
+
+impl Workspace {
+    /// Agrees with the provider about this workspace; `instance` is all that the provider has of it, and `agents` what
+    /// this database holds of its agents.
+    pub fn agree(
+        &mut self,
+        instance: Option<&InstanceView>,
+        agents: KnownAgents,
+        terms: &Terms<'_>,
+        now: Timestamp,
+    ) -> (Verdict, SideEffects) {
+        let before = self.record.clone();
+        let mut effects = SideEffects::default();
+        let mut overtaken = false;
+        if let Some(instance) = instance {
+            self.number_anew(instance, terms, &mut effects);
+            let is_overtaken = |entry: &Entry| entry.number < instance.intent;
+            overtaken = self.outbox.iter().any(is_overtaken);
+            if overtaken {
+                // under such a number the provider takes it for one that it was told before
+                self.follow_provider(instance, is_overtaken, terms, &mut effects);
+                self.record.answered = self.record.answered.max(instance.intent);
+                self.record.intent = self.record.intent.max(instance.intent);
+            }
+        }
+        let verdict = verdict(Some(self.held()), instance.map(Has::of));
+        match verdict {
+            Verdict::Same | Verdict::TakeBack => {}
+            Verdict::Adopt => self.adopt(instance, terms, &mut effects),
+            Verdict::TellAgain => self.tell_again(instance, terms, now, &mut effects),
+            Verdict::Deleted if instance.is_none() => {
+                self.deleted("deleted; the provider has nothing of it", now, &mut effects);
+            }
+            Verdict::Deleted => {
+                if let Some(instance) = instance {
+                    let dropped = std::mem::take(&mut self.outbox);
+                    let _ = self.give_way(dropped, instance, &mut effects);
+                }
+                self.record.desired = Desired::Deleted;
+                self.record.answered = self.record.intent;
+            }
+            Verdict::DeleteAgain => self.delete_again(instance, terms.own, now, &mut effects),
+        }
+        if let Some(instance) = instance
+            && verdict != Verdict::DeleteAgain
+        {
+            self.record.instance_revision = Revision(0);
+            self.take_over(instance, now, terms.own, &mut effects);
+            if terms.set_back && !self.record.is_deleting() {
+                self.record.recovered = agents.lost(instance).or(self.record.recovered);
+            }
+        }
+        let verdict = if overtaken && verdict == Verdict::Same { Verdict::Adopt } else { verdict };
+        self.refresh_pending();
+        effects.visible = effects.visible
+            && self.record
+                != WorkspaceRecord {
+                    instance_revision: self.record.instance_revision,
+                    answered: self.record.answered,
+                    ..before
+                };
+        (verdict, effects)
+    }
+
+    /// Takes back a workspace that only the provider knows. It runs on untouched.
+    pub fn take_back(instance: &InstanceView, terms: &Terms<'_>, now: Timestamp) -> (Self, SideEffects) {
+        let id = instance.workspace.to_string();
+        let spec = WorkspaceSpec {
+            name: format!("recovered-{}", id.rsplit('-').next().unwrap_or_default()),
+            runtime: instance.runtime.clone(),
+            tier: instance.tier,
+            ..WorkspaceSpec::default()
+        };
+        let new = NewWorkspace {
+            workspace: instance.workspace,
+            organization: instance.organization,
+            spec,
+            readiness: Readiness::Agent,
+            private: terms.minter.no_private_parts(instance.workspace),
+            token: terms.minter.mint(instance.workspace, instance.generation),
+            trace: String::new(),
+        };
+        let (mut workspace, mut effects) = Self::create(&new, None, now, terms.own, None);
+        workspace.outbox.clear();
+        workspace.record.intent = instance.intent;
+        workspace.record.answered = instance.intent;
+        workspace.record.generation = instance.wanted_generation;
+        workspace.record.highest = instance.wanted_generation;
+        workspace.take_over(instance, now, terms.own, &mut effects);
+        workspace.record.recovered = Some(instance.generation);
+        workspace.refresh_pending();
+        // its token is nobody's: the instance has one of which nothing is known any more
+        effects.add_tokens.clear();
+        effects.visible = true;
+        effects.events.push(EventDetail {
+            kind: "recovered".into(),
+            actor: Actor::Engine,
+            generation: instance.generation,
+            reason: Some(Reason::Recovered),
+            message: "found at the provider after a restore, and taken back as it runs".to_owned(),
+            exit_code: None,
+            log_tail: String::new(),
+        });
+        (workspace, effects)
+    }
+
+    fn held(&self) -> Held {
+        Held {
+            intent: self.record.intent,
+            answered: self.record.answered,
+            generation: self.record.generation,
+            brought_by: self
+                .outbox
+                .iter()
+                .rfind(|entry| entry.wish.launches() && entry.generation == self.record.generation)
+                .map(|entry| entry.number),
+            deleting: self.record.is_deleting(),
+            gone: self.record.phase == Phase::Gone,
+        }
+    }
+
+    /// Wishes that were never told, and whose numbers the provider has given to others before the restore, get numbers
+    /// and generations above those. What stands before them was done by then.
+    fn number_anew(&mut self, instance: &InstanceView, terms: &Terms<'_>, effects: &mut SideEffects) {
+        let done = instance.intent;
+        let is_new = |entry: &Entry| terms.meetings.has_told_nothing(entry.asked_in);
+        let Some(first) = self.outbox.iter().position(is_new) else { return };
+        if !terms.set_back || self.outbox[first].number > done {
+            return;
+        }
+        let dropped = self.outbox.drain(..first).collect();
+        for entry in self.give_way(dropped, instance, effects) {
+            self.revert(0, &entry);
+        }
+        for (entry, number) in self.outbox.iter_mut().zip(done.0 + 1..) {
+            entry.number = IntentNumber(number);
+        }
+        self.record.intent = self.outbox.last().map_or(done, |last| last.number);
+        self.record.answered = done;
+        self.raise_generations(instance, terms, effects);
+    }
+
+    /// Gives the generations that wait numbers above that which the provider has.
+    fn raise_generations(&mut self, instance: &InstanceView, terms: &Terms<'_>, effects: &mut SideEffects) {
+        self.record.highest = self.record.highest.max(instance.wanted_generation);
+        let mut generation = instance.wanted_generation;
+        for entry in &mut self.outbox {
+            if entry.wish.launches() && entry.generation <= instance.wanted_generation {
+                self.record.highest = self.record.highest.next();
+                generation = self.record.highest;
+                let token = terms.minter.mint(self.record.workspace, generation);
+                entry.sealed_token = token.sealed;
+                effects.add_tokens.push((generation, token.hash));
+            }
+            entry.generation = entry.generation.max(generation);
+        }
+        self.record.generation = self.record.generation.max(generation);
+    }
+
+    /// The provider has done later wishes than this tenant knows of.
+    fn adopt(&mut self, instance: Option<&InstanceView>, terms: &Terms<'_>, effects: &mut SideEffects) {
+        let Some(instance) = instance else { return };
+        self.follow_provider(instance, |entry| entry.number <= instance.intent, terms, effects);
+        let record = &mut self.record;
+        record.answered = record.answered.max(instance.intent);
+        record.intent = record.intent.max(instance.intent);
+    }
+
+    /// Tells some entries no more, and takes the generation that the provider has unless another one waits.
+    fn follow_provider(
+        &mut self,
+        instance: &InstanceView,
+        is_over: impl Fn(&Entry) -> bool,
+        terms: &Terms<'_>,
+        effects: &mut SideEffects,
+    ) {
+        let (dropped, left) = std::mem::take(&mut self.outbox).into_iter().partition(is_over);
+        self.outbox = left;
+        for entry in self.give_way(dropped, instance, effects) {
+            let place = self.outbox.iter().position(|left| left.number > entry.number);
+            self.revert(place.unwrap_or(self.outbox.len()), &entry);
+        }
+        self.raise_generations(instance, terms, effects);
+        let record = &mut self.record;
+        if !self.outbox.iter().any(|entry| entry.wish.launches()) {
+            record.generation = instance.wanted_generation;
+            record.spec.runtime.clone_from(&instance.runtime);
+            record.spec.tier = instance.tier;
+        }
+    }
+
+    /// Notes which of these entries, which are told no more, come to nothing: the provider had heard of later wishes.
+    /// Returns those that the provider never granted: what they set is to be taken back.
+    fn give_way(
+        &self,
+        dropped: Vec<Entry>,
+        instance: &InstanceView,
+        effects: &mut SideEffects,
+    ) -> Vec<Entry> {
+        let mut never_granted = Vec::new();
+        for entry in dropped {
+            let is_done = entry.wish.desired() == instance.desired
+                && (!entry.wish.launches() || entry.generation <= instance.wanted_generation);
+            if !is_done {
+                let message = format!(
+                    "the {} is not carried out: after a restore it turned out that something else was asked for later",
+                    entry.wish.name()
+                );
+                effects.events.push(self.event("taken_back", message));
+                effects.forget_requests.extend(entry.requests.clone());
+                effects.taken_back.push(entry.number);
+            }
+            if entry.wish.launches() && entry.generation > instance.wanted_generation {
+                never_granted.push(entry);
+            }
+        }
+        never_granted
+    }
+
+    /// One entry tells what all that was granted and all that waits came to.
+    fn tell_again(
+        &mut self,
+        instance: Option<&InstanceView>,
+        terms: &Terms<'_>,
+        now: Timestamp,
+        effects: &mut SideEffects,
+    ) {
+        let run = self.record.desired == Desired::Running;
+        let launched = |has: &InstanceView| has.wanted_generation >= self.record.generation;
+        let cause = self.outbox.iter().rev().find_map(|entry| match &entry.wish {
+            Wish::Stop(cause) => cause.clone(),
+            _ => None,
+        });
+        let is_so = |has: &&InstanceView| launched(has) && has.desired == self.record.desired;
+        if let Some(has) = instance.filter(is_so).filter(|_| cause.is_none()) {
+            // it wants the same all the same
+            self.outbox.clear();
+            self.record.answered = has.intent;
+            return;
+        }
+        let reset_session =
+            self.outbox.iter().any(|one| matches!(one.wish, Wish::Replace { reset_session: true, .. }));
+        let wish = match instance {
+            None => Wish::Provision { run },
+            Some(has) if has.wanted_generation < self.record.generation => {
+                Wish::Replace { run, reset_session }
+            }
+            Some(has) if run && has.phase == Phase::Failed => {
+                // what has failed there can't be started
+                self.record.generation = self.record.highest.next();
+                self.record.highest = self.record.generation;
+                Wish::Replace { run, reset_session }
+            }
+            Some(_) if run => Wish::Start,
+            Some(has) => {
+                let failed = self.record.reason.filter(|_| self.record.phase == Phase::Failed);
+                let failed = failed.map(|reason| (reason, self.record.message.clone()));
+                Wish::Stop(cause.or(failed).filter(|_| has.phase != Phase::Failed))
+            }
+        };
+        let sealed_token = if wish.launches() {
+            let token = terms.minter.mint(self.record.workspace, self.record.generation);
+            effects.add_tokens.push((self.record.generation, token.hash));
+            token.sealed
+        } else {
+            Vec::new()
+        };
+        // under a number that nothing else was told by: an earlier call may still be heard
+        let done = instance.map_or(self.record.intent, |has| has.intent.max(self.record.intent));
+        self.record.intent = done.next();
+        self.retell(wish, sealed_token, terms.own, now, effects);
+    }
+
+    /// Deletes what the provider has of a workspace that is deleted here.
+    pub(crate) fn delete_again(
+        &mut self,
+        instance: Option<&InstanceView>,
+        own: IncarnationId,
+        now: Timestamp,
+        effects: &mut SideEffects,
+    ) {
+        let done = instance.map_or(IntentNumber(0), |has| has.intent);
+        if self.record.intent <= done {
+            self.record.intent = done.next();
+        }
+        if self.record.phase == Phase::Gone {
+            self.record.phase = Phase::Stopping;
+            self.record.deleted_at = None;
+            self.record.refused = false;
+            "being deleted again: the provider had it still".clone_into(&mut self.record.message);
+        }
+        self.retell(Wish::Delete, Vec::new(), own, now, effects);
+    }
+
+    fn retell(
+        &mut self,
+        wish: Wish,
+        sealed_token: Vec<u8>,
+        own: IncarnationId,
+        now: Timestamp,
+        effects: &mut SideEffects,
+    ) {
+        let record = &self.record;
+        let entry = Entry {
+            number: record.intent,
+            wish,
+            generation: record.generation,
+            spec: record.spec.clone(),
+            sealed_token,
+            group: None,
+            asked_at: self.outbox.first().map_or(now, |first| first.asked_at),
+            asked_in: own,
+            trace: record.trace.clone(),
+            requests: self.outbox.iter().flat_map(|one| one.requests.clone()).collect(),
+            undo: Undo::of(record, None),
+            retold: true,
+            begun: true,
+        };
+        self.outbox = vec![entry];
+        effects.visible = true;
+    }
+}
