@@ -299,9 +299,8 @@ impl Provider for ControlPlane {
 
     async fn meet(&self, _organization: OrganizationId, greeting: Greeting) -> Result<Option<Met>> {
         let met = self.greet(greeting).await;
-        if let Err(error) = &met {
-            *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.message.clone());
-        }
+        let cause = met.as_ref().err().map(|error| error.message.clone());
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = cause;
         met.map(Some)
     }
 

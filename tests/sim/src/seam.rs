@@ -400,9 +400,7 @@ impl Provider for Remote {
             Ok(_) => Err(Error::internal("the control plane did not say where its database stands")),
             Err(error) => Err(error),
         };
-        if met.is_err() {
-            self.away.store(true, Ordering::Relaxed);
-        }
+        self.away.store(met.is_err(), Ordering::Relaxed);
         met
     }
 
