@@ -160,7 +160,7 @@ impl OpenSession {
                 Err(error)
                     if error.reason != ErrorReason::TenantAlreadyServed && error.retry_after.is_some() =>
                 {
-                    debug!(%error, "a session is prolonged later")
+                    debug!(%error, "a session is prolonged later");
                 }
                 Err(refused) => return Err(refused),
             }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use molecule_proto::controlplane::v1::{InstancePhase, Limits, ListInstancesRequest, ListOrphansRequest};
+use molecule_proto::controlplane::v1::{
+    Instance, InstancePhase, Limits, ListInstancesRequest, ListOrphansRequest,
+};
 use molecule_proto::tenant::v1::{
     ListWorkspacesRequest, RestartWorkspaceRequest, StopWorkspaceRequest, UpdateWorkspaceRequest,
 };
@@ -187,7 +189,7 @@ async fn a_copied_data_directory_is_put_back_under_a_tenant() {
     loop {
         let request = ListInstancesRequest { page_size: 100, ..ListInstancesRequest::default() };
         let there = customer.clone().list_instances(request).await.unwrap().into_inner().instances;
-        let phase = |id: &str| there.iter().find(|one| one.workspace_id == id).map(|one| one.phase());
+        let phase = |id: &str| there.iter().find(|one| one.workspace_id == id).map(Instance::phase);
         let is_gone = phase(deleted).is_none_or(|phase| phase == InstancePhase::Gone);
         if is_gone && phase(stopped) == Some(InstancePhase::Stopped) {
             break;

@@ -1,13 +1,13 @@
 //! A SaaS tenant and its control plane as real processes, over real PostgreSQL and Docker.
 
-use molecule_domain::error::ErrorReason;
+use molecule_domain::error::{ErrorReason, StoredWish};
 use molecule_proto::controlplane::v1::{Limits, SuspendOrganizationRequest};
 use molecule_proto::tenant::v1::{
     CreateWorkspaceRequest, DeleteWorkspaceRequest, GetServerInfoRequest, ListWorkspacesRequest, Mode,
-    StopWorkspaceRequest,
+    RestartWorkspaceRequest, StopWorkspaceRequest,
 };
-use molecule_proto::workspace::v1::{Reason, WorkspaceState};
-use molecule_service_kit::status::from_status;
+use molecule_proto::workspace::v1::{Reason, Workspace, WorkspaceState};
+use molecule_service_kit::status::{from_status, stored};
 use molecule_tests::controlplane::Installation;
 use molecule_tests::images::{self, Kind, docker};
 use molecule_tests::postgres::execute;
@@ -127,6 +127,47 @@ async fn a_control_plane_that_is_away_is_waited_for() {
         tenant.delete(&workspace.workspace_id).await.unwrap();
     }
     tenant.delete(&stopped).await.unwrap();
+    tenant.stop().await.unwrap();
+    replica.stop().await.unwrap();
+    installation.finish().await.unwrap();
+}
+
+/// A control plane that is frozen answers nobody: what was asked for then is carried out in its order, and whoever asked is
+/// told no untruth about it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_a_frozen_control_plane_is_carried_out_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let installation = installation(&folder, 40).await;
+    let replica = installation.start("one").await.unwrap();
+    let (organization, token) = installation.organization(&replica, Limits::default()).await.unwrap();
+    let setup = installation.tenant(TENANT, &[&replica], &organization, &token).unwrap();
+    let mut tenant = setup.start().await.unwrap();
+    let id = tenant.create(spec("frozen", "demo")).await.unwrap().workspace_id;
+    tenant.reaches(&id, WorkspaceState::Running).await.unwrap();
+
+    replica.signal("STOP").unwrap();
+    let restart =
+        || RestartWorkspaceRequest { workspace_id: id.clone(), ..RestartWorkspaceRequest::default() };
+    // the call is broken off at its deadline: what it has stored is not known there
+    let mut request = tonic::Request::new(restart());
+    request.metadata_mut().insert("grpc-timeout", "2S".parse().unwrap());
+    let broken_off = tenant.client.restart_workspace(request).await.unwrap_err();
+    assert_eq!(broken_off.code(), Code::DeadlineExceeded, "{broken_off:?}");
+    assert_eq!(stored(&broken_off), Some(StoredWish::Unknown), "{broken_off:?}");
+    // one that waits longer hears that it is stored, of which workspace, and how to get rid of it
+    let waits = tenant.client.restart_workspace(restart()).await.unwrap_err();
+    assert_eq!(stored(&waits), Some(StoredWish::GoesOn(id.parse().unwrap())), "{waits:?}");
+    assert!(waits.message().contains(&id) && waits.message().contains("stop the workspace"), "{waits:?}");
+    let stop = StopWorkspaceRequest { workspace_id: id.clone(), ..StopWorkspaceRequest::default() };
+    tenant.client.stop_workspace(stop).await.unwrap();
+    replica.signal("CONT").unwrap();
+
+    let stopped = tenant.until(&id, "stopped", |one| one.state() == WorkspaceState::Stopped).await.unwrap();
+    assert_eq!(stopped.generation, 3, "both restarts were carried out before the stop");
+    tenant.client.restart_workspace(restart()).await.unwrap();
+    let up = |one: &Workspace| one.state() == WorkspaceState::Running && one.generation == 4;
+    tenant.until(&id, "running again", up).await.unwrap();
+    tenant.delete(&id).await.unwrap();
     tenant.stop().await.unwrap();
     replica.stop().await.unwrap();
     installation.finish().await.unwrap();

@@ -33,9 +33,9 @@ pub(crate) fn build(write: bool, postgres: &Postgres, python: &Path) -> anyhow::
     build.env("MOLECULE_SQLITE_URL", sqlite).env("MOLECULE_POSTGRES_URL", migrated(postgres)?);
     build.env("SQLX_OFFLINE", "false").env("SQLX_OFFLINE_DIR", &found);
     for store in [SQLITE, POSTGRES] {
-        // sqlx's macros do not tell cargo that they read the environment
-        let library = std::fs::File::options().append(true).open(Path::new(store).join("src/lib.rs"))?;
-        library.set_modified(std::time::SystemTime::now())?;
+        // sqlx's macros do not tell cargo that they read the environment: a file that is written anew does
+        let library = Path::new(store).join("src/lib.rs");
+        std::fs::write(&library, std::fs::read(&library)?)?;
     }
     run(&mut build)?;
     let (found, committed) = (files(&[found])?, files(&offline_data())?);
