@@ -181,7 +181,17 @@ async fn wait(client: &mut Client, now: Workspace, until: WorkspaceState) -> Res
     if now.state() == until {
         return Ok(now);
     }
+    let mut outdated = false;
     loop {
+        if std::mem::take(&mut outdated) {
+            // the server's database was put back meanwhile
+            let now = get(client, &id).await?;
+            progress.show(&now, began);
+            if now.state() == until {
+                return Ok(now);
+            }
+            after = now.revision;
+        }
         let filter = format!("workspace_id = \"{id}\"");
         let opened = client.watch_workspaces(WatchWorkspacesRequest { after_revision: after, filter }).await;
         let mut stream = match opened {
@@ -190,9 +200,24 @@ async fn wait(client: &mut Client, now: Workspace, until: WorkspaceState) -> Res
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
+            Err(status) if status.code() == Code::OutOfRange => {
+                outdated = true;
+                continue;
+            }
             Err(status) => return Err(status.into()),
         };
-        while let Some(Ok(message)) = stream.next().await {
+        loop {
+            let message = match stream.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(status)) if status.code() == Code::OutOfRange => {
+                    outdated = true;
+                    break;
+                }
+                _ => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    break;
+                }
+            };
             match message.event {
                 Some(Event::Snapshot(workspace) | Event::Change(workspace)) => {
                     after = workspace.revision;

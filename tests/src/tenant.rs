@@ -14,9 +14,9 @@ use molecule_proto::tenant::v1::{
 };
 use molecule_proto::workspace::v1::{Event, Workspace, WorkspaceSpec, WorkspaceState};
 use molecule_service_kit::client::Bearer;
-use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::images::{docker, static_binary};
 use crate::leftovers;
@@ -183,22 +183,33 @@ impl Tenant {
     ) -> anyhow::Result<Workspace> {
         let mut last = None;
         let wait = async {
-            let now = self.get(id).await?;
-            let after = now.revision;
-            if wanted(&now) {
-                return Ok(now);
-            }
-            last = Some(now);
-            let filter = format!("workspace_id = {id}");
-            let request = WatchWorkspacesRequest { after_revision: after, filter };
-            let mut stream = self.client.watch_workspaces(request).await?.into_inner();
-            while let Some(message) = stream.next().await {
-                if let Some(WatchEvent::Change(workspace) | WatchEvent::Snapshot(workspace)) = message?.event
-                {
-                    if wanted(&workspace) {
-                        return Ok(workspace);
+            // where the database was put back meanwhile, it is looked at anew: a watch says nothing of what is deleted
+            for _ in 0..2 {
+                let now = self.get(id).await?;
+                let after_revision = now.revision;
+                if wanted(&now) {
+                    return Ok(now);
+                }
+                last = Some(now);
+                let filter = format!("workspace_id = {id}");
+                let request = WatchWorkspacesRequest { after_revision, filter };
+                let mut stream = match self.client.watch_workspaces(request).await {
+                    Err(status) if status.code() == Code::OutOfRange => continue,
+                    opened => opened?.into_inner(),
+                };
+                while let Some(message) = stream.next().await {
+                    let message = match message {
+                        Err(status) if status.code() == Code::OutOfRange => break,
+                        message => message?,
+                    };
+                    if let Some(WatchEvent::Change(workspace) | WatchEvent::Snapshot(workspace)) =
+                        message.event
+                    {
+                        if wanted(&workspace) {
+                            return Ok(workspace);
+                        }
+                        last = Some(workspace);
                     }
-                    last = Some(workspace);
                 }
             }
             bail!("the watch ended")

@@ -25,9 +25,6 @@ use molecule_tests::seed::Dice;
 use tokio::sync::Semaphore;
 
 const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
-const LAUNCHES: usize = 10_000;
-/// Of these, so many through moto.
-const THROUGH_MOTO: usize = 500;
 const STORM: Weather = Weather { faults: 30, lag: Duration::from_secs(20), pending: Duration::from_secs(10) };
 
 fn sealer() -> Arc<Aes> {
@@ -177,10 +174,16 @@ async fn storm(cloud: Cloud, launches: usize, at_once: usize) -> usize {
     launched
 }
 
+/// How many launches there are, and of these through moto; `SOAK` has more of both.
+fn launches() -> (usize, usize) {
+    if std::env::var_os("SOAK").is_some() { (10_000, 500) } else { (4_000, 200) }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_over_moto() {
+    let (_, through_moto) = launches();
     let mut launched = 0;
-    while launched < THROUGH_MOTO {
+    while launched < through_moto {
         // it remembers all that ever was, and is the slower for it
         launched += storm(Cloud::moto().await.unwrap(), 50, 40).await;
     }
@@ -188,7 +191,8 @@ async fn a_storm_over_moto() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_over_thousands_of_launches() {
-    let share = (LAUNCHES - THROUGH_MOTO) / 2;
+    let (all, through_moto) = launches();
+    let share = (all - through_moto) / 2;
     let half = || async move {
         let mut launched = 0;
         while launched < share {

@@ -78,9 +78,10 @@ pub(crate) fn soak(cases: u32, lives: u64, first: u64) -> anyhow::Result<()> {
     run(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
     build_static()?;
     import_images()?;
-    say("every case of the kill sweep");
-    let mut test = cargo(&["test", "--locked", "--workspace", "--test", "crashes"]);
-    run(with_static_binaries(test.env("SOAK", "1").env("RUST_TEST_THREADS", "4"))?)
+    say("every case of the kill sweep, and ten thousand launches on EC2");
+    let mut test = cargo(&["test", "--locked", "--workspace", "--test", "crashes", "--test", "ec2_chaos"]);
+    test.env("SOAK", "1").env("RUST_TEST_THREADS", "4").env("MOLECULE_PYTHON_TOOLS", python_tools()?);
+    run(with_static_binaries(&mut test)?)
 }
 
 /// Tells tests where the static binaries are.

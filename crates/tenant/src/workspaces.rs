@@ -141,8 +141,8 @@ impl Workspaces {
     ) -> Result<WorkspaceRecord> {
         let decide = |found: &Workspace| {
             found.refuse_deleting()?;
-            if found.record.is_recovered() {
-                // what it was launched with may be lost
+            if found.record.recovered.is_some() {
+                // what it was launched with may be lost, whatever it does now
                 self.check(&found.record.spec, &self.open(workspace, &found.private)?)?;
             }
             Ok(self.replacement(found, true, reset_session))

@@ -185,8 +185,8 @@ fn message(record: &WorkspaceRecord) -> String {
             "up; waiting for its agent to connect".to_owned()
         }
         WorkspaceState::Running if record.is_recovered() => {
-            "recovered after a restore: it runs on untouched, but its configuration and its agent's credential are lost. \
-             Update it with its config files and secrets, which restarts it; or delete it"
+            "recovered after a restore: it runs on untouched, but its agent's credential, and what it was configured with since \
+             the backup, are lost. Update it with its config files and secrets, which restarts it; or delete it"
                 .to_owned()
         }
         WorkspaceState::Running => "running".to_owned(),
