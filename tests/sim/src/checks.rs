@@ -6,10 +6,11 @@ use std::time::Duration;
 use molecule_domain::Timestamp;
 use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
 use molecule_domain::lifecycle::{Desired, Phase, Reason, WorkspaceState};
+use molecule_provisioner::admission::Account;
 use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::store::Store;
 use molecule_workspace::Workspace;
-use molecule_workspace::record::WorkspaceRecord;
+use molecule_workspace::record::{Pending, WorkspaceRecord};
 use molecule_workspace::store::TenantStore;
 
 use crate::control::LostFailure;
@@ -33,9 +34,22 @@ struct Seen<'a> {
     lost_failure: Option<LostFailure>,
     /// Whether its tenant's database was set back.
     set_back: bool,
+    /// Whether its organisation has all that it may have.
+    full: bool,
 }
 
 impl Seen<'_> {
+    /// Whether its tenant tells it again to a control plane that has lost it and has no room for it, and says so.
+    fn waits_for_room(&self) -> bool {
+        let live = self.engine.as_ref().is_some_and(|record| record.phase != Phase::Gone);
+        let waits = |workspace: &Workspace| {
+            let told = |pending: &Pending| pending.cause.contains("is over the limit");
+            workspace.outbox.first().is_some_and(|first| first.retold)
+                && workspace.record.pending.as_ref().is_some_and(told)
+        };
+        self.full && !live && self.machines.is_empty() && self.tenant.as_ref().is_some_and(waits)
+    }
+
     /// The finding that explains what is wrong with it, where one does.
     fn known(&self) -> Option<Known> {
         let same = |one: &&Machine, other: &&Machine| one.id != other.id && one.instance == other.instance;
@@ -53,6 +67,12 @@ impl Seen<'_> {
         let unsealed = record.message.contains("bootstrap token can't be unsealed");
         (record.phase == Phase::Failed && !up && unsealed).then_some(Known::B1)
     }
+}
+
+fn is_full(account: &Account) -> bool {
+    let reached = |cap: Option<i64>, used: i64| cap.is_some_and(|cap| used >= cap);
+    reached(account.limits.running_workspaces, account.used.running_workspaces)
+        || reached(account.limits.workspaces, account.used.workspaces)
 }
 
 impl Pair {
@@ -85,6 +105,10 @@ impl Pair {
                 lost_failure: self.control.lost_failure(id),
                 set_back: wished.get(&id).is_some_and(|wished| wished.set_back),
                 denied: wished.get(&id).is_some_and(|wished| wished.denied),
+                full: match organization {
+                    Some(of) => database.account(of, self.world.now()).await.is_ok_and(|of| is_full(&of)),
+                    None => false,
+                },
             };
             self.check_workspace(&seen);
             self.check_segments(id, seen.engine.as_ref(), seen.known()).await;
@@ -162,6 +186,9 @@ impl Pair {
         }
         if seen.denied && live.is_some() {
             self.broken("what was answered as not stored never runs", seen, "it is at the engine");
+        }
+        if seen.waits_for_room() {
+            return self.end("waits for room after a restore");
         }
         match (kept, live) {
             (Some(kept), Some(live)) => self.check_agreement(seen, kept, live),
