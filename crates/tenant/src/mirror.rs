@@ -117,7 +117,7 @@ impl Outbox {
             self.agree(met).await?;
         }
         let seen = met.map(|met| met.provider);
-        self.has_agreed(seen);
+        self.set_agreed(seen);
         Ok(Standpoints { own, seen })
     }
 
@@ -125,7 +125,7 @@ impl Outbox {
         let inventory = self.provider.inventory(self.organization).await?;
         let now = self.clock.now();
         let agreed = self.store.agree(self.organization, met, &inventory, &*self.minter, now).await?;
-        self.agrees(now);
+        self.note_agreement(now);
         if agreed.set_back {
             warn!(
                 adopted = agreed.adopted.len(),
@@ -139,7 +139,7 @@ impl Outbox {
         for (workspace, number) in agreed.taken_back {
             let message =
                 "after a restore it turned out that something else was asked for later, which holds";
-            self.is_taken_back(workspace, number, &Error::new(ErrorReason::WrongState, message));
+            self.answer_taken_back(workspace, number, &Error::new(ErrorReason::WrongState, message));
         }
         for workspace in agreed.told_again {
             warn!(%workspace, "the provider has lost what it had granted of this workspace, and is told again");
@@ -163,7 +163,7 @@ impl Outbox {
             return Ok(Taken::Doubted);
         }
         if let Some(last) = changes.instances.last() {
-            self.has_seen(last.revision);
+            self.note_seen(last.revision);
         }
         if !changes.instances.is_empty() || !changes.events.is_empty() {
             let now = self.clock.now();

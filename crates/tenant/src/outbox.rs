@@ -174,7 +174,7 @@ impl Outbox {
     }
 
     /// They agree now on all that there is.
-    pub(crate) fn agrees(&self, now: Timestamp) {
+    pub(crate) fn note_agreement(&self, now: Timestamp) {
         self.agreed_at.store(now.micros(), Ordering::Relaxed);
     }
 
@@ -188,16 +188,16 @@ impl Outbox {
     }
 
     /// The two have agreed: wishes are told.
-    pub(crate) fn has_agreed(&self, provider: Option<Standpoint>) {
+    pub(crate) fn set_agreed(&self, provider: Option<Standpoint>) {
         if self.agreed_at().is_none() {
-            self.agrees(self.clock.now());
+            self.note_agreement(self.clock.now());
         }
         self.agreement.send_replace(Agreement::With(provider));
         self.woken.notify_one();
     }
 
     /// Keeps how far the provider was seen to be.
-    pub(crate) fn has_seen(&self, revision: Revision) {
+    pub(crate) fn note_seen(&self, revision: Revision) {
         self.agreement.send_if_modified(|agreement| {
             if let Agreement::With(Some(seen)) = agreement {
                 seen.revision = seen.revision.max(revision);
@@ -207,7 +207,7 @@ impl Outbox {
     }
 
     /// Gives word of a wish that gave way to another when the two agreed.
-    pub(crate) fn is_taken_back(&self, workspace: WorkspaceId, number: IntentNumber, error: &Error) {
+    pub(crate) fn answer_taken_back(&self, workspace: WorkspaceId, number: IntentNumber, error: &Error) {
         self.queue().answer_one(workspace, number, || Told::Refused(copy_of(error)));
     }
 
@@ -389,7 +389,7 @@ impl Outbox {
         let workspace = record.workspace;
         let answer = self.call(record, entry, seen).await;
         if let Ok(instance) = &answer {
-            self.has_seen(instance.revision);
+            self.note_seen(instance.revision);
         }
         let answer = answer.and_then(|instance| is_of_this_wish(entry, instance));
         let now = self.clock.now();

@@ -33,8 +33,6 @@ impl Workspace {
             if overtaken {
                 // under such a number the provider takes it for one that it was told before
                 self.follow_provider(instance, is_overtaken, terms, &mut effects);
-                self.record.answered = self.record.answered.max(instance.intent);
-                self.record.intent = self.record.intent.max(instance.intent);
             }
         }
         let verdict = verdict(Some(self.held()), instance.map(Has::of));
@@ -175,12 +173,9 @@ impl Workspace {
     fn adopt(&mut self, instance: Option<&InstanceView>, terms: &Terms<'_>, effects: &mut SideEffects) {
         let Some(instance) = instance else { return };
         self.follow_provider(instance, |entry| entry.number <= instance.intent, terms, effects);
-        let record = &mut self.record;
-        record.answered = record.answered.max(instance.intent);
-        record.intent = record.intent.max(instance.intent);
     }
 
-    /// Tells some entries no more, and takes the generation that the provider has unless another one waits.
+    /// Tells some entries no more, and takes the number that the provider has, and the generation unless another one waits.
     fn follow_provider(
         &mut self,
         instance: &InstanceView,
@@ -196,6 +191,8 @@ impl Workspace {
         }
         self.raise_generations(instance, terms, effects);
         let record = &mut self.record;
+        record.answered = record.answered.max(instance.intent);
+        record.intent = record.intent.max(instance.intent);
         if !self.outbox.iter().any(|entry| entry.wish.launches()) {
             record.generation = instance.wanted_generation;
             record.spec.runtime.clone_from(&instance.runtime);
