@@ -20,10 +20,13 @@ const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
 /// Half of them are in the backup.
 const AGENTS: usize = 20;
 
+/// Agents that are heard every two seconds.
 async fn created(tenant: &mut Tenant, count: usize) -> Vec<String> {
+    let env = [("DEMO_HEARTBEAT_SECONDS".to_owned(), "2".to_owned())].into();
+    let spec = WorkspaceSpec { env, ..spec("agent", "demo") };
     let mut made = Vec::new();
     for _ in 0..count {
-        made.push(tenant.create(spec("agent", "demo")).await.unwrap().workspace_id);
+        made.push(tenant.create(spec.clone()).await.unwrap().workspace_id);
     }
     for id in &made {
         tenant.reaches(id, WorkspaceState::Running).await.unwrap();
@@ -76,7 +79,7 @@ async fn a_restored_tenant_leaves_twenty_agents_alone() {
     let (organization, token) = installation.organization(&replica, Limits::default()).await.unwrap();
     // an agent that could be judged would be judged while this looks
     let setup = installation.tenant(TENANT, &[&replica], &organization, &token).unwrap();
-    let setup = setup.with("TENANT_CONNECT_DEADLINE", "10").with("TENANT_AGENT_SILENCE", "10");
+    let setup = setup.with("TENANT_CONNECT_DEADLINE", "15").with("TENANT_AGENT_SILENCE", "15");
 
     let mut tenant = setup.start().await.unwrap();
     let before = created(&mut tenant, AGENTS / 2).await;
@@ -113,7 +116,7 @@ async fn a_restored_tenant_leaves_twenty_agents_alone() {
     }
     assert!(setup.whole_log().contains("this tenant's database was put back to an earlier state"));
     // longer than any patience with agents
-    tokio::time::sleep(Duration::from_secs(25)).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
     for found in all(&mut tenant).await {
         let lost = after.contains(&found.workspace_id) || found.workspace_id == *restarted;
         assert_eq!(found.state(), WorkspaceState::Running, "{found:?}");
