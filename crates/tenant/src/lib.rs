@@ -11,7 +11,6 @@ pub mod spec_update;
 pub mod workspaces;
 
 mod mount;
-mod queue;
 
 pub use outbox::Outbox;
 pub use provider::Provider;

@@ -29,7 +29,7 @@ pub async fn pass(workspaces: &Workspaces, patience: &Patience) -> Result<()> {
     let waits =
         records.iter().filter_map(|record| record.pending.as_ref()).map(|pending| pending.since).min();
     metrics::oldest_wish(waits.map_or(Duration::ZERO, |since| now.since(since)));
-    let Some(agreed_at) = workspaces.outbox.agreed_at() else {
+    let Some(agreed_at) = workspaces.outbox.agreement.reached_at() else {
         // an agent that runs may be unknown to a database that was put back
         return Ok(());
     };

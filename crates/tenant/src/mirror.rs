@@ -42,7 +42,7 @@ impl Outbox {
         let (mut failures, mut doubted) = (0, false);
         loop {
             let followed = self.follow_once(&mut failures, &mut doubted).await;
-            self.lose_sight();
+            self.agreement.lose_sight();
             let Err(error) = followed else { continue };
             failures += 1;
             // once for an outage, not at every attempt
@@ -69,7 +69,7 @@ impl Outbox {
         loop {
             let taken = tokio::select! {
                 taken = self.take_over(standpoints) => taken?,
-                () = self.is_doubted() => Taken::Doubted,
+                () = self.agreement.is_doubted() => Taken::Doubted,
             };
             if taken != Taken::Over {
                 *doubted = taken == Taken::Doubted;
@@ -113,7 +113,7 @@ impl Outbox {
             && (doubted || meetings.must_agree(revision, met))
         {
             // a call that is out may change what the inventory shows
-            let _quiet = self.quiet().await;
+            let _quiet = self.agreement.quiet().await;
             self.agree(met).await?;
         }
         let seen = met.map(|met| met.provider);
@@ -125,7 +125,7 @@ impl Outbox {
         let inventory = self.provider.inventory(self.organization).await?;
         let now = self.clock.now();
         let agreed = self.store.agree(self.organization, met, &inventory, &*self.minter, now).await?;
-        self.note_agreement(now);
+        self.agreement.note_reached(now);
         if agreed.set_back {
             warn!(
                 adopted = agreed.adopted.len(),
@@ -163,7 +163,7 @@ impl Outbox {
             return Ok(Taken::Doubted);
         }
         if let Some(last) = changes.instances.last() {
-            self.note_seen(last.revision);
+            self.agreement.note_seen(last.revision);
         }
         if !changes.instances.is_empty() || !changes.events.is_empty() {
             let now = self.clock.now();

@@ -357,6 +357,30 @@ fn nobody_is_judged_before_the_two_have_agreed() {
     });
 }
 
+/// Before: nobody told what was stored in the moment in which the control plane was lost from sight, and its request
+/// waited for half a minute.
+#[test]
+fn who_asks_as_the_control_plane_goes_away_hears_that_soon() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape::small()).await;
+        // the transaction that stores the wish takes a while
+        story.arm("tenant.create", Fault::Delay);
+        let create = story.ask_beside(Ask::Create);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        story.pair.control.replica(0).process.kill();
+        while story.tenant(W).await.is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let stored = tokio::time::Instant::now();
+        let heard = create.await.unwrap();
+        assert!(matches!(heard, Heard::Accepted), "{heard:?}\n{}", story.words());
+        assert!(stored.elapsed() <= seconds(6), "{:?}\n{}", stored.elapsed(), story.words());
+        story.pair.control.restart(0);
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running);
+    });
+}
+
 /// Before: the repeated request heard that nothing was stored of the deletion that went on.
 #[test]
 fn a_deletion_that_is_asked_for_again_of_a_locked_database_is_not_denied() {

@@ -9,7 +9,7 @@ use molecule_provisioner::policy::Policy;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::outbox::Told;
+use super::Told;
 
 /// The first pause before a wish is told again; it doubles up to [`LONGEST_PAUSE`], and is spread.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);

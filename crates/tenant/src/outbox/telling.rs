@@ -1,0 +1,168 @@
+//! One wish is told: the call that it makes, and what its answer means.
+
+use molecule_domain::error::{Error, ErrorReason, Result};
+use molecule_domain::id::IntentNumber;
+use molecule_domain::incarnation::Standpoint;
+use molecule_domain::instance::InstanceView;
+use molecule_domain::lifecycle::Phase;
+use molecule_provisioner::admission::{Change, ChangeRequest, ProvisionRequest};
+use molecule_telemetry::trace;
+use molecule_workspace::aggregate::{Answer, Refusal};
+use molecule_workspace::record::WorkspaceRecord;
+use molecule_workspace::{Entry, Wish};
+use tracing::{debug, info};
+
+use super::{Outbox, Told, copy_of};
+use crate::provider::Standpoints;
+
+impl Outbox {
+    /// Tells a wish, keeps what was answered, and gives word to those who wait. An error says that it waits.
+    pub(super) async fn tell_entry(
+        &self,
+        record: &WorkspaceRecord,
+        entry: &Entry,
+        seen: Option<Standpoint>,
+    ) -> Result<()> {
+        let workspace = record.workspace;
+        let answer = self.call(record, entry, seen).await;
+        if let Ok(instance) = &answer {
+            self.agreement.note_seen(instance.revision);
+        }
+        let answer = answer.and_then(|instance| is_of_this_wish(entry, instance));
+        let now = self.clock.now();
+        match answer {
+            Ok(instance) if knows_more(entry, &instance) => {
+                self.agreement.doubt();
+                let message =
+                    "the provider has heard of later wishes than this tenant knows of; the two agree first";
+                Err(Error::new(ErrorReason::ControlPlaneUnavailable, message))
+            }
+            Ok(instance) => {
+                let answer = Answer::Granted(instance);
+                let record = self.store.answered(workspace, entry.number, &answer, now).await?;
+                let record = record.ok_or_else(|| Error::workspace_not_found(workspace))?;
+                self.queue().answer(workspace, entry.number, || Told::Granted(Box::new(record.clone())));
+                Ok(())
+            }
+            Err(error) if entry.wish == Wish::Delete && error.reason == ErrorReason::WorkspaceNotFound => {
+                let record = self.store.answered(workspace, entry.number, &Answer::NotFound, now).await?;
+                if let Some(record) = record {
+                    self.queue().answer(workspace, entry.number, || Told::Granted(Box::new(record.clone())));
+                }
+                Ok(())
+            }
+            Err(error) if entry.may_be_refused() && is_refusal(error.reason) => {
+                info!(reason = error.reason.as_str(), message = error.message, "the provider refuses a wish");
+                let answer = Answer::Refused(refusal(&error));
+                self.store.answered(workspace, entry.number, &answer, now).await?;
+                // with a creation all that waits behind it is taken back
+                let provision = matches!(entry.wish, Wish::Provision { .. });
+                let upto = if provision { IntentNumber(i64::MAX) } else { entry.number };
+                self.queue().answer(workspace, upto, || Told::Refused(copy_of(&error)));
+                Ok(())
+            }
+            Err(error) => {
+                debug!(error = &error as &dyn std::error::Error, "a wish waits");
+                // it may give way to what waits behind it
+                let answer = match error.reason {
+                    ErrorReason::WorkspaceNotFound => Some(Answer::NotFound),
+                    reason if entry.retold && is_refusal(reason) => Some(Answer::Refused(refusal(&error))),
+                    _ => None,
+                };
+                if let Some(answer) = answer {
+                    self.store.answered(workspace, entry.number, &answer, now).await?;
+                }
+                self.store.call_failed(workspace, entry.number, &error.message, now).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn call(
+        &self,
+        record: &WorkspaceRecord,
+        entry: &Entry,
+        seen: Option<Standpoint>,
+    ) -> Result<InstanceView> {
+        let (organization, workspace, intent) = (record.organization, record.workspace, entry.number);
+        let own = Standpoint { incarnation: self.own, revision: record.revision };
+        let standpoints = Standpoints { own, seen };
+        let launch_spec = |reset| {
+            let spec = self.rules.launch_spec(&entry.spec, reset);
+            spec.ok_or_else(|| {
+                let runtime = &entry.spec.runtime;
+                let message =
+                    format!("the runtime {runtime:?} is no longer known; add it to the runtimes file again");
+                // not WRONG_STATE: the wish stands until the file is mended
+                Error::new(ErrorReason::BackendUnavailable, message)
+            })
+        };
+        let sealed_token = entry.sealed_token.clone();
+        let change = match &entry.wish {
+            Wish::Provision { run } => {
+                let request = ProvisionRequest {
+                    organization,
+                    workspace,
+                    intent,
+                    generation: entry.generation,
+                    run: *run,
+                    backend: self.provider.info().backend,
+                    spec: launch_spec(false)?,
+                    sealed_token,
+                    trace: trace::current(),
+                };
+                return self.provider.provision(&request, standpoints).await;
+            }
+            Wish::Start => Change::Start,
+            Wish::Stop(cause) => Change::Stop(cause.clone()),
+            Wish::Delete => Change::Delete,
+            Wish::Replace { run, reset_session } => Change::Replace {
+                generation: entry.generation,
+                spec: Box::new(launch_spec(*reset_session)?),
+                sealed_token,
+                run: *run,
+            },
+        };
+        let request = ChangeRequest { organization, workspace, intent, change, trace: trace::current() };
+        self.provider.change(&request, standpoints).await
+    }
+}
+
+/// A new workspace whose id was used before: the provider answers with that one, which is deleted, or was asked for by a
+/// creation that was refused and then heard late. What is told again was this workspace's all along.
+fn is_of_this_wish(entry: &Entry, instance: InstanceView) -> Result<InstanceView> {
+    let other = instance.phase == Phase::Gone || instance.intent < entry.number;
+    if matches!(entry.wish, Wish::Provision { .. }) && !entry.retold && other {
+        return Err(Error::new(
+            ErrorReason::WorkspaceExists,
+            format!("the id {} was another workspace's; choose another id", instance.workspace),
+        ));
+    }
+    Ok(instance)
+}
+
+/// Whether the provider has done later wishes than the one that it was told, as where another process told them over a
+/// copy of this database: it took this one for a repeated one. A deletion is final whoever asked for it.
+fn knows_more(entry: &Entry, instance: &InstanceView) -> bool {
+    instance.intent > entry.number && !(entry.wish == Wish::Delete && instance.is_ending())
+}
+
+/// Whether the provider has decided: asking again can't help. Whatever else it says, the wish waits: it may have been
+/// heard, or be granted later (a token is being rotated, a key file restored).
+const fn is_refusal(reason: ErrorReason) -> bool {
+    matches!(
+        reason,
+        ErrorReason::QuotaExceeded
+            | ErrorReason::NotInGoodStanding
+            | ErrorReason::NotInPlan
+            | ErrorReason::WrongState
+            | ErrorReason::InvalidField
+            | ErrorReason::WorkspaceExists
+            | ErrorReason::WorkspaceDeleted
+            | ErrorReason::NotSupported
+    )
+}
+
+fn refusal(error: &Error) -> Refusal {
+    Refusal { reason: error.reason, message: error.message.clone() }
+}
