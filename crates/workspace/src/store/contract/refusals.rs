@@ -1,0 +1,168 @@
+//! What every store does where the provider refuses a wish: it is taken back, and nothing else.
+
+use molecule_domain::id::{Generation, IntentNumber, WorkspaceId};
+use molecule_domain::instance::InstanceView;
+use molecule_domain::lifecycle::{Desired, Phase, Readiness, Reason};
+
+use super::{ORG, RESTART, Subject, at, instance, key, new_workspace, refused};
+use crate::aggregate::Answer;
+use crate::wish::Wish;
+
+pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
+    a_refused_replacement_is_taken_back_whole(store().await).await;
+    a_refusal_spares_what_was_asked_for_since(store().await).await;
+    stop_and_delete_are_never_taken_back(store().await).await;
+    the_id_of_a_refused_creation_is_free_again(store().await).await;
+    a_refused_creation_that_runs_after_all_is_deleted(store().await).await;
+    a_refused_replacement_that_runs_after_all_is_taken_over(store().await).await;
+    a_refusal_goes_back_to_what_the_provider_gave_up_meanwhile(store().await).await;
+    a_refusal_takes_back_no_label_that_was_set_between_composed_wishes(store().await).await;
+    a_refusal_that_nobody_waits_for_can_be_read(store().await).await;
+}
+
+async fn a_refused_replacement_is_taken_back_whole(store: Subject) {
+    let workspace = store.up().await.workspace;
+    let changed = store.asks_on(workspace, &key("key"), RESTART).await.unwrap();
+    assert!(store.knows_token(workspace, 1).await);
+    let number = store.begins(workspace).await.unwrap().number;
+    store.0.answered(workspace, number, &refused(), at(4)).await.unwrap();
+    let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
+    assert_eq!((now.record.spec.name.as_str(), now.record.readiness), ("first", Readiness::Agent));
+    assert_eq!((now.record.generation, now.record.desired), (Generation(1), Desired::Running));
+    assert_eq!((now.private.as_slice(), now.record.pending), (&b"private first"[..], None));
+    assert!(store.knows_token(workspace, 1).await, "the generation that runs keeps its credential");
+    assert!(store.knows_token(workspace, 2).await, "a call of it may be heard late");
+    let events = store.0.events(workspace, None, 10).await.unwrap();
+    assert!(events[0].detail.kind == "taken_back" && events[0].detail.message.contains("too many"));
+    // a failure isn't bound
+    let again = store.asks_on(workspace, &key("key"), RESTART).await.unwrap();
+    assert_ne!(again.number, changed.number);
+}
+
+async fn a_refusal_spares_what_was_asked_for_since(store: Subject) {
+    let workspace = store.up().await.workspace;
+    let first = store.asks(workspace, RESTART).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    store.labels(workspace).await;
+    store.asks(workspace, RESTART).await;
+    store.0.answered(workspace, first, &refused(), at(4)).await.unwrap();
+    let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
+    assert_eq!((now.record.generation, now.private.as_slice()), (Generation(3), &b"private 3"[..]));
+    assert!(store.knows_token(workspace, 3).await);
+    let second = store.begins(workspace).await.unwrap();
+    assert_eq!(second.generation, Generation(3), "a generation that was refused is not used again");
+    store.0.answered(workspace, second.number, &refused(), at(5)).await.unwrap();
+    let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
+    assert_eq!((now.record.generation, now.private.as_slice()), (Generation(1), &b"private first"[..]));
+    assert_eq!(now.record.desired, Desired::Running);
+
+    let workspace = store.up().await.workspace;
+    let restart = store.asks(workspace, RESTART).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    store.asks(workspace, Wish::Stop(None)).await;
+    store.labels(workspace).await;
+    let now = store.0.answered(workspace, restart, &refused(), at(4)).await.unwrap().unwrap();
+    assert_eq!((now.generation, now.desired), (Generation(1), Desired::Stopped));
+    assert_eq!((now.spec.name.as_str(), now.spec.labels.len()), ("first", 1));
+    let stop = store.begins(workspace).await.unwrap();
+    assert_eq!((stop.wish, stop.generation), (Wish::Stop(None), Generation(1)));
+}
+
+async fn stop_and_delete_are_never_taken_back(store: Subject) {
+    for wish in [Wish::Stop(None), Wish::Stop(Some((Reason::AgentSilent, "why".into()))), Wish::Delete] {
+        let workspace = store.up().await.workspace;
+        let number = store.asks(workspace, wish.clone()).await.number.unwrap();
+        store.begins(workspace).await.unwrap();
+        let now = store.0.answered(workspace, number, &refused(), at(4)).await.unwrap().unwrap();
+        assert_eq!((now.desired, store.outbox(workspace).await), (wish.desired(), vec![wish]));
+    }
+}
+
+async fn the_id_of_a_refused_creation_is_free_again(store: Subject) {
+    let new = new_workspace(WorkspaceId::generate());
+    let on = key("create");
+    let created = store.0.create(&new, on.key.as_ref(), at(1)).await.unwrap();
+    store.0.begin_call(new.workspace).await.unwrap();
+    let left =
+        store.0.answered(new.workspace, created.number.unwrap(), &refused(), at(2)).await.unwrap().unwrap();
+    assert_eq!((left.phase, left.pending, left.refused), (Phase::Gone, None, true));
+    assert_eq!(store.0.list(ORG, false, None, 10).await.unwrap(), []);
+    let again = store.0.create(&new, on.key.as_ref(), at(3)).await.unwrap();
+    assert_eq!((again.number, again.record.phase), (Some(IntentNumber(2)), Phase::Admitted));
+    assert_eq!((again.record.created_at, again.record.deleted_at), (at(3), None));
+}
+
+/// A call of it that was lost on the way is heard at last, and granted.
+async fn a_refused_creation_that_runs_after_all_is_deleted(store: Subject) {
+    let created = store.created().await;
+    store.0.begin_call(created.workspace).await.unwrap();
+    store.0.answered(created.workspace, IntentNumber(1), &refused(), at(2)).await.unwrap();
+    let late =
+        InstanceView { desired: Desired::Running, ..instance(&created, IntentNumber(1), Phase::Up, 9) };
+    let wishes = store.0.mirror(ORG, std::slice::from_ref(&late), &[], at(9)).await.unwrap();
+    assert_eq!(wishes, [created.workspace], "somebody has to tell it");
+    let (record, entry) = store.0.begin_call(created.workspace).await.unwrap().unwrap();
+    assert_eq!((entry.wish, entry.number, record.desired), (Wish::Delete, IntentNumber(2), Desired::Deleted));
+    assert_ne!(record.phase, Phase::Gone);
+    let gone = InstanceView { desired: Desired::Deleted, ..instance(&record, entry.number, Phase::Gone, 11) };
+    let record =
+        store.0.answered(record.workspace, entry.number, &Answer::Granted(gone), at(11)).await.unwrap();
+    assert_eq!(record.unwrap().phase, Phase::Gone);
+    store.0.mirror(ORG, &[late], &[], at(12)).await.unwrap();
+    assert_eq!(store.0.waiting().await.unwrap(), [], "old news");
+}
+
+/// A first call of it was lost on the way, and is heard after a later one was refused.
+async fn a_refused_replacement_that_runs_after_all_is_taken_over(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let number = store.asks(workspace, RESTART).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    let back = store.0.answered(workspace, number, &refused(), at(4)).await.unwrap().unwrap();
+    assert_eq!(back.generation, Generation(1));
+    let late = InstanceView {
+        generation: Generation(2),
+        wanted_generation: Generation(2),
+        ..instance(&up, number, Phase::Up, 9)
+    };
+    store.0.mirror(ORG, &[late], &[], at(9)).await.unwrap();
+    let record = store.0.get(ORG, workspace).await.unwrap().unwrap();
+    assert_eq!((record.generation, record.instance_generation), (Generation(2), Generation(2)));
+    assert!(store.knows_token(workspace, 2).await, "its agent is known");
+    let next = store.asks(workspace, RESTART).await.record;
+    assert_eq!(next.generation, Generation(3));
+}
+
+/// A start waits while the stream tells that the provider gave the launch up, and is refused for that.
+async fn a_refusal_goes_back_to_what_the_provider_gave_up_meanwhile(store: Subject) {
+    let up = store.up().await;
+    let number = store.asks(up.workspace, Wish::Start).await.number.unwrap();
+    store.begins(up.workspace).await.unwrap();
+    let failed =
+        InstanceView { desired: Desired::Stopped, ..instance(&up, IntentNumber(1), Phase::Failed, 5) };
+    store.0.mirror(ORG, &[failed], &[], at(5)).await.unwrap();
+    assert_eq!(store.0.get(ORG, up.workspace).await.unwrap().unwrap().desired, Desired::Running);
+    let record = store.0.answered(up.workspace, number, &refused(), at(6)).await.unwrap().unwrap();
+    assert_eq!((record.desired, record.phase), (Desired::Stopped, Phase::Failed));
+}
+
+async fn a_refusal_takes_back_no_label_that_was_set_between_composed_wishes(store: Subject) {
+    let up = store.up().await;
+    store.asks(up.workspace, RESTART).await;
+    store.labels(up.workspace).await;
+    let number = store.asks(up.workspace, RESTART).await.number.unwrap();
+    let entry = store.begins(up.workspace).await.unwrap();
+    assert_eq!(entry.number, number, "both are one entry");
+    let record = store.0.answered(up.workspace, number, &refused(), at(6)).await.unwrap().unwrap();
+    assert_eq!(record.spec.labels.get("team").map(String::as_str), Some("blue"));
+    assert_eq!((record.generation, &record.spec.name), (up.generation, &up.spec.name));
+}
+
+async fn a_refusal_that_nobody_waits_for_can_be_read(store: Subject) {
+    let workspace = store.created().await.workspace;
+    store.begins(workspace).await.unwrap();
+    let left = store.0.answered(workspace, IntentNumber(1), &refused(), at(2)).await.unwrap().unwrap();
+    assert!(left.phase == Phase::Gone && left.message.contains("too many"), "{left:?}");
+    let events = store.0.events(workspace, None, 10).await.unwrap();
+    assert!(events[0].detail.message.contains("too many"));
+}

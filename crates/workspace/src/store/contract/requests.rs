@@ -1,0 +1,100 @@
+//! What every store does with requests: they may be repeated, what waits can be seen, and history is kept a while.
+
+use molecule_domain::error::{Error, ErrorReason};
+use molecule_domain::id::{IntentNumber, WorkspaceId};
+use molecule_domain::lifecycle::Readiness;
+use molecule_domain::spec::WorkspaceSpec;
+
+use super::{ORG, Subject, at, key, new_workspace, spec};
+use crate::aggregate::{Change, NewWorkspace};
+use crate::record::RequestKey;
+use crate::store::{Conditions, StoreError};
+use crate::wish::Wish;
+
+pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
+    private_parts_are_decided_on_inside_the_transaction(store().await).await;
+    what_waits_can_be_seen(store().await).await;
+    requests_are_repeatable(store().await).await;
+    history_is_kept_for_a_day(store().await).await;
+}
+
+async fn private_parts_are_decided_on_inside_the_transaction(store: Subject) {
+    let workspace = store.up().await.workspace;
+    for n in 0..3 {
+        let decide = move |found: &crate::Workspace| {
+            let mut private = found.private.clone();
+            private.extend(format!(" {n}").bytes());
+            Ok(Change { private: Some(private), ..Change::default() })
+        };
+        store.0.change(ORG, workspace, &Conditions::default(), at(3), Box::new(decide)).await.unwrap();
+    }
+    let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
+    assert_eq!(now.private, b"private first 0 1 2");
+}
+
+async fn what_waits_can_be_seen(store: Subject) {
+    let first = store.created().await;
+    assert_eq!(
+        first.pending.as_ref().map(|pending| (pending.since, pending.cause.as_str())),
+        Some((at(1), ""))
+    );
+    let second = store.up().await.workspace;
+    store.asks(second, Wish::Stop(None)).await;
+    assert_eq!(store.0.waiting().await.unwrap(), [first.workspace, second]);
+    store.begins(first.workspace).await.unwrap();
+    let revision = store.0.snapshot(ORG).await.unwrap().1;
+    for _ in 0..2 {
+        store.0.call_failed(first.workspace, IntentNumber(1), "no answer", at(4)).await.unwrap();
+    }
+    let now = store.0.get(ORG, first.workspace).await.unwrap().unwrap();
+    assert_eq!(now.pending.map(|pending| pending.cause).as_deref(), Some("no answer"));
+    assert_eq!(store.0.changes_after(ORG, revision, 10).await.unwrap().len(), 1, "a cause is told once");
+}
+
+async fn requests_are_repeatable(store: Subject) {
+    let new = new_workspace(WorkspaceId::generate());
+    let on = key("one");
+    let created = store.0.create(&new, on.key.as_ref(), at(1)).await.unwrap();
+    let again = store.0.create(&new, on.key.as_ref(), at(2)).await.unwrap();
+    assert_eq!(created, again, "the wish still waits, under the same number");
+    let other = RequestKey { id: "one".to_owned(), fingerprint: b"other".to_vec() };
+    let reason = |error: StoreError| Error::from(error).reason;
+    let refused = store.0.create(&new, Some(&other), at(2)).await.unwrap_err();
+    assert_eq!(reason(refused), ErrorReason::RequestIdReused);
+    let taken = store.0.create(&new, None, at(2)).await.unwrap_err();
+    assert_eq!(reason(taken), ErrorReason::WorkspaceExists);
+    let stale = Conditions { key: None, etag: Some(IntentNumber(7)) };
+    let refused = store.asks_on(new.workspace, &stale, Wish::Stop(None)).await.unwrap_err();
+    assert_eq!(reason(refused), ErrorReason::StaleEtag);
+    let (parent, child) = (new.workspace, WorkspaceId::generate());
+    let below = NewWorkspace {
+        spec: WorkspaceSpec { parent: Some(parent), ..spec("child") },
+        ..new_workspace(child)
+    };
+    store.0.create(&below, None, at(3)).await.unwrap();
+    let decide = move |found: &crate::Workspace| {
+        let spec = WorkspaceSpec { parent: Some(child), ..found.record.spec.clone() };
+        Ok(Change { spec: Some((spec, Readiness::Agent)), ..Change::default() })
+    };
+    let circle =
+        store.0.change(ORG, parent, &Conditions::default(), at(4), Box::new(decide)).await.unwrap_err();
+    assert_eq!(reason(circle), ErrorReason::InvalidField);
+}
+
+async fn history_is_kept_for_a_day(store: Subject) {
+    let mut revisions = Vec::new();
+    for second in 1..=3 {
+        let new = new_workspace(WorkspaceId::generate());
+        revisions.push(store.0.create(&new, None, at(second)).await.unwrap().record.revision);
+    }
+    assert!(
+        revisions.is_sorted() && revisions[0].0 >= at(1).micros(),
+        "revisions are never behind the clock"
+    );
+    assert_eq!(store.0.changes_after(ORG, revisions[0], 10).await.unwrap().len(), 2);
+    store.0.prune(at(3), at(0)).await.unwrap();
+    assert!(store.0.changes_after(ORG, revisions[0], 10).await.is_err(), "the second change is forgotten");
+    assert_eq!(store.0.changes_after(ORG, revisions[1], 10).await.unwrap().len(), 1);
+    assert!(store.0.changes_after(ORG, revisions[2].next(), 10).await.is_err(), "it has not come");
+    assert_eq!(store.0.snapshot(ORG).await.unwrap().0.len(), 3, "what is there stays");
+}
