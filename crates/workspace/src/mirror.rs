@@ -75,11 +75,16 @@ impl Workspace {
     }
 }
 
-/// Whether what the agent last reported is of an instance that is no more. An agent may register before this hears
-/// that its instance is up, so only what was reported before the instance went down is over.
+/// Whether what the agent last reported is of an instance that is no more. An agent may register before this hears that
+/// its instance is up, or that there is one; otherwise what was reported before the instance went down is over.
 fn agent_is_over(record: &WorkspaceRecord, instance: &InstanceView) -> bool {
     let agent = &record.agent;
-    let down = !matches!(instance.phase, Phase::Booting | Phase::Up);
+    let begins = |phase| matches!(phase, Phase::Admitted | Phase::Launching);
+    let is_first = record.instance_generation != instance.generation || begins(record.phase);
+    let is_down = !matches!(instance.phase, Phase::Booting | Phase::Up);
+    let went_down = is_down && !(is_first && begins(instance.phase));
     let before = agent.last_seen.is_none_or(|seen| seen < instance.phase_since);
-    agent.health != AgentHealth::NotConnected && (agent.generation < instance.generation || down && before)
+    agent.health != AgentHealth::NotConnected
+        && (agent.generation < instance.generation
+            || agent.generation == instance.generation && went_down && before)
 }

@@ -14,6 +14,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_token_is_redeemed_by_one_nonce(store().await).await;
     an_agent_is_judged_as_it_is_in_the_transaction(store().await).await;
     an_early_registration_stays(store().await).await;
+    an_agent_that_is_heard_before_its_generation_stays(store().await).await;
 }
 
 async fn a_token_is_redeemed_by_one_nonce(store: Subject) {
@@ -88,4 +89,31 @@ async fn an_early_registration_stays(store: Subject) {
     let report: Report<'_> = Box::new(|_| {});
     let other = store.0.agent_reported(ORG, workspace, Generation(2), at(7), report).await.unwrap();
     assert_eq!(other, None, "a generation that is not there says nothing");
+}
+
+/// The tenant's clock is behind the provider's, and what the provider says comes late: the agent of the new generation is
+/// heard first.
+async fn an_agent_that_is_heard_before_its_generation_stays(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    store.asks(workspace, RESTART).await;
+    let number = store.begins(workspace).await.unwrap().number;
+    let becomes = async |revision, generation, phase| {
+        let view = InstanceView {
+            generation: Generation(generation),
+            wanted_generation: Generation(2),
+            ..instance(&up, number, phase, revision)
+        };
+        store.0.mirror(ORG, &[view], &[], at(3)).await.unwrap();
+        store.0.get(ORG, workspace).await.unwrap().unwrap().agent.health
+    };
+    assert_eq!(becomes(10, 1, Phase::Stopping).await, AgentHealth::NotConnected);
+    let report: Report<'_> = Box::new(|agent| agent.health = AgentHealth::Healthy);
+    let told = store.0.agent_reported(ORG, workspace, Generation(2), at(3), report).await.unwrap();
+    assert!(told.is_some());
+    assert_eq!(becomes(11, 1, Phase::Stopped).await, AgentHealth::Healthy, "another generation ended");
+    assert_eq!(becomes(12, 2, Phase::Admitted).await, AgentHealth::Healthy);
+    assert_eq!(becomes(13, 2, Phase::Launching).await, AgentHealth::Healthy);
+    assert_eq!(becomes(14, 2, Phase::Up).await, AgentHealth::Healthy);
+    assert_eq!(becomes(15, 2, Phase::Stopping).await, AgentHealth::NotConnected);
 }
