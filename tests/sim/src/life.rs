@@ -96,7 +96,7 @@ fn shape(rng: &mut Rng) -> Shape {
 async fn day(pair: &Pair, faults: bool) {
     let began = Instant::now();
     let world = &pair.world;
-    let episodes = world.rng().between(10, 12);
+    let episodes = world.rng().between(9, 10);
     react(pair);
     let mut number = 0;
     for episode in 0..episodes {
@@ -105,7 +105,7 @@ async fn day(pair: &Pair, faults: bool) {
         pair.pass(at).await;
         world.tell("life", episode, || format!("episode {episode}"));
         let mut first = true;
-        let wishes = if episode == 0 { 4 } else { world.rng().between(2, 4) };
+        let wishes = if episode == 0 { 4 } else { world.rng().between(2, 3) };
         for _ in 0..wishes {
             number += 1;
             let after = if episode == 0 || first { Duration::ZERO } else { delay(&mut world.rng()) };

@@ -49,7 +49,8 @@ impl Process {
         if tasks.len() > 32 {
             tasks.retain(|task| !task.is_finished());
         }
-        tasks.push(tokio::spawn(task));
+        // a task's future is large, and the runtime would move it several times
+        tasks.push(tokio::spawn(Box::pin(task)));
     }
 
     /// Whether it has been killed.

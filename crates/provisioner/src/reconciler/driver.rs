@@ -85,7 +85,8 @@ async fn claim_and_work(
     let look = async move { Arc::new(looking.look_at(&wanted).await) }.boxed().shared();
     for claimed in claimed {
         let (executor, look) = (Arc::clone(executor), look.clone());
-        working.spawn(async move { executor.work(&claimed, &*look.await).await });
+        // the future of a step is large, and the runtime would move it several times
+        working.spawn(Box::pin(async move { executor.work(&claimed, &*look.await).await }));
     }
     Ok(Duration::ZERO)
 }
