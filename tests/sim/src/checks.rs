@@ -335,9 +335,16 @@ impl Pair {
         };
         // the tenant's clock may be minutes away from the true time, and the replicas' are not
         let failed_at = seen.engine.as_ref().map_or(record.phase_since, |engine| engine.phase_since);
-        // what its tenant told again after a restore failed before that
+        // what its tenant told again after a restore failed before that, or fails anew for the time that was lost
         let told_again = seen.lost_failure.filter(|lost| lost.is_told_again(failed_at));
-        let failed_at = told_again.map_or(failed_at, |lost| lost.failed_at);
+        let moments = [Some(failed_at), told_again.map(|lost| lost.failed_at)];
+        if !moments.into_iter().flatten().any(|failed_at| self.explains_failure(seen, reason, failed_at)) {
+            self.broken("no failure is unexplained", seen, format!("{reason} at {failed_at}"));
+        }
+    }
+
+    /// Whether something that went wrong explains a failure at this moment.
+    fn explains_failure(&self, seen: &Seen<'_>, reason: Reason, failed_at: Timestamp) -> bool {
         let since = failed_at - Duration::from_secs(50 * 60);
         // an instance of another launch may come to be in the way long after it has failed for something else
         let until =
@@ -351,9 +358,7 @@ impl Pair {
         };
         let lost_its_credential = reason == Reason::AgentNotConnected
             && self.world.was_wrong(kinds, seen.id, Timestamp::default(), until);
-        if !lost_its_credential && !self.world.was_wrong(explains(reason), seen.id, since, until) {
-            self.broken("no failure is unexplained", seen, format!("{reason} at {failed_at}"));
-        }
+        lost_its_credential || self.world.was_wrong(explains(reason), seen.id, since, until)
     }
 
     async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>, known: Option<Known>) {
