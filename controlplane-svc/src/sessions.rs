@@ -127,7 +127,7 @@ impl Sessions {
     }
 }
 
-/// A session that ends soon after this is dropped, but where it was [left open](Self::is_left_open).
+/// A session that ends soon after this is dropped, but where it was [left open](Self::leave_open).
 #[derive(Debug)]
 pub(crate) struct OpenSession {
     sessions: Arc<Sessions>,
@@ -138,9 +138,9 @@ pub(crate) struct OpenSession {
 }
 
 impl OpenSession {
-    /// It is not the process that goes away, but this replica, or the stream: until the session runs out nobody else is
-    /// served.
-    pub(crate) fn is_left_open(&self) {
+    /// Leaves the session open at its end: this replica goes away, or the stream, and not the process. Until the session
+    /// runs out nobody else is served.
+    pub(crate) fn leave_open(&self) {
         self.left_open.store(true, Ordering::Relaxed);
     }
 

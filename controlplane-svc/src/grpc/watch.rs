@@ -37,7 +37,7 @@ pub(super) fn instances(
             ended = joined_anew(&parts, &begun) => ended.map(|never| match never {}),
         };
         if let Some(session) = &session {
-            session.is_left_open();
+            session.leave_open();
         }
         ended
     })

@@ -48,6 +48,10 @@ impl Guard {
     }
 }
 
+/// When a call is broken off. Every guarded request has it among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(pub tokio::time::Instant);
+
 impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
 
@@ -77,7 +81,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         // the clone that was polled ready is the one to be called
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
@@ -103,8 +107,10 @@ where
                 return Ok(finish(shed, guard.measured(&method), began));
             };
             let deadline = deadline(request.headers()).map_or(guard.default_deadline, earlier);
+            let ends_at = tokio::time::Instant::now() + deadline;
+            request.extensions_mut().insert(Deadline(ends_at));
             let handled = AssertUnwindSafe(inner.call(request)).catch_unwind();
-            let response = match tokio::time::timeout(deadline, handled).await {
+            let response = match tokio::time::timeout_at(ends_at, handled).await {
                 Ok(Ok(result)) => result?,
                 Ok(Err(_panic)) => answer(&unfinished(Error::internal("a handler panicked"))),
                 Err(_) => {

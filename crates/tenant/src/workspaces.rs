@@ -17,11 +17,15 @@ use molecule_workspace::agreement::Minter;
 use molecule_workspace::record::{RequestKey, WorkspaceRecord};
 use molecule_workspace::store::{Conditions, StoreError, Stored, TenantStore};
 use molecule_workspace::{Wish, Workspace};
+use tokio::time::Instant;
 
 use crate::mount::check_mount;
 use crate::outbox::{Outbox, Told};
 use crate::provider::Provider;
 use crate::spec_update::{SpecUpdate, is_another_instance, merge};
+
+/// So long before its deadline a request is answered.
+const ANSWER_TAKES: Duration = Duration::from_millis(100);
 
 /// Makes what only a key's holder can make.
 pub trait Secrets: Sealer + Minter {}
@@ -54,6 +58,8 @@ pub struct Workspaces {
     pub secrets: Arc<dyn Secrets>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// When a request has to be answered at the latest, where that is bounded.
+    pub answer_by: Option<Instant>,
 }
 
 impl std::fmt::Debug for Workspaces {
@@ -78,6 +84,15 @@ pub struct Create {
 }
 
 impl Workspaces {
+    /// The same for a request that is broken off at a deadline: shortly before, its client hears what is known of its
+    /// wish.
+    #[must_use]
+    pub fn answering_before(&self, deadline: Instant) -> Self {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let answer_by = deadline.checked_sub((left / 10).min(ANSWER_TAKES));
+        Self { answer_by, ..self.clone() }
+    }
+
     /// Creates a workspace. An error says whether the wish is stored all the same, and goes on.
     pub async fn create(&self, create: Create) -> Result<WorkspaceRecord> {
         self.check(&create.spec, &create.private)?;
@@ -220,7 +235,7 @@ impl Workspaces {
         key: Option<&RequestKey>,
         taken_back_by: &str,
     ) -> Result<Option<WorkspaceRecord>> {
-        let Err(not_ready) = self.outbox.ready().await else { return Ok(None) };
+        let Err(not_ready) = self.outbox.ready(self.answer_by).await else { return Ok(None) };
         let Some(key) = key else { return Err(not_ready) };
         match self.store.replayed(self.organization, key).await.map_err(or_unknown)? {
             None => Err(not_ready),
@@ -245,7 +260,7 @@ impl Workspaces {
     /// What the client hears of a wish that the provider may refuse.
     async fn answer_now(&self, stored: Stored, taken_back_by: &str) -> Result<WorkspaceRecord> {
         let workspace = stored.record.workspace;
-        match self.outbox.tell(stored).await {
+        match self.outbox.tell(stored, self.answer_by).await {
             Told::Granted(record) => Ok(*record),
             Told::Refused(error) => Err(error),
             Told::Waits(error) => Err(goes_on(workspace, taken_back_by, error)),
@@ -259,7 +274,7 @@ impl Workspaces {
             self.outbox.wake(record.workspace);
             return Ok(record);
         }
-        match self.outbox.tell(stored).await {
+        match self.outbox.tell(stored, self.answer_by).await {
             Told::Granted(record) => Ok(*record),
             Told::Refused(error) => Err(error),
             // what was stored holds, whether it can be read again or not

@@ -121,6 +121,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
         roots: config.workspace_roots.into(),
         secrets,
         clock: Arc::clone(&clock),
+        answer_by: None,
     };
 
     let mut server =

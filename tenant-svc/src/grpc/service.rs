@@ -18,6 +18,7 @@ use molecule_proto::tenant::v1::{
     WatchWorkspacesRequest, WatchWorkspacesResponse,
 };
 use molecule_provisioner::backend::LogOptions;
+use molecule_service_kit::guard::Deadline;
 use molecule_service_kit::seal::Aes;
 use molecule_service_kit::status::to_status;
 use molecule_service_kit::{page, wire};
@@ -55,7 +56,16 @@ impl WorkspaceApi {
         Self { workspaces, page_key, drain }
     }
 
-    async fn create(&self, request: CreateWorkspaceRequest) -> Result<WorkspaceRecord> {
+    /// The use cases for a request, which is answered before its deadline.
+    fn serving<T>(&self, request: &Request<T>) -> Workspaces {
+        match request.extensions().get::<Deadline>() {
+            Some(Deadline(at)) => self.workspaces.answering_before(*at),
+            None => self.workspaces.clone(),
+        }
+    }
+
+    async fn create(&self, request: Request<CreateWorkspaceRequest>) -> Result<WorkspaceRecord> {
+        let (workspaces, request) = (self.serving(&request), request.into_inner());
         let key = convert::request_key(&request.request_id, "create", &request)?;
         let workspace = if request.workspace_id.is_empty() {
             None
@@ -64,10 +74,11 @@ impl WorkspaceApi {
         };
         let (spec, private) = convert::spec(request.spec.unwrap_or_default())?;
         let create = Create { key, workspace, spec, private, validate_only: request.validate_only };
-        self.workspaces.create(create).await
+        workspaces.create(create).await
     }
 
-    async fn update(&self, request: UpdateWorkspaceRequest) -> Result<WorkspaceRecord> {
+    async fn update(&self, request: Request<UpdateWorkspaceRequest>) -> Result<WorkspaceRecord> {
+        let (workspaces, request) = (self.serving(&request), request.into_inner());
         let on = Conditions {
             key: convert::request_key(&request.request_id, "update", &request)?,
             etag: convert::etag(&request.etag),
@@ -76,7 +87,7 @@ impl WorkspaceApi {
         let (spec, private) = convert::spec(request.spec.unwrap_or_default())?;
         let fields = request.update_mask.unwrap_or_default().paths;
         let update = SpecUpdate { spec, private, fields };
-        self.workspaces.update(workspace, on, update, request.validate_only).await
+        workspaces.update(workspace, on, update, request.validate_only).await
     }
 
     async fn list(&self, request: ListWorkspacesRequest) -> Result<ListWorkspacesResponse> {
@@ -188,7 +199,7 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         request: Request<CreateWorkspaceRequest>,
     ) -> Answer<CreateWorkspaceResponse> {
-        let created = self.create(request.into_inner()).await;
+        let created = self.create(request).await;
         answer(created.map(|record| CreateWorkspaceResponse { workspace: Some(convert::workspace(&record)) }))
     }
 
@@ -213,15 +224,15 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         request: Request<UpdateWorkspaceRequest>,
     ) -> Answer<UpdateWorkspaceResponse> {
-        let updated = self.update(request.into_inner()).await;
+        let updated = self.update(request).await;
         answer(updated.map(|record| UpdateWorkspaceResponse { workspace: Some(convert::workspace(&record)) }))
     }
 
     async fn stop_workspace(&self, request: Request<StopWorkspaceRequest>) -> Answer<StopWorkspaceResponse> {
-        let request = request.into_inner();
+        let (workspaces, request) = (self.serving(&request), request.into_inner());
         let stopped = async {
             let on = conditions(&request.request_id, &request.etag, "stop", &request)?;
-            self.workspaces.stop(wire::workspace_id(&request.workspace_id)?, on).await
+            workspaces.stop(wire::workspace_id(&request.workspace_id)?, on).await
         };
         answer(
             stopped
@@ -234,10 +245,10 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         request: Request<StartWorkspaceRequest>,
     ) -> Answer<StartWorkspaceResponse> {
-        let request = request.into_inner();
+        let (workspaces, request) = (self.serving(&request), request.into_inner());
         let started = async {
             let on = conditions(&request.request_id, &request.etag, "start", &request)?;
-            self.workspaces.start(wire::workspace_id(&request.workspace_id)?, on).await
+            workspaces.start(wire::workspace_id(&request.workspace_id)?, on).await
         };
         answer(
             started
@@ -250,11 +261,11 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         request: Request<RestartWorkspaceRequest>,
     ) -> Answer<RestartWorkspaceResponse> {
-        let request = request.into_inner();
+        let (workspaces, request) = (self.serving(&request), request.into_inner());
         let restarted = async {
             let on = conditions(&request.request_id, &request.etag, "restart", &request)?;
             let workspace = wire::workspace_id(&request.workspace_id)?;
-            self.workspaces.restart(workspace, on, request.reset_session).await
+            workspaces.restart(workspace, on, request.reset_session).await
         };
         answer(
             restarted
@@ -267,10 +278,10 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         request: Request<DeleteWorkspaceRequest>,
     ) -> Answer<DeleteWorkspaceResponse> {
-        let request = request.into_inner();
+        let (workspaces, request) = (self.serving(&request), request.into_inner());
         let deleted = async {
             let on = conditions(&request.request_id, &request.etag, "delete", &request)?;
-            self.workspaces.delete(wire::workspace_id(&request.workspace_id)?, on).await
+            workspaces.delete(wire::workspace_id(&request.workspace_id)?, on).await
         };
         match deleted.await {
             Err(error) if request.allow_missing && error.reason == ErrorReason::WorkspaceNotFound => {

@@ -12,6 +12,7 @@ use molecule_tenant::workspaces::Create;
 use molecule_workspace::record::{RequestKey, WorkspaceRecord};
 use molecule_workspace::store::Conditions;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::oracle::{MARK, Oracle};
@@ -118,8 +119,13 @@ impl Client {
         let (sender, receiver) = oneshot::channel();
         let gone = CancellationToken::new();
         let still = gone.clone();
-        let (asked, workspaces, process) =
-            (request.clone(), serving.workspaces.clone(), Arc::clone(&serving.process));
+        // every other client says how long it waits; the others go away without a word
+        let workspaces = if request.number.is_multiple_of(2) {
+            serving.workspaces.answering_before(Instant::now() + request.patience)
+        } else {
+            serving.workspaces.clone()
+        };
+        let (asked, process) = (request.clone(), Arc::clone(&serving.process));
         serving.process.spawn(async move {
             process.is_let().await;
             let handled = still.run_until_cancelled(handle(&workspaces, &asked)).await;

@@ -199,6 +199,7 @@ impl Tenant {
             roots: Arc::from([]),
             secrets: Arc::new(self.mint.clone()),
             clock: shared,
+            answer_by: None,
         };
         let telling = Arc::clone(&outbox);
         process.spawn(async move { telling.run(CancellationToken::new()).await });

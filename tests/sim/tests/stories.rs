@@ -357,6 +357,21 @@ fn nobody_is_judged_before_the_two_have_agreed() {
     });
 }
 
+/// Before: the call was broken off at its deadline, and its client heard that nobody knew what had become of it.
+#[test]
+fn who_waits_for_three_seconds_hears_that_a_wish_goes_on() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        story.freeze(seconds(90));
+        let request = Request { patience: seconds(3), number: 1000, ..story.request(Ask::Restart, W) };
+        let heard = story.pair.client(0).ask(request).await;
+        assert!(matches!(heard, Heard::Accepted), "{heard:?}\n{}", story.words());
+        assert_eq!(story.tenant(W).await.unwrap().generation, Generation(2));
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running);
+    });
+}
+
 /// Before: nobody told what was stored in the moment in which the control plane was lost from sight, and its request
 /// waited for half a minute.
 #[test]

@@ -9,8 +9,9 @@ use molecule_domain::id::Revision;
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::{Clock, Timestamp};
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
+use tokio::time::Instant;
 
-use super::Outbox;
+use super::{Outbox, within};
 
 /// How long a request waits for the two sides to agree, as they do when either of them begins.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -99,10 +100,10 @@ impl Outbox {
         self.provider.ready().is_ok() && !self.agreement.is_missing()
     }
 
-    /// Waits a while until a wish that is stored now would be told at once; why it would not, where it would not. Before
-    /// the first agreement it waits for a provider that can't be asked as well: the process before this one may count as
-    /// served for a moment.
-    pub async fn ready(&self) -> Result<()> {
+    /// Waits a while, and until `by` at most, for the moment from which on a wish would be told at once; why it would not,
+    /// where it would not. Before the first agreement it waits for a provider that can't be asked as well: the process
+    /// before this one may count as served for a moment.
+    pub async fn ready(&self, by: Option<Instant>) -> Result<()> {
         let mut state = self.agreement.state.subscribe();
         let agreed = async {
             loop {
@@ -117,7 +118,9 @@ impl Outbox {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, agreed).await.unwrap_or_else(|_| Err(self.why_missing()))
+        tokio::time::timeout_at(within(PATIENCE, by), agreed)
+            .await
+            .unwrap_or_else(|_| Err(self.why_missing()))
     }
 
     /// Waits until the provider has been out of sight for a while; why a wish would not be told now.
@@ -147,7 +150,7 @@ impl Outbox {
     /// not agree anew.
     pub(super) async fn may_tell(&self) -> Result<(RwLockReadGuard<'_, ()>, Option<Standpoint>)> {
         loop {
-            self.ready().await?;
+            self.ready(None).await?;
             let out = self.agreement.calls.read().await;
             if let State::With(seen) = *self.agreement.state.borrow() {
                 return Ok((out, seen));

@@ -125,8 +125,8 @@ impl Outbox {
         self.organization.as_uuid().as_u64_pair().1
     }
 
-    /// Has a wish that was just stored told at once, and waits for what becomes of it.
-    pub async fn tell(&self, stored: Stored) -> Told {
+    /// Has a wish that was just stored told at once, and waits for what becomes of it, until `by` at most.
+    pub async fn tell(&self, stored: Stored, by: Option<Instant>) -> Told {
         let Some(number) = stored.number else { return Told::Granted(Box::new(stored.record)) };
         let receiver = self.queue().wait_for(stored.record.workspace, number);
         self.woken.notify_one();
@@ -135,7 +135,7 @@ impl Outbox {
             // the sender is dropped only where the task that tells has ended
             told = receiver => told.unwrap_or_else(|_| Told::Waits(draining())),
             why = self.is_away() => Told::Waits(why),
-            () = tokio::time::sleep(PATIENCE) => Told::Waits(Error::new(
+            () = tokio::time::sleep_until(within(PATIENCE, by)) => Told::Waits(Error::new(
                 ErrorReason::DeadlineExceeded,
                 "the control plane has not answered yet",
             )),
@@ -264,6 +264,12 @@ impl Outbox {
         }
         Ok(())
     }
+}
+
+/// The end of a wait that a request allows until `by`.
+fn within(patience: Duration, by: Option<Instant>) -> Instant {
+    let end = Instant::now() + patience;
+    by.map_or(end, |by| end.min(by))
 }
 
 fn draining() -> Error {

@@ -11,6 +11,7 @@ use crate::wish::Wish;
 pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_restart_that_was_begun_is_not_lost_by_a_stop(store().await).await;
     what_was_never_begun_is_composed(store().await).await;
+    what_may_have_been_heard_is_followed(store().await).await;
     a_creation_that_was_begun_is_deleted_after_its_answer(store().await).await;
     a_creation_that_was_never_begun_is_deleted_at_once(store().await).await;
     a_label_that_changes_meanwhile_changes_no_wish(store().await).await;
@@ -51,6 +52,32 @@ async fn what_was_never_begun_is_composed(store: Subject) {
     let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
     assert_eq!((now.record.spec.name.as_str(), now.record.generation), ("first", Generation(1)));
     assert_eq!((now.record.desired, now.private.as_slice()), (Desired::Running, &b"private first"[..]));
+}
+
+/// Every pair, with a call of the earlier wish that is out, and with one whose answer never came.
+async fn what_may_have_been_heard_is_followed(store: Subject) {
+    let provision = Wish::Provision { run: true };
+    // after a deletion nothing is accepted
+    for last in [provision, Wish::Start, Wish::Stop(None), RESTART] {
+        for new in [Wish::Start, Wish::Stop(None), RESTART, Wish::Delete] {
+            for answer_never_came in [false, true] {
+                let workspace = if matches!(last, Wish::Provision { .. }) {
+                    store.created().await.workspace
+                } else {
+                    let workspace = store.up().await.workspace;
+                    store.asks(workspace, last.clone()).await;
+                    workspace
+                };
+                let number = store.begins(workspace).await.unwrap().number;
+                if answer_never_came {
+                    store.0.call_failed(workspace, number, "no answer", at(5)).await.unwrap();
+                }
+                store.asks(workspace, new.clone()).await;
+                let outbox = store.outbox(workspace).await;
+                assert_eq!(outbox, [last.clone(), new.clone()], "answer never came: {answer_never_came}");
+            }
+        }
+    }
 }
 
 async fn a_creation_that_was_begun_is_deleted_after_its_answer(store: Subject) {
