@@ -233,7 +233,7 @@ impl ControlPlane {
         Ok(InstanceView {
             workspace: workspace_id(&instance.workspace_id)?,
             organization: self.organization,
-            desired: known.0.unwrap_or(Desired::Running),
+            desired: known.0,
             intent: IntentNumber(signed(instance.intent)),
             generation: Generation(instance.generation),
             wanted_generation: Generation(instance.wanted_generation.max(instance.generation)),

@@ -14,7 +14,8 @@ use crate::tier::Tier;
 pub struct InstanceView {
     pub workspace: WorkspaceId,
     pub organization: OrganizationId,
-    pub desired: Desired,
+    /// `None` where the provider wants something that this version does not know.
+    pub desired: Option<Desired>,
     pub intent: IntentNumber,
     pub generation: Generation,
     pub wanted_generation: Generation,
@@ -31,7 +32,7 @@ pub struct InstanceView {
 impl InstanceView {
     /// Whether it is deleted, or being deleted.
     pub fn is_ending(&self) -> bool {
-        self.desired == Desired::Deleted || self.phase == Phase::Gone
+        self.desired == Some(Desired::Deleted) || self.phase == Phase::Gone
     }
 }
 

@@ -90,7 +90,7 @@ impl From<InstanceRecord> for InstanceView {
         Self {
             workspace: record.workspace,
             organization: record.organization,
-            desired: record.desired,
+            desired: Some(record.desired),
             intent: record.intent,
             generation: record.generation,
             wanted_generation: record.wanted_generation,

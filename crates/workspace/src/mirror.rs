@@ -37,13 +37,16 @@ impl Workspace {
             record.spec.runtime.clone_from(&instance.runtime);
             record.spec.tier = instance.tier;
         }
-        if instance.intent >= record.answered && instance.revision >= record.instance_revision {
+        if let Some(desired) = instance.desired
+            && instance.intent >= record.answered
+            && instance.revision >= record.instance_revision
+        {
             // What is wanted is the tenant's to say until the provider has heard the last wish. What the provider made of
             // those before is what a refusal of the next goes back to.
             match self.outbox.iter_mut().find(|entry| entry.number > instance.intent) {
-                Some(next) => next.undo.desired = instance.desired,
-                None if record.desired != instance.desired => {
-                    record.desired = instance.desired;
+                Some(next) => next.undo.desired = desired,
+                None if record.desired != desired => {
+                    record.desired = desired;
                     effects.visible = true;
                 }
                 None => {}

@@ -210,7 +210,7 @@ impl Workspace {
     ) -> Vec<Entry> {
         let mut never_granted = Vec::new();
         for entry in dropped {
-            let is_done = entry.wish.desired() == instance.desired
+            let is_done = Some(entry.wish.desired()) == instance.desired
                 && (!entry.wish.launches() || entry.generation <= instance.wanted_generation);
             if !is_done {
                 let message = format!(
@@ -242,7 +242,7 @@ impl Workspace {
             Wish::Stop(cause) => cause.clone(),
             _ => None,
         });
-        let is_so = |has: &&InstanceView| launched(has) && has.desired == self.record.desired;
+        let is_so = |has: &&InstanceView| launched(has) && has.desired == Some(self.record.desired);
         if let Some(has) = instance.filter(is_so).filter(|_| cause.is_none()) {
             // it wants the same all the same
             self.outbox.clear();

@@ -122,7 +122,7 @@ async fn what_has_failed_at_the_provider_is_replaced(store: Subject) {
     let started = Answer::Granted(instance(&up, number, Phase::Up, 5));
     store.0.answered(up.workspace, number, &started, at(5)).await.unwrap();
     let failed =
-        InstanceView { desired: Desired::Stopped, ..instance(&up, IntentNumber(1), Phase::Failed, 2) };
+        InstanceView { desired: Some(Desired::Stopped), ..instance(&up, IntentNumber(1), Phase::Failed, 2) };
     store.meets(&[failed], false).await;
     let again = store.begins(up.workspace).await.unwrap();
     assert_eq!(
@@ -135,7 +135,7 @@ async fn later_wishes_that_the_provider_knows_win(store: Subject) {
     let up = store.up().await;
     let workspace = up.workspace;
     let later = InstanceView {
-        desired: Desired::Stopped,
+        desired: Some(Desired::Stopped),
         intent: IntentNumber(4),
         generation: Generation(3),
         wanted_generation: Generation(3),
@@ -175,9 +175,9 @@ async fn a_wish_of_this_start_is_told_whatever_number_it_had(store: Subject) {
 async fn what_one_side_knows_as_deleted_is_never_launched_by_the_other(store: Subject) {
     let (first, second) = (store.up().await, store.up().await);
     let ended =
-        InstanceView { desired: Desired::Deleted, ..instance(&first, IntentNumber(3), Phase::Gone, 9) };
+        InstanceView { desired: Some(Desired::Deleted), ..instance(&first, IntentNumber(3), Phase::Gone, 9) };
     let number = store.asks(second.workspace, Wish::Delete).await.number.unwrap();
-    let gone = InstanceView { desired: Desired::Deleted, ..instance(&second, number, Phase::Gone, 9) };
+    let gone = InstanceView { desired: Some(Desired::Deleted), ..instance(&second, number, Phase::Gone, 9) };
     store.0.answered(second.workspace, number, &Answer::Granted(gone), at(9)).await.unwrap();
 
     let again = instance(&second, IntentNumber(1), Phase::Up, 2);
@@ -258,7 +258,7 @@ async fn a_generation_whose_number_the_provider_gave_to_another_is_told_again(st
     store.0.answered(workspace, restart, &Answer::Granted(second), at(5)).await.unwrap();
     let stop = store.asks(workspace, Wish::Stop(None)).await.number.unwrap();
     store.begins(workspace).await.unwrap();
-    let first = InstanceView { desired: Desired::Stopped, ..instance(&up, stop, Phase::Stopped, 6) };
+    let first = InstanceView { desired: Some(Desired::Stopped), ..instance(&up, stop, Phase::Stopped, 6) };
     let agreed = store.meets(&[first], false).await;
     assert_eq!(agreed.told_again, [workspace], "it has the stop, and not the generation");
     let again = store.begins(workspace).await.unwrap();
@@ -339,7 +339,7 @@ async fn what_is_told_again_has_a_number_of_its_own(store: Subject) {
     let workspace = up.workspace;
     let stop = store.asks(workspace, Wish::Stop(None)).await.number.unwrap();
     store.begins(workspace).await.unwrap();
-    let stopped = InstanceView { desired: Desired::Stopped, ..instance(&up, stop, Phase::Stopped, 5) };
+    let stopped = InstanceView { desired: Some(Desired::Stopped), ..instance(&up, stop, Phase::Stopped, 5) };
     store.0.answered(workspace, stop, &Answer::Granted(stopped), at(5)).await.unwrap();
     let start = store.asks(workspace, Wish::Start).await.number.unwrap();
     store.begins(workspace).await.unwrap();

@@ -59,7 +59,7 @@ pub fn instance(record: &WorkspaceRecord, intent: IntentNumber, phase: Phase, re
     InstanceView {
         workspace: record.workspace,
         organization: record.organization,
-        desired: record.desired,
+        desired: Some(record.desired),
         intent,
         generation: record.generation,
         wanted_generation: record.generation,

@@ -98,13 +98,14 @@ async fn a_refused_creation_that_runs_after_all_is_deleted(store: Subject) {
     store.0.begin_call(created.workspace).await.unwrap();
     store.0.answered(created.workspace, IntentNumber(1), &refused(), at(2)).await.unwrap();
     let late =
-        InstanceView { desired: Desired::Running, ..instance(&created, IntentNumber(1), Phase::Up, 9) };
+        InstanceView { desired: Some(Desired::Running), ..instance(&created, IntentNumber(1), Phase::Up, 9) };
     let wishes = store.0.mirror(ORG, std::slice::from_ref(&late), &[], at(9)).await.unwrap();
     assert_eq!(wishes, [created.workspace], "somebody has to tell it");
     let (record, entry) = store.0.begin_call(created.workspace).await.unwrap().unwrap();
     assert_eq!((entry.wish, entry.number, record.desired), (Wish::Delete, IntentNumber(2), Desired::Deleted));
     assert_ne!(record.phase, Phase::Gone);
-    let gone = InstanceView { desired: Desired::Deleted, ..instance(&record, entry.number, Phase::Gone, 11) };
+    let gone =
+        InstanceView { desired: Some(Desired::Deleted), ..instance(&record, entry.number, Phase::Gone, 11) };
     let record =
         store.0.answered(record.workspace, entry.number, &Answer::Granted(gone), at(11)).await.unwrap();
     assert_eq!(record.unwrap().phase, Phase::Gone);
@@ -139,7 +140,7 @@ async fn a_refusal_goes_back_to_what_the_provider_gave_up_meanwhile(store: Subje
     let number = store.asks(up.workspace, Wish::Start).await.number.unwrap();
     store.begins(up.workspace).await.unwrap();
     let failed =
-        InstanceView { desired: Desired::Stopped, ..instance(&up, IntentNumber(1), Phase::Failed, 5) };
+        InstanceView { desired: Some(Desired::Stopped), ..instance(&up, IntentNumber(1), Phase::Failed, 5) };
     store.0.mirror(ORG, &[failed], &[], at(5)).await.unwrap();
     assert_eq!(store.0.get(ORG, up.workspace).await.unwrap().unwrap().desired, Desired::Running);
     let record = store.0.answered(up.workspace, number, &refused(), at(6)).await.unwrap().unwrap();

@@ -18,6 +18,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     an_answer_tells_what_is_wanted_though_its_record_is_known(store().await).await;
     what_the_provider_gave_up_stays_given_up_where_an_older_answer_follows(store().await).await;
     an_old_word_of_the_provider_changes_no_wish(store().await).await;
+    a_word_that_is_not_known_changes_no_wish(store().await).await;
 }
 
 async fn a_restart_that_was_begun_is_not_lost_by_a_stop(store: Subject) {
@@ -125,8 +126,10 @@ async fn a_label_that_changes_meanwhile_changes_no_wish(store: Subject) {
 async fn an_answer_tells_what_is_wanted_though_its_record_is_known(store: Subject) {
     let created = store.created().await;
     store.0.begin_call(created.workspace).await.unwrap();
-    let failed =
-        InstanceView { desired: Desired::Stopped, ..instance(&created, IntentNumber(1), Phase::Failed, 5) };
+    let failed = InstanceView {
+        desired: Some(Desired::Stopped),
+        ..instance(&created, IntentNumber(1), Phase::Failed, 5)
+    };
     store.0.mirror(ORG, std::slice::from_ref(&failed), &[], at(5)).await.unwrap();
     let answer = Answer::Granted(failed);
     let record = store.0.answered(created.workspace, IntentNumber(1), &answer, at(6)).await.unwrap().unwrap();
@@ -139,7 +142,8 @@ async fn what_the_provider_gave_up_stays_given_up_where_an_older_answer_follows(
     let restarted = store.asks(workspace, RESTART).await;
     let (wanted, number) = (restarted.record, restarted.number.unwrap());
     store.begins(workspace).await.unwrap();
-    let failed = InstanceView { desired: Desired::Stopped, ..instance(&wanted, number, Phase::Failed, 6) };
+    let failed =
+        InstanceView { desired: Some(Desired::Stopped), ..instance(&wanted, number, Phase::Failed, 6) };
     store.0.mirror(ORG, &[failed], &[], at(5)).await.unwrap();
     let answer = Answer::Granted(instance(&wanted, number, Phase::Admitted, 5));
     let record = store.0.answered(workspace, number, &answer, at(6)).await.unwrap().unwrap();
@@ -148,7 +152,7 @@ async fn what_the_provider_gave_up_stays_given_up_where_an_older_answer_follows(
     let number = store.asks(workspace, RESTART).await.number.unwrap();
     store.begins(workspace).await.unwrap();
     let again = InstanceView {
-        desired: Desired::Stopped,
+        desired: Some(Desired::Stopped),
         ..instance(&record, IntentNumber(number.0 - 1), Phase::Failed, 7)
     };
     store.0.mirror(ORG, &[again], &[], at(7)).await.unwrap();
@@ -179,8 +183,23 @@ async fn an_old_word_of_the_provider_changes_no_wish(store: Subject) {
     store.0.mirror(ORG, &[InstanceView { revision: Revision(6), ..before }], &[], at(6)).await.unwrap();
     assert_eq!(store.0.get(ORG, workspace).await.unwrap().unwrap().desired, Desired::Stopped);
     // what the provider itself decides since is taken over
-    let given_up = InstanceView { desired: Desired::Stopped, ..instance(&stopped, number, Phase::Failed, 7) };
+    let given_up =
+        InstanceView { desired: Some(Desired::Stopped), ..instance(&stopped, number, Phase::Failed, 7) };
     store.0.mirror(ORG, &[given_up], &[], at(7)).await.unwrap();
     assert_eq!(store.0.get(ORG, workspace).await.unwrap().unwrap().phase, Phase::Failed);
     assert_eq!(store.0.cursors(ORG).await.unwrap().revision, Revision(7));
+}
+
+/// The provider is of a newer version, and wants something that this one does not know.
+async fn a_word_that_is_not_known_changes_no_wish(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let stop = store.asks(workspace, Wish::Stop(None)).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    let stopped = InstanceView { desired: Some(Desired::Stopped), ..instance(&up, stop, Phase::Stopped, 5) };
+    store.0.answered(workspace, stop, &Answer::Granted(stopped.clone()), at(5)).await.unwrap();
+    let unknown = InstanceView { desired: None, revision: Revision(6), ..stopped };
+    store.0.mirror(ORG, &[unknown], &[], at(6)).await.unwrap();
+    let record = store.0.get(ORG, workspace).await.unwrap().unwrap();
+    assert_eq!((record.desired, record.instance_revision), (Desired::Stopped, Revision(6)));
 }
