@@ -131,14 +131,10 @@ impl ControlPlane {
         };
         let answer =
             self.call(message, async |mut client: Client, request| client.meet(request).await).await?;
-        let standpoint = |said: &wire::Standpoint| {
-            let incarnation = said.incarnation.parse().map_err(Error::internal)?;
-            Ok::<_, Error>(Standpoint { incarnation, revision: Revision(signed(said.revision)) })
-        };
-        let provider = answer.control_plane.as_ref().map(standpoint);
+        let provider = answer.control_plane.as_ref().map(standpoint_of);
         let provider = provider
             .ok_or_else(|| Error::internal("the control plane did not say where its database stands"))??;
-        Ok(Met { provider, seen: answer.seen.iter().map(standpoint).collect::<Result<_>>()? })
+        Ok(Met { provider, seen: answer.seen.iter().map(standpoint_of).collect::<Result<_>>()? })
     }
 
     /// The organisation's quota; what comes with it of the backend is remembered.
@@ -262,6 +258,11 @@ impl ControlPlane {
     }
 }
 
+fn standpoint_of(said: &wire::Standpoint) -> Result<Standpoint> {
+    let incarnation = said.incarnation.parse().map_err(Error::internal)?;
+    Ok(Standpoint { incarnation, revision: Revision(signed(said.revision)) })
+}
+
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -304,12 +305,18 @@ impl Provider for ControlPlane {
         met.map(Some)
     }
 
-    async fn inventory(&self, _organization: OrganizationId) -> Result<Vec<InstanceView>> {
+    async fn inventory(&self, _organization: OrganizationId, met: &Standpoint) -> Result<Vec<InstanceView>> {
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {
             let message = wire::ListInstancesRequest { page_size: 500, page_token, show_gone: true };
             let call = async |mut client: Client, request| client.list_instances(request).await;
             let page = self.call(message, call).await?;
+            let shown = page.control_plane.as_ref().map(standpoint_of).transpose()?;
+            if shown.is_none_or(|shown| shown.incarnation != met.incarnation || shown.revision < met.revision)
+            {
+                let message = "another control plane answered than the one that was met; meeting it again";
+                return Err(Error::new(ErrorReason::ControlPlaneUnavailable, message));
+            }
             for instance in page.instances {
                 all.push(self.view(instance, page.control_plane.as_ref())?);
             }

@@ -7,6 +7,7 @@ use futures::stream::BoxStream;
 use molecule_domain::Timestamp;
 use molecule_domain::error::Result;
 use molecule_domain::id::{OrganizationId, WorkspaceId};
+use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
 use molecule_provisioner::Engine;
 use molecule_provisioner::admission::{ChangeRequest, ProvisionRequest};
@@ -44,7 +45,7 @@ impl Provider for Embedded {
         Ok(None)
     }
 
-    async fn inventory(&self, organization: OrganizationId) -> Result<Vec<InstanceView>> {
+    async fn inventory(&self, organization: OrganizationId, _met: &Standpoint) -> Result<Vec<InstanceView>> {
         let mut all = Vec::new();
         loop {
             let after = all.last().map_or_else(Default::default, |last: &InstanceView| last.revision);

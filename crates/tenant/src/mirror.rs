@@ -122,7 +122,7 @@ impl Outbox {
     }
 
     async fn agree(&self, met: &Met) -> Result<()> {
-        let inventory = self.provider.inventory(self.organization).await?;
+        let inventory = self.provider.inventory(self.organization, &met.provider).await?;
         let now = self.clock.now();
         let agreed = self.store.agree(self.organization, met, &inventory, &*self.minter, now).await?;
         self.agreement.note_reached(now);

@@ -80,8 +80,9 @@ pub trait Provider: Send + Sync + 'static {
     /// Makes this process known, and hears where the provider stands and what it had seen of this tenant. `None` where
     /// the provider shares this tenant's database: the two are put back together.
     async fn meet(&self, organization: OrganizationId, greeting: Greeting) -> Result<Option<Met>>;
-    /// Every instance as it is now, what is gone included, in order of revision.
-    async fn inventory(&self, organization: OrganizationId) -> Result<Vec<InstanceView>>;
+    /// Every instance as it is now, what is gone included, in order of revision. An answer of another start than the one
+    /// that was met, or of one that knows less, is an error.
+    async fn inventory(&self, organization: OrganizationId, met: &Standpoint) -> Result<Vec<InstanceView>>;
     /// Asks for a first instance; repeatable by the workspace's id.
     async fn provision(&self, request: &ProvisionRequest, standpoints: Standpoints) -> Result<InstanceView>;
     /// Asks for a change; repeatable by the workspace's id and the number of the wish.

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use molecule_domain::error::{Error, ErrorReason, Result};
-use molecule_domain::id::{IntentNumber, OrganizationId, WorkspaceId};
+use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, WorkspaceId};
 use molecule_domain::instance::InstanceView;
 use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::admission::{Change, ChangeRequest, ProvisionRequest};
@@ -31,7 +31,8 @@ pub(crate) enum Call {
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
     Met(Met),
-    Inventory(Vec<InstanceView>),
+    /// With the start of the control plane that shows it.
+    Inventory(Vec<InstanceView>, Option<IncarnationId>),
     Instance(Box<InstanceView>),
 }
 
@@ -82,7 +83,7 @@ impl Call {
                     let after = all.last().map_or_else(Default::default, |last| last.revision);
                     let batch = engine.changed_after(organization, after).await?;
                     if batch.is_empty() {
-                        return Ok(Reply::Inventory(all));
+                        return Ok(Reply::Inventory(all, control.incarnation()));
                     }
                     all.extend(batch.into_iter().map(InstanceView::from));
                 }
@@ -173,7 +174,7 @@ impl Network {
                             format!("{} at {}, intent {}", view.phase, view.generation, view.intent)
                         }
                         Ok(Reply::Met(met)) => format!("it had seen {:?}", met.seen),
-                        Ok(Reply::Inventory(all)) => format!("{} instances", all.len()),
+                        Ok(Reply::Inventory(all, _)) => format!("{} instances", all.len()),
                     };
                     let of = call.key().map(|(workspace, number)| format!(" {number} of {workspace}"));
                     format!("handles {}{}: {heard}", call.step(), of.unwrap_or_default())

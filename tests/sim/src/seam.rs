@@ -404,12 +404,15 @@ impl Provider for Remote {
         met
     }
 
-    async fn inventory(&self, _organization: OrganizationId) -> Result<Vec<InstanceView>> {
+    async fn inventory(&self, _organization: OrganizationId, met: &Standpoint) -> Result<Vec<InstanceView>> {
         // who reads says nothing of itself
         let own = Standpoint { incarnation: IncarnationId::from_uuid(Uuid::nil()), revision: Revision(0) };
         let said = self.call(Call::Inventory, Standpoints { own, seen: None }).await?;
         match said.reply {
-            Reply::Inventory(all) => Ok(all.into_iter().map(|one| self.view(one, said.at)).collect()),
+            Reply::Inventory(_, shown) if shown != Some(met.incarnation) => {
+                Err(Error::new(ErrorReason::ControlPlaneUnavailable, "another control plane than was met"))
+            }
+            Reply::Inventory(all, _) => Ok(all.into_iter().map(|one| self.view(one, said.at)).collect()),
             _ => Err(Error::internal("the control plane did not say what there is")),
         }
     }
