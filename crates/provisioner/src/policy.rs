@@ -78,8 +78,8 @@ impl Policy {
     }
 }
 
-/// Maps a number to 0..1, evenly enough (`SplitMix64`'s finaliser).
-fn spread(seed: u64) -> f64 {
+/// Maps a number to 0..1, evenly enough (`SplitMix64`'s finaliser): where within a spread something is.
+pub fn spread(seed: u64) -> f64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

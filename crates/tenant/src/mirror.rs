@@ -6,7 +6,7 @@ use std::time::Duration;
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::Revision;
 use molecule_domain::incarnation::Standpoint;
-use molecule_provisioner::policy::Policy;
+use molecule_provisioner::policy::{Policy, spread};
 use molecule_workspace::agreement::{Meetings, Met};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -19,6 +19,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Not even a provider that asks for it is asked again sooner than this.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+/// Over how long those are spread whom a provider asks to come back at once.
+const SPREAD: Duration = Duration::from_secs(1);
 /// How often the provider hears how far this tenant's database is, while that changes.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// So many recovered workspaces the provider is told of.
@@ -51,7 +53,7 @@ impl Outbox {
             }
             let pause = policy.backoff(failures, self.seed());
             // who is served in this one's place may be gone sooner
-            let sooner = error.retry_after.map_or(pause, |after| after.max(SHORTEST_PAUSE));
+            let sooner = error.retry_after.map_or(pause, |after| spread_out(after, self.seed(), failures));
             tokio::time::sleep(pause.min(sooner)).await;
         }
     }
@@ -174,5 +176,29 @@ impl Outbox {
             }
         }
         Ok(Taken::Over)
+    }
+}
+
+/// The pause that a provider asks for, and up to a second more: after a failover it asks all its tenants for the same.
+fn spread_out(after: Duration, seed: u64, failures: u32) -> Duration {
+    after.max(SHORTEST_PAUSE) + SPREAD.mul_f64(spread(seed ^ u64::from(failures)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn tenants_that_are_sent_away_together_come_back_apart() {
+        let pauses: BTreeSet<Duration> = (0..100)
+            .map(|_| {
+                let seed = molecule_domain::id::OrganizationId::generate().as_uuid().as_u64_pair().1;
+                spread_out(Duration::from_millis(100), seed, 1)
+            })
+            .collect();
+        assert!(pauses.len() > 90, "{pauses:?}");
+        assert!(pauses.iter().all(|pause| (200..=1200).contains(&pause.as_millis())), "{pauses:?}");
     }
 }
