@@ -108,7 +108,9 @@ async fn a_control_plane_that_is_away_is_waited_for() {
     assert!(refused.retry_after.is_some());
     assert_eq!(tenant.get(&stopped).await.unwrap().state(), WorkspaceState::Running);
     let stop = StopWorkspaceRequest { workspace_id: stopped.clone(), ..StopWorkspaceRequest::default() };
-    tenant.client.stop_workspace(stop).await.unwrap();
+    let stopping = tenant.client.stop_workspace(stop).await.unwrap().into_inner().workspace.unwrap();
+    assert!(stopping.pending_since.is_some(), "{stopping:?}");
+    assert!(stopping.pending_cause.contains("the control plane can't be asked now"), "{stopping:?}");
     let delete =
         DeleteWorkspaceRequest { workspace_id: deleted.clone(), ..DeleteWorkspaceRequest::default() };
     let deleting = tenant.client.delete_workspace(delete).await.unwrap().into_inner().workspace.unwrap();

@@ -270,17 +270,11 @@ impl Workspaces {
     /// What the client hears of a wish that may wait: where the provider is away, it is told later.
     async fn answer_soon(&self, stored: Stored) -> Result<WorkspaceRecord> {
         let record = stored.record.clone();
-        if !self.outbox.is_ready() {
-            self.outbox.wake(record.workspace);
-            return Ok(record);
-        }
-        match self.outbox.tell(stored, self.answer_by).await {
-            Told::Granted(record) => Ok(*record),
-            Told::Refused(error) => Err(error),
-            // what was stored holds, whether it can be read again or not
-            Told::Waits(_) => {
-                let now = self.store.get(self.organization, record.workspace).await;
-                Ok(now.ok().flatten().unwrap_or(record))
+        if self.outbox.is_ready() {
+            match self.outbox.tell(stored, self.answer_by).await {
+                Told::Granted(record) => return Ok(*record),
+                Told::Refused(error) => return Err(error),
+                Told::Waits(_) => {}
             }
         }
     }
@@ -292,6 +286,8 @@ impl Workspaces {
     }
 
     fn seal(&self, workspace: WorkspaceId, private: &PrivateParts) -> Result<Vec<u8>> {
+        } else {
+            self.outbox.tell_later(&stored).await;
         let plain = serde_json::to_vec(private).map_err(Error::internal)?;
         Ok(self.secrets.seal(&plain, &private_context(workspace)))
     }

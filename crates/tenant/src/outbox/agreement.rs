@@ -136,7 +136,7 @@ impl Outbox {
         }
     }
 
-    fn why_missing(&self) -> Error {
+    pub(super) fn why_missing(&self) -> Error {
         let Err(error) = self.provider.ready() else {
             let message =
                 "this tenant-svc and the control plane have not yet agreed on what there is; ask again";

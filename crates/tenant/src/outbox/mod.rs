@@ -134,11 +134,31 @@ impl Outbox {
             biased;
             // the sender is dropped only where the task that tells has ended
             told = receiver => told.unwrap_or_else(|_| Told::Waits(draining())),
-            why = self.is_away() => Told::Waits(why),
+            why = self.is_away() => {
+                self.note_cause(stored.record.workspace, number, &why).await;
+                Told::Waits(why)
+            }
             () = tokio::time::sleep_until(within(PATIENCE, by)) => Told::Waits(Error::new(
                 ErrorReason::DeadlineExceeded,
                 "the control plane has not answered yet",
             )),
+        }
+    }
+
+    /// Has a wish told as soon as the provider can be asked again. Until then it shows why it waits.
+    pub async fn tell_later(&self, stored: &Stored) {
+        let workspace = stored.record.workspace;
+        // first: whoever asked may go away at any time
+        self.wake(workspace);
+        if let Some(number) = stored.number {
+            self.note_cause(workspace, number, &self.why_missing()).await;
+        }
+    }
+
+    async fn note_cause(&self, workspace: WorkspaceId, number: IntentNumber, why: &Error) {
+        let noted = self.store.call_failed(workspace, number, &why.message, self.clock.now()).await;
+        if let Err(error) = noted {
+            warn!(%workspace, error = &error as &dyn std::error::Error, "the cause of a wait can't be stored");
         }
     }
 
