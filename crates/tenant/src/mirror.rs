@@ -100,7 +100,7 @@ impl Outbox {
         let seen = meetings.provider.map(|incarnation| Standpoint { incarnation, revision: cursor });
         let own = Standpoint { incarnation: self.own, revision };
         let (records, _) = self.store.snapshot(self.organization).await?;
-        let recovered = records.iter().filter(|record| record.is_recovered());
+        let recovered = records.iter().filter(|record| record.has_lost_config());
         let recovered = recovered.map(|record| record.workspace).take(MOST_RECOVERED).collect();
         let greeting = Greeting { standpoints: Standpoints { own, seen }, recovered };
         Ok((own, self.provider.meet(self.organization, greeting).await?))

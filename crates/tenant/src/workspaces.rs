@@ -156,11 +156,14 @@ impl Workspaces {
     ) -> Result<WorkspaceRecord> {
         let decide = |found: &Workspace| {
             found.refuse_deleting()?;
-            if found.record.recovered.is_some() {
-                // what it was launched with may be lost, whatever it does now
-                self.check(&found.record.spec, &self.open(workspace, &found.private)?)?;
+            let replacement = self.replacement(found, true, reset_session);
+            if found.record.recovered.is_none() {
+                return Ok(replacement);
             }
-            Ok(self.replacement(found, true, reset_session))
+            // what it was launched with may be lost, whatever it does now
+            let spec = &found.record.spec;
+            self.check(spec, &self.open(workspace, &found.private)?)?;
+            Ok(Change { spec: Some((spec.clone(), self.rules.readiness(spec))), ..replacement })
         };
         self.change(workspace, on, STOP_IT, decide).await
     }

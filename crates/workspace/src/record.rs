@@ -82,6 +82,12 @@ impl WorkspaceRecord {
         self.recovered == Some(self.instance_generation) && matches!(self.phase, Phase::Booting | Phase::Up)
     }
 
+    /// Whether what it was configured with may be lost, as of an instance that was found after a restore.
+    pub fn has_lost_config(&self) -> bool {
+        self.is_recovered()
+            || self.recovered == Some(self.instance_generation) && self.phase == Phase::Stopped
+    }
+
     /// Whether deletion was asked for.
     pub fn is_deleting(&self) -> bool {
         self.desired == Desired::Deleted || self.phase == Phase::Gone

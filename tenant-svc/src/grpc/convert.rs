@@ -165,7 +165,7 @@ pub(crate) fn workspace(record: &WorkspaceRecord) -> wire::Workspace {
 }
 
 fn reason(record: &WorkspaceRecord) -> Option<Reason> {
-    if record.is_recovered() {
+    if record.has_lost_config() && !record.is_deleting() {
         return Some(Reason::Recovered);
     }
     record.reason.or(agent_reason(record))

@@ -58,7 +58,8 @@ impl Workspace {
         {
             self.record.instance_revision = Revision(0);
             self.take_over(instance, now, terms.own, &mut effects);
-            if terms.set_back && !self.record.is_deleting() {
+            // a generation that the provider alone has heard of is of a time that this database does not hold
+            if (terms.set_back || verdict == Verdict::Adopt) && !self.record.is_deleting() {
                 self.record.recovered = agents.lost(instance).or(self.record.recovered);
             }
         }

@@ -31,6 +31,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     of_two_unknown_generations_the_later_is_let_be_as_well(store().await).await;
     a_wish_that_was_overtaken_is_not_told_for_ever(store().await).await;
     a_replacement_of_the_backup_that_was_never_granted_is_forgotten(store().await).await;
+    a_generation_of_which_only_the_provider_knows_is_recovered(store().await).await;
     an_agent_that_connects_is_recovered_no_more(store().await).await;
 }
 
@@ -312,6 +313,21 @@ async fn a_wish_that_gives_way_says_so(store: Subject) {
     assert!(told.detail.message.contains("the stop is not carried out"), "{told:?}");
 }
 
+/// The database was put back, and nothing else shows it: the provider had not heard how far this tenant was.
+async fn a_generation_of_which_only_the_provider_knows_is_recovered(store: Subject) {
+    let up = store.up().await;
+    let third = Generation(3);
+    let later = InstanceView {
+        generation: third,
+        wanted_generation: third,
+        ..instance(&up, IntentNumber(6), Phase::Up, 9)
+    };
+    let agreed = store.meets(&[later], false).await;
+    assert_eq!((agreed.adopted, agreed.recovered), (vec![up.workspace], vec![up.workspace]));
+    let record = store.0.get(ORG, up.workspace).await.unwrap().unwrap();
+    assert_eq!((record.recovered, record.generation), (Some(third), third));
+}
+
 async fn an_agent_that_connects_is_recovered_no_more(store: Subject) {
     let up = store.up().await;
     let workspace = up.workspace;
@@ -322,6 +338,7 @@ async fn an_agent_that_connects_is_recovered_no_more(store: Subject) {
         let record = store.0.get(ORG, unredeemed.workspace).await.unwrap().unwrap();
         assert_eq!(record.recovered, Some(Generation(1)), "whatever it does now: {phase}");
         assert_eq!(record.is_recovered(), phase == Phase::Up);
+        assert_eq!(record.has_lost_config(), phase != Phase::Launching, "it is listed");
     }
     let agreed = store.meets(&[instance(&up, IntentNumber(1), Phase::Up, 3)], true).await;
     assert!(!agreed.recovered.contains(&workspace), "its credential is in this database");
