@@ -176,7 +176,14 @@ impl Workspaces {
             return Ok(found);
         }
         let stored = self.store_change(workspace, &on, |_| Ok(wish(Wish::Delete))).await?;
-        self.answer_soon(stored).await
+        match self.answer_soon(stored).await {
+            // its creation was refused, so there is nothing to delete
+            Err(refused) => match self.store.get(self.organization, workspace).await {
+                Ok(Some(record)) if record.desired == Desired::Deleted => Ok(record),
+                _ => Err(refused),
+            },
+            deleted => deleted,
+        }
     }
 
     /// Changes a workspace's spec; replaces its instance where what is launched changes.
