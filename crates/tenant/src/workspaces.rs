@@ -286,7 +286,12 @@ impl Workspaces {
                 Told::Refused(error) => return Err(error),
                 Told::Waits(_) => {}
             }
+        } else {
+            self.outbox.tell_later(&stored).await;
         }
+        // what was stored holds, whether it can be read again or not
+        let now = self.store.get(self.organization, record.workspace).await;
+        Ok(now.ok().flatten().unwrap_or(record))
     }
 
     fn replacement(&self, found: &Workspace, run: bool, reset_session: bool) -> Change {
@@ -296,8 +301,6 @@ impl Workspaces {
     }
 
     fn seal(&self, workspace: WorkspaceId, private: &PrivateParts) -> Result<Vec<u8>> {
-        } else {
-            self.outbox.tell_later(&stored).await;
         let plain = serde_json::to_vec(private).map_err(Error::internal)?;
         Ok(self.secrets.seal(&plain, &private_context(workspace)))
     }

@@ -10,7 +10,8 @@ use molecule_domain::spec::WorkspaceSpec;
 
 use crate::outbox::{Composition, compose};
 use crate::record::{AgentRecord, Pending, RequestKey, WorkspaceRecord};
-use crate::wish::{Entry, Undo, Wish};
+use crate::undo::{Undo, carry_over};
+use crate::wish::{Entry, Wish};
 
 /// A workspace as a transaction sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -236,6 +237,12 @@ impl Workspace {
         };
         match (composition, self.outbox.last_mut()) {
             (Composition::Composed(composed), Some(last)) => {
+                if matches!(last.wish, Wish::Stop(_)) {
+                    last.undo.stops.push(last.number);
+                }
+                if matches!(wish, Wish::Stop(_)) {
+                    last.undo.stops.push(self.record.intent);
+                }
                 let brings = wish.launches();
                 if brings && !last.wish.launches() {
                     last.generation = self.record.highest.next();
@@ -358,62 +365,6 @@ impl Workspace {
         entry.retold && next.is_some_and(outdates)
     }
 
-    fn refused(&mut self, place: usize, refusal: &Refusal, now: Timestamp, effects: &mut SideEffects) {
-        let entry = self.outbox.remove(place);
-        effects.visible = true;
-        effects.forget_requests.clone_from(&entry.requests);
-        if matches!(entry.wish, Wish::Provision { .. }) {
-            // never admitted, so there is nothing that later wishes could be about; the record stays, should an earlier
-            // call of it be heard late
-            self.record.refused = true;
-            for later in self.outbox.drain(..) {
-                effects.forget_requests.extend(later.requests);
-            }
-            self.deleted(&format!("it was refused: {}", refusal.message), now, effects);
-            return;
-        }
-        let message =
-            format!("the {} was refused, and is taken back: {}", entry.wish.name(), refusal.message);
-        effects.events.push(self.event("taken_back", message));
-        self.revert(place, &entry);
-    }
-
-    /// Goes back to what was before an entry, but for what was asked for after it.
-    pub(crate) fn revert(&mut self, place: usize, entry: &Entry) {
-        let undo = &entry.undo;
-        match self.outbox[place..].iter_mut().find(|later| later.undo.private.is_some()) {
-            Some(later) if undo.private.is_some() => later.undo.private.clone_from(&undo.private),
-            Some(_) => {}
-            None => {
-                if let Some(private) = &undo.private {
-                    self.private.clone_from(private);
-                }
-            }
-        }
-        for later in &mut self.outbox[place..] {
-            take_back(&mut later.undo.spec, &entry.spec, &undo.spec);
-            if later.undo.generation == entry.generation {
-                later.undo.generation = undo.generation;
-            }
-        }
-        if let Some(next) = self.outbox.get_mut(place) {
-            next.undo.desired = undo.desired;
-        } else {
-            self.record.desired = undo.desired;
-        }
-        take_back(&mut self.record.spec, &entry.spec, &undo.spec);
-        if self.record.readiness != undo.readiness && self.outbox[place..].iter().all(|e| !e.wish.launches())
-        {
-            self.record.readiness = undo.readiness;
-        }
-        if self.record.generation == entry.generation {
-            self.record.generation = undo.generation;
-            for later in &mut self.outbox[place..] {
-                later.generation = undo.generation;
-            }
-        }
-    }
-
     /// Notes why a call for the first entry did not succeed. Watchers see the first cause, and each that differs.
     pub fn call_failed(&mut self, number: IntentNumber, cause: &str) -> SideEffects {
         let mut effects = SideEffects::default();
@@ -459,36 +410,4 @@ impl Workspace {
                 .map_or_else(String::new, |b| b.cause),
         });
     }
-}
-
-impl Undo {
-    pub(crate) fn of(record: &WorkspaceRecord, private: Option<Vec<u8>>) -> Self {
-        Self {
-            spec: record.spec.clone(),
-            readiness: record.readiness,
-            desired: record.desired,
-            generation: record.generation,
-            private,
-        }
-    }
-}
-
-/// Sets every field of a spec that still is as `applied` made it back to what it was `before`.
-fn take_back(spec: &mut WorkspaceSpec, applied: &WorkspaceSpec, before: &WorkspaceSpec) {
-    macro_rules! fields {
-        ($($field:ident),*) => {
-            $(if spec.$field == applied.$field { spec.$field.clone_from(&before.$field); })*
-        };
-    }
-    fields!(name, runtime, tier, labels, parent, role, env, mount, readiness);
-}
-
-/// Sets in a spec what one has set since the other.
-fn carry_over(spec: &mut WorkspaceSpec, before: &WorkspaceSpec, since: &WorkspaceSpec) {
-    macro_rules! fields {
-        ($($field:ident),*) => {
-            $(if since.$field != before.$field { spec.$field.clone_from(&since.$field); })*
-        };
-    }
-    fields!(name, runtime, tier, labels, parent, role, env, mount, readiness);
 }

@@ -13,6 +13,7 @@ pub mod mirror;
 pub mod outbox;
 pub mod record;
 pub mod store;
+pub mod undo;
 pub mod wish;
 
 pub use aggregate::Workspace;

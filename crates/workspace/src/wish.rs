@@ -2,9 +2,11 @@
 
 use molecule_domain::Timestamp;
 use molecule_domain::id::{Generation, GroupId, IncarnationId, IntentNumber};
-use molecule_domain::lifecycle::{Desired, Readiness, Reason};
+use molecule_domain::lifecycle::{Desired, Reason};
 use molecule_domain::spec::WorkspaceSpec;
 use serde::{Deserialize, Serialize};
+
+use crate::undo::Undo;
 
 /// What the provider is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,20 +103,4 @@ impl Entry {
     pub const fn may_be_refused(&self) -> bool {
         !self.retold && self.wish.may_be_refused()
     }
-}
-
-/// The state before a wish.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Undo {
-    /// The spec.
-    pub spec: WorkspaceSpec,
-    /// What made it ready.
-    pub readiness: Readiness,
-    /// What was wanted.
-    pub desired: Desired,
-    /// The generation.
-    pub generation: Generation,
-    /// The private parts, sealed, where the wish changed them.
-    #[serde(skip)]
-    pub private: Option<Vec<u8>>,
 }

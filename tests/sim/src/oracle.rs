@@ -324,7 +324,9 @@ impl Oracle {
             // of what was not created nothing is left that later wishes could be about
             wished.wishes.iter_mut().for_each(|wish| wish.refused = true);
         }
-        for wish in wished.told_as(number) {
+        // a stop stands whatever it was composed with
+        let stands = |wish: &SeenWish| matches!(wish.wish, Some(Wish::Stop(_)));
+        for wish in wished.told_as(number).filter(|wish| !stands(wish)) {
             wish.refused = true;
             if is_granted {
                 wish.is_granted_late();

@@ -58,6 +58,10 @@ impl Outbox {
                 // with a creation all that waits behind it is taken back
                 let provision = matches!(entry.wish, Wish::Provision { .. });
                 let upto = if provision { IntentNumber(i64::MAX) } else { entry.number };
+                // those stand, and are told next
+                for stop in entry.undo.stops.iter().filter(|_| !provision) {
+                    self.queue().answer_one(workspace, *stop, || Told::Waits(copy_of(&error)));
+                }
                 self.queue().answer(workspace, upto, || Told::Refused(copy_of(&error)));
                 Ok(())
             }

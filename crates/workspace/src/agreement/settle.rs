@@ -11,7 +11,8 @@ use super::verdict::{Has, Held, Verdict, verdict};
 use super::{KnownAgents, Terms};
 use crate::aggregate::{NewWorkspace, SideEffects, Workspace};
 use crate::record::WorkspaceRecord;
-use crate::wish::{Entry, Undo, Wish};
+use crate::undo::Undo;
+use crate::wish::{Entry, Wish};
 
 impl Workspace {
     /// Agrees with the provider about this workspace; `instance` is all that the provider has of it, and `agents` what

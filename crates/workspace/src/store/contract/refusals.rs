@@ -12,6 +12,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_refused_replacement_is_taken_back_whole(store().await).await;
     a_refusal_spares_what_was_asked_for_since(store().await).await;
     stop_and_delete_are_never_taken_back(store().await).await;
+    a_stop_stands_whatever_it_was_composed_with(store().await).await;
     the_id_of_a_refused_creation_is_free_again(store().await).await;
     a_refused_creation_that_runs_after_all_is_deleted(store().await).await;
     a_refused_replacement_that_runs_after_all_is_taken_over(store().await).await;
@@ -76,6 +77,42 @@ async fn stop_and_delete_are_never_taken_back(store: Subject) {
         let now = store.0.answered(workspace, number, &refused(), at(4)).await.unwrap().unwrap();
         assert_eq!((now.desired, store.outbox(workspace).await), (wish.desired(), vec![wish]));
     }
+}
+
+async fn a_stop_stands_whatever_it_was_composed_with(store: Subject) {
+    let stop = Wish::Stop(None);
+    let composed = [
+        vec![stop.clone(), RESTART],
+        vec![RESTART, stop.clone()],
+        vec![stop.clone(), Wish::Start],
+        vec![RESTART, stop.clone(), RESTART],
+        vec![Wish::Start, stop.clone(), Wish::Start, RESTART],
+    ];
+    for wishes in composed {
+        let workspace = store.up().await.workspace;
+        for wish in &wishes {
+            store.asks(workspace, wish.clone()).await;
+        }
+        let entry = store.begins(workspace).await.unwrap();
+        assert_eq!(store.outbox(workspace).await.len(), 1, "{wishes:?}");
+        let refused = store.0.answered(workspace, entry.number, &refused(), at(5)).await.unwrap().unwrap();
+        assert_eq!((refused.desired, refused.generation), (Desired::Stopped, Generation(1)), "{wishes:?}");
+        assert_eq!(store.outbox(workspace).await, [Wish::Stop(None)], "{wishes:?}");
+    }
+
+    // one that follows holds it
+    let workspace = store.up().await.workspace;
+    for wish in [Wish::Stop(None), RESTART] {
+        store.asks(workspace, wish).await;
+    }
+    let first = store.begins(workspace).await.unwrap();
+    store.asks(workspace, RESTART).await;
+    store.0.answered(workspace, first.number, &refused(), at(5)).await.unwrap();
+    assert_eq!(store.outbox(workspace).await, [RESTART]);
+    let second = store.begins(workspace).await.unwrap();
+    let refused = store.0.answered(workspace, second.number, &refused(), at(6)).await.unwrap().unwrap();
+    assert_eq!(refused.desired, Desired::Stopped);
+    assert_eq!(store.outbox(workspace).await, [Wish::Stop(None)]);
 }
 
 async fn the_id_of_a_refused_creation_is_free_again(store: Subject) {

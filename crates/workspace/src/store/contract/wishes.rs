@@ -52,7 +52,10 @@ async fn what_was_never_begun_is_composed(store: Subject) {
     store.0.answered(workspace, entry.number, &refused(), at(5)).await.unwrap();
     let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
     assert_eq!((now.record.spec.name.as_str(), now.record.generation), ("first", Generation(1)));
-    assert_eq!((now.record.desired, now.private.as_slice()), (Desired::Running, &b"private first"[..]));
+    // the stop that is in it stands, under a number that is new
+    assert_eq!((now.record.desired, now.private.as_slice()), (Desired::Stopped, &b"private first"[..]));
+    assert_eq!(store.outbox(workspace).await, [Wish::Stop(None)]);
+    assert!(store.begins(workspace).await.unwrap().number > entry.number);
 }
 
 /// Every pair, with a call of the earlier wish that is out, and with one whose answer never came.

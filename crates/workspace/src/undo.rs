@@ -1,0 +1,157 @@
+//! What a refusal takes back: the wish, what it had changed, and nothing that was asked for besides.
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::{Generation, IntentNumber};
+use molecule_domain::lifecycle::{Desired, Readiness};
+use molecule_domain::spec::WorkspaceSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::aggregate::{Refusal, SideEffects, Workspace};
+use crate::record::WorkspaceRecord;
+use crate::wish::{Entry, Wish};
+
+/// The state before a wish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undo {
+    /// The spec.
+    pub spec: WorkspaceSpec,
+    /// What made it ready.
+    pub readiness: Readiness,
+    /// What was wanted.
+    pub desired: Desired,
+    /// The generation.
+    pub generation: Generation,
+    /// The private parts, sealed, where the wish changed them.
+    #[serde(skip)]
+    pub private: Option<Vec<u8>>,
+    /// The numbers of the stops that the wish was composed of: those stand, whatever becomes of it.
+    pub stops: Vec<IntentNumber>,
+}
+
+impl Undo {
+    pub(crate) fn of(record: &WorkspaceRecord, private: Option<Vec<u8>>) -> Self {
+        Self {
+            spec: record.spec.clone(),
+            readiness: record.readiness,
+            desired: record.desired,
+            generation: record.generation,
+            private,
+            stops: Vec::new(),
+        }
+    }
+}
+
+impl Workspace {
+    pub(crate) fn refused(
+        &mut self,
+        place: usize,
+        refusal: &Refusal,
+        now: Timestamp,
+        effects: &mut SideEffects,
+    ) {
+        let entry = self.outbox.remove(place);
+        effects.visible = true;
+        effects.forget_requests.clone_from(&entry.requests);
+        if matches!(entry.wish, Wish::Provision { .. }) {
+            // never admitted, so there is nothing that later wishes could be about; the record stays, should an earlier
+            // call of it be heard late
+            self.record.refused = true;
+            for later in self.outbox.drain(..) {
+                effects.forget_requests.extend(later.requests);
+            }
+            self.deleted(&format!("it was refused: {}", refusal.message), now, effects);
+            return;
+        }
+        let stands = if entry.undo.stops.is_empty() { "" } else { "; the stop that came with it stands" };
+        let message =
+            format!("the {} was refused, and is taken back{stands}: {}", entry.wish.name(), refusal.message);
+        effects.events.push(self.event("taken_back", message));
+        self.revert(place, &entry);
+        if !entry.undo.stops.is_empty() {
+            self.stop_stands(place, entry, now);
+        }
+    }
+
+    /// Keeps the stops that a refused wish was composed of: they are told now, or held by the wish that follows.
+    fn stop_stands(&mut self, place: usize, refused: Entry, now: Timestamp) {
+        if let Some(next) = self.outbox.get_mut(place) {
+            next.undo.desired = Desired::Stopped;
+            next.undo.stops.extend(refused.undo.stops);
+            return;
+        }
+        let undo = Undo::of(&self.record, None);
+        self.record.intent = self.record.intent.next();
+        self.record.desired = Desired::Stopped;
+        self.outbox.push(Entry {
+            number: self.record.intent,
+            wish: Wish::Stop(None),
+            generation: self.record.generation,
+            spec: self.record.spec.clone(),
+            sealed_token: Vec::new(),
+            group: None,
+            asked_at: now,
+            asked_in: refused.asked_in,
+            trace: refused.trace,
+            requests: Vec::new(),
+            undo,
+            retold: false,
+            begun: false,
+        });
+    }
+
+    /// Goes back to what was before an entry, but for what was asked for after it.
+    pub(crate) fn revert(&mut self, place: usize, entry: &Entry) {
+        let undo = &entry.undo;
+        match self.outbox[place..].iter_mut().find(|later| later.undo.private.is_some()) {
+            Some(later) if undo.private.is_some() => later.undo.private.clone_from(&undo.private),
+            Some(_) => {}
+            None => {
+                if let Some(private) = &undo.private {
+                    self.private.clone_from(private);
+                }
+            }
+        }
+        for later in &mut self.outbox[place..] {
+            take_back(&mut later.undo.spec, &entry.spec, &undo.spec);
+            if later.undo.generation == entry.generation {
+                later.undo.generation = undo.generation;
+            }
+        }
+        if let Some(next) = self.outbox.get_mut(place) {
+            next.undo.desired = undo.desired;
+        } else {
+            self.record.desired = undo.desired;
+        }
+        take_back(&mut self.record.spec, &entry.spec, &undo.spec);
+        if self.record.readiness != undo.readiness && self.outbox[place..].iter().all(|e| !e.wish.launches())
+        {
+            self.record.readiness = undo.readiness;
+        }
+        if self.record.generation == entry.generation {
+            self.record.generation = undo.generation;
+            for later in &mut self.outbox[place..] {
+                later.generation = undo.generation;
+            }
+        }
+    }
+}
+
+/// Sets every field of a spec that still is as `applied` made it back to what it was `before`.
+fn take_back(spec: &mut WorkspaceSpec, applied: &WorkspaceSpec, before: &WorkspaceSpec) {
+    macro_rules! fields {
+        ($($field:ident),*) => {
+            $(if spec.$field == applied.$field { spec.$field.clone_from(&before.$field); })*
+        };
+    }
+    fields!(name, runtime, tier, labels, parent, role, env, mount, readiness);
+}
+
+/// Sets in a spec what one has set since the other.
+pub(crate) fn carry_over(spec: &mut WorkspaceSpec, before: &WorkspaceSpec, since: &WorkspaceSpec) {
+    macro_rules! fields {
+        ($($field:ident),*) => {
+            $(if since.$field != before.$field { spec.$field.clone_from(&since.$field); })*
+        };
+    }
+    fields!(name, runtime, tier, labels, parent, role, env, mount, readiness);
+}
