@@ -51,18 +51,18 @@ pub fn check_session(
     now: Timestamp,
 ) -> Result<(), Error> {
     match served {
-        Some(other) if other.incarnation != incarnation && other.until > now => Err(Error::new(
-            ErrorReason::TenantAlreadyServed,
-            format!(
-                "this organisation is served by the tenant-svc at {} (incarnation {}); the one at {address} \
-                 (incarnation {incarnation}) works over a copy of its database. Stop one of them: the first is no longer \
-                 served {} seconds after it has ended",
+        Some(other) if other.incarnation != incarnation && other.until > now => {
+            let left = other.until.since(now);
+            let message = format!(
+                "this organisation is served by the tenant-svc at {} (incarnation {}) for {} more seconds; the one at \
+                 {address} (incarnation {incarnation}) is served then, if the first has ended. If it is still running, \
+                 the two work over copies of one database: stop one of them",
                 other.address,
                 other.incarnation,
-                other.until.since(now).as_secs().max(1),
-            ),
-        )
-        .with_retry_after(other.until.since(now))),
+                left.as_secs().max(1),
+            );
+            Err(Error::new(ErrorReason::TenantAlreadyServed, message).with_retry_after(left))
+        }
         _ => Ok(()),
     }
 }
