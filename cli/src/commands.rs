@@ -1,6 +1,5 @@
 //! What each command does.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -11,20 +10,17 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
 use molecule_proto::tenant::v1::watch_workspaces_response::Event;
 use molecule_proto::tenant::v1::{
-    CreateWorkspaceRequest, DeleteWorkspaceRequest, GetServerInfoRequest, GetWorkspaceRequest,
-    ListRuntimesRequest, ListWorkspaceEventsRequest, ListWorkspacesRequest, LogStream,
-    RestartWorkspaceRequest, StartWorkspaceRequest, StopWorkspaceRequest, StreamWorkspaceLogsRequest,
-    WatchWorkspacesRequest,
+    DeleteWorkspaceRequest, GetServerInfoRequest, GetWorkspaceRequest, ListRuntimesRequest,
+    ListWorkspaceEventsRequest, ListWorkspacesRequest, LogStream, RestartWorkspaceRequest,
+    StartWorkspaceRequest, StopWorkspaceRequest, StreamWorkspaceLogsRequest, WatchWorkspacesRequest,
 };
-use molecule_proto::workspace::v1::{
-    MountAccess, Readiness, Reason, Tier, Workspace, WorkspaceMount, WorkspaceSpec, WorkspaceState,
-};
+use molecule_proto::workspace::v1::{Reason, Workspace, WorkspaceState};
 use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::client::{Client, connect};
 use crate::failure::{Failure, changed};
-use crate::{Cli, Command, Create, Format, OnOne, TenantCommand, output};
+use crate::{Cli, Command, Create, Format, OnOne, TenantCommand, Update, output, spec};
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -43,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
 async fn on_tenant(mut client: Client, command: TenantCommand, format: Format) -> Result<()> {
     match command {
         TenantCommand::Create(create) => self::create(&mut client, *create, format).await,
+        TenantCommand::Update(update) => self::update(&mut client, *update, format).await,
         TenantCommand::Get { id } => {
             output::workspace(&get(&mut client, &id).await?, format);
             Ok(())
@@ -92,61 +89,24 @@ async fn get(client: &mut Client, id: &str) -> Result<Workspace> {
 }
 
 async fn create(client: &mut Client, create: Create, format: Format) -> Result<()> {
-    let request = CreateWorkspaceRequest {
-        // made up once, so that a retry below the API makes no second workspace
-        request_id: create.request_id.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
-        workspace_id: create.id.clone(),
-        spec: Some(spec(&create)?),
-        validate_only: false,
-    };
+    let wait = create.wait;
+    let request = spec::create(create)?;
     let created = changed(client.create_workspace(request).await)?.workspace;
     let id = created.as_ref().map(|workspace| workspace.workspace_id.clone()).unwrap_or_default();
-    done(client, created, &OnOne { id, wait: create.wait }, WorkspaceState::Running, format).await
+    done(client, created, &OnOne { id, wait }, WorkspaceState::Running, format).await
 }
 
-fn spec(create: &Create) -> Result<WorkspaceSpec> {
-    let tier = Tier::from_str_name(&format!("TIER_{}", create.tier.to_uppercase()))
-        .ok_or_else(|| Failure::Usage(format!("--tier {}: use T1, T2, T3 or T4", create.tier)))?;
-    let mut secrets = BTreeMap::new();
-    for name in &create.secrets {
-        let value = std::env::var(name).map_err(|_| {
-            Failure::Usage(format!("--secret {name}: set {name} in the environment of this command"))
-        })?;
-        secrets.insert(name.clone(), value);
-    }
-    let mut config_files = BTreeMap::new();
-    for file in &create.config_files {
-        let (name, path) =
-            file.split_once('=').unwrap_or_else(|| (file.rsplit('/').next().unwrap_or(file), file));
-        let content =
-            std::fs::read(path).map_err(|error| Failure::Usage(format!("--config-file {path}: {error}")))?;
-        config_files.insert(name.to_owned(), content);
-    }
-    let mount = create.mount.as_ref().map(|mount| match mount.strip_suffix(":ro") {
-        Some(path) => WorkspaceMount { access: MountAccess::ReadOnly.into(), host_path: path.to_owned() },
-        None => WorkspaceMount { access: MountAccess::ReadWrite.into(), host_path: mount.clone() },
-    });
-    Ok(WorkspaceSpec {
-        name: create.name.clone(),
-        runtime: create.runtime.clone(),
-        tier: tier.into(),
-        labels: pairs("--label", &create.labels)?,
-        parent_workspace_id: create.parent.clone(),
-        role: create.role.clone(),
-        config_files,
-        env: pairs("--env", &create.env)?,
-        secrets,
-        mount,
-        readiness: if create.process { Readiness::Process } else { Readiness::Unspecified }.into(),
-    })
-}
-
-fn pairs(flag: &str, given: &[String]) -> Result<BTreeMap<String, String>> {
-    let pair = |text: &String| match text.split_once('=') {
-        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-        None => Err(Failure::Usage(format!("{flag} {text}: use KEY=VALUE"))),
+/// Changes a workspace. Whether its instance is replaced depends on what changes, and on whether it was wanted running:
+/// what is waited for is read from the answer.
+async fn update(client: &mut Client, update: Update, format: Format) -> Result<()> {
+    let on = OnOne { id: update.id.clone(), wait: update.wait };
+    let updated = changed(client.update_workspace(spec::update(update)?).await)?.workspace;
+    let until = match updated.as_ref().map(Workspace::state) {
+        Some(WorkspaceState::Stopping) => WorkspaceState::Stopped,
+        Some(state) if state != WorkspaceState::Provisioning => state,
+        _ => WorkspaceState::Running,
     };
-    given.iter().map(pair).collect()
+    done(client, updated, &on, until, format).await
 }
 
 /// Prints what became of a change, at once or when it is done.
