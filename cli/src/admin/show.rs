@@ -214,7 +214,7 @@ pub(super) fn orphans(
     if let Some(recovered @ [_, ..]) = recovered {
         println!(
             "\nThese run, but their tenants lost their configurations in a restore. They are no orphans: no sweep removes \
-             them. Their owner updates each with its configuration, or deletes it."
+             them. Their owner updates each with its configuration, restarts it, or deletes it."
         );
         let mut rows = table(&["ORGANIZATION", "WORKSPACE", "GENERATION"]);
         for one in recovered {

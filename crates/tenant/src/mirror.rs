@@ -136,7 +136,7 @@ impl Outbox {
             );
         }
         for workspace in &agreed.recovered {
-            warn!(%workspace, "recovered: it runs on, but its agent is not known; update it with its config, or delete it");
+            warn!(%workspace, "recovered: it runs on, but its agent is not known; update it with its config, restart it, or delete it");
         }
         for (workspace, number) in agreed.taken_back {
             let message =

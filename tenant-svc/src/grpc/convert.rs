@@ -186,7 +186,8 @@ fn message(record: &WorkspaceRecord) -> String {
         }
         WorkspaceState::Running if record.is_recovered() => {
             "recovered after a restore: it runs on untouched, but its agent's credential, and what it was configured with since \
-             the backup, are lost. Update it with its config files and secrets, which restarts it; or delete it"
+             the backup, are lost. Update it with its config files and secrets; or restart it, if the backup has them; or \
+             delete it"
                 .to_owned()
         }
         WorkspaceState::Running => "running".to_owned(),
