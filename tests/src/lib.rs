@@ -12,6 +12,7 @@ pub mod otlp;
 pub mod postgres;
 mod process;
 pub mod raw;
+pub mod runbook;
 pub mod seed;
 pub mod stand;
 pub mod tenant;

@@ -5,20 +5,23 @@ use std::time::{Duration, Instant};
 use molecule_proto::controlplane::v1::{
     Instance, InstancePhase, Limits, ListInstancesRequest, ListOrphansRequest,
 };
-use molecule_proto::tenant::v1::{
-    ListWorkspacesRequest, RestartWorkspaceRequest, StopWorkspaceRequest, UpdateWorkspaceRequest,
-};
+use molecule_proto::tenant::v1::{ListWorkspacesRequest, RestartWorkspaceRequest, StopWorkspaceRequest};
 use molecule_proto::workspace::v1::{Reason, Workspace, WorkspaceSpec, WorkspaceState};
 use molecule_tests::cluster::Cluster;
-use molecule_tests::controlplane::{Installation, Replica};
+use molecule_tests::controlplane::{Installation, OPERATOR_TOKEN, Replica};
 use molecule_tests::images::{self, Kind, docker};
 use molecule_tests::postgres::Scratch;
+use molecule_tests::runbook::Chapter;
 use molecule_tests::tenant::{Setup, Tenant, spec};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 
 const TENANT: &str = env!("CARGO_BIN_EXE_tenant-under-test");
 const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
+const MOLECULE: &str = env!("CARGO_BIN_EXE_molecule-under-test");
 /// Half of them are in the backup.
 const AGENTS: usize = 20;
+const SECRET: &str = "SECRET_OF_AN_AGENT";
 
 /// Agents that are heard every two seconds.
 async fn created(tenant: &mut Tenant, count: usize) -> Vec<String> {
@@ -39,13 +42,31 @@ async fn all(tenant: &mut Tenant) -> Vec<Workspace> {
     tenant.client.list_workspaces(request).await.unwrap().into_inner().workspaces
 }
 
-/// Steps 1 to 3 of "Restoring a tenant's database".
-async fn put_back(setup: &Setup, backup: &std::path::Path) -> Tenant {
-    for left in ["tenant.db-wal", "tenant.db-shm"] {
-        let _ = std::fs::remove_file(setup.data().join(left));
-    }
-    std::fs::copy(backup, setup.data().join("tenant.db")).unwrap();
-    setup.start().await.unwrap()
+/// What `sqlite3 FILE STATEMENT` does, in the tenant's data directory.
+async fn sqlite3(words: &[String], setup: &Setup) {
+    let [_, file, statement] = words else { panic!("{words:?} is not sqlite3 FILE STATEMENT") };
+    let mut database = SqliteConnectOptions::new().filename(setup.data().join(file)).connect().await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement.clone())).execute(&mut database).await.unwrap();
+    database.close().await.unwrap();
+}
+
+/// Executes a command of the runbook in the tenant's data directory, with the tokens of its clients and of an operator:
+/// what it prints. It must succeed.
+async fn execute(words: &[String], setup: &Setup, replica: &Replica) -> String {
+    let program = if words[0] == "molecule" { MOLECULE } else { &words[0] };
+    let mut command = tokio::process::Command::new(program);
+    command
+        .args(&words[1..])
+        .current_dir(setup.data())
+        .env("MOLECULE_SERVER", format!("http://{}", setup.address()))
+        .env("MOLECULE_TOKEN", setup.token().unwrap())
+        .env("CP_PROVISION_URL", replica.url())
+        .env("MOLECULE_OPERATOR_TOKEN", OPERATOR_TOKEN)
+        .env(SECRET, "a secret");
+    let output = command.output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?} ended with {}: {said}", output.status);
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// The tenant tells of them when it meets the control plane, and every ten seconds while something changes.
@@ -84,11 +105,12 @@ async fn a_restored_tenant_leaves_twenty_agents_alone() {
     let mut tenant = setup.start().await.unwrap();
     let before = created(&mut tenant, AGENTS / 2).await;
     let doomed = created(&mut tenant, 1).await.remove(0);
-    tenant.stop().await.unwrap();
+    let mut chapter = Chapter::read("Restoring a tenant's database").unwrap();
     let backup = folder.path().join("backup");
-    std::fs::copy(setup.data().join("tenant.db"), &backup).unwrap();
+    std::fs::create_dir(&backup).unwrap();
+    let backup = backup.display().to_string();
+    sqlite3(&chapter.take("sqlite3", &[("/backup", &backup)]).unwrap(), &setup).await;
 
-    let mut tenant = setup.start().await.unwrap();
     let after = created(&mut tenant, AGENTS / 2).await;
     tenant.delete(&doomed).await.unwrap();
     let restarted = &before[0];
@@ -103,7 +125,9 @@ async fn a_restored_tenant_leaves_twenty_agents_alone() {
     assert_eq!(running.len(), AGENTS);
     tenant.stop().await.unwrap();
 
-    let mut tenant = put_back(&setup, &backup).await;
+    execute(&chapter.take("rm", &[]).unwrap(), &setup, &replica).await;
+    execute(&chapter.take("cp", &[("/backup", &backup)]).unwrap(), &setup, &replica).await;
+    let mut tenant = setup.start().await.unwrap();
     tenant.reaches(&doomed, WorkspaceState::Deleted).await.unwrap();
     for id in &after {
         let found = tenant.until(id, "recovered", |one| one.reason() == Reason::Recovered).await.unwrap();
@@ -129,22 +153,37 @@ async fn a_restored_tenant_leaves_twenty_agents_alone() {
     lost.push(restarted.clone());
     are_listed_to_operators(&replica, &lost).await;
 
-    // step 4: the two ways on
-    let config = WorkspaceSpec {
-        config_files: [("config.yaml".to_owned(), b"name: again\n".to_vec())].into(),
-        ..WorkspaceSpec::default()
-    };
-    let update = UpdateWorkspaceRequest {
-        workspace_id: after[0].clone(),
-        spec: Some(config),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["config_files".to_owned()] }),
-        ..UpdateWorkspaceRequest::default()
-    };
-    tenant.client.update_workspace(update).await.unwrap();
+    // step 4
+    let listed = execute(&chapter.take("molecule list", &[]).unwrap(), &setup, &replica).await;
+    for id in before.iter().chain(&after) {
+        assert_eq!(listed.contains(id.as_str()), lost.contains(id), "{id}: {listed}");
+    }
+    let listed = execute(&chapter.take("molecule admin", &[]).unwrap(), &setup, &replica).await;
+    assert!(lost.iter().all(|id| listed.contains(id.as_str())), "{listed}");
+    assert!(!listed.contains(&before[1]), "{listed}");
+    let config = folder.path().join("config.yaml").display().to_string();
+    std::fs::write(&config, "name: again\n").unwrap();
+    let filled = [
+        ("ID", after[0].as_str()),
+        ("NAME", "again"),
+        ("KEY=VALUE", "DEMO_HEARTBEAT_SECONDS=2"),
+        ("SECRET", SECRET),
+        ("config.yaml", config.as_str()),
+    ];
+    let updated = execute(&chapter.take("molecule update", &filled).unwrap(), &setup, &replica).await;
+    assert!(updated.contains(&after[0]) && updated.contains("again"), "{updated}");
+    let restart = chapter.take("molecule restart", &[("ID", restarted)]).unwrap();
+    assert!(execute(&restart, &setup, &replica).await.contains(restarted.as_str()));
     let known = |one: &Workspace| one.reason() != Reason::Recovered && one.state() == WorkspaceState::Running;
-    tenant.until(&after[0], "known again", known).await.unwrap();
-    tenant.delete(&after[1]).await.unwrap();
-    lost.retain(|id| *id != after[0] && *id != after[1]);
+    for id in [&after[0], restarted] {
+        let found = tenant.until(id, "known again", known).await.unwrap();
+        assert_eq!(found.spec.unwrap().env["DEMO_HEARTBEAT_SECONDS"], "2");
+    }
+    let delete = chapter.take("molecule delete", &[("ID", &after[1])]).unwrap();
+    assert!(execute(&delete, &setup, &replica).await.contains(&after[1]));
+    tenant.reaches(&after[1], WorkspaceState::Deleted).await.unwrap();
+    chapter.finish().unwrap();
+    lost.retain(|id| ![&after[0], &after[1], restarted].contains(&id));
     are_listed_to_operators(&replica, &lost).await;
     tenant.stop().await.unwrap();
     replica.stop().await.unwrap();
