@@ -13,7 +13,7 @@ use molecule_domain::id::{Generation, IntentNumber, OrganizationId, Revision, Wo
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::{Endpoint, Event, InstanceView};
 use molecule_domain::launch::LaunchSpec;
-use molecule_domain::lifecycle::{Desired, Phase};
+use molecule_domain::lifecycle::Phase;
 use molecule_domain::seal::token_context;
 use molecule_domain::{Clock, Timestamp};
 use molecule_proto::controlplane::v1 as wire;
