@@ -13,6 +13,9 @@ use crate::shell::{cargo, command, is_there, run, say};
 /// Suites of the services that use no container: they calculate.
 const CALCULATING: [&str; 3] = ["ec2_backend", "ec2_chaos", "postgres_store"];
 
+/// Suites whose tests print what they have met, which is shown although they succeed.
+const SHOWN: [&str; 1] = ["lives"];
+
 /// An executable with tests.
 #[derive(Debug)]
 struct Suite {
@@ -21,6 +24,23 @@ struct Suite {
     /// The folder of its package, in which it is run.
     folder: PathBuf,
     waits: bool,
+}
+
+impl Suite {
+    fn command(&self) -> Command {
+        // what waits comes first where both want the processor
+        let mut test = if self.waits || !is_there("nice") {
+            Command::new(&self.executable)
+        } else {
+            let mut nice = command("nice", &["-n", "5"]);
+            nice.arg(&self.executable);
+            nice
+        };
+        if SHOWN.contains(&&*self.name) {
+            test.arg("--show-output");
+        }
+        test
+    }
 }
 
 /// What became of a suite.
@@ -101,14 +121,7 @@ fn run_one(
     let folder = std::env::current_dir()?.join("target/suites");
     std::fs::create_dir_all(&folder)?;
     let log = folder.join(format!("{}.log", suite.name.replace(' ', "-")));
-    // what waits comes first where both want the processor
-    let mut test = if suite.waits || !is_there("nice") {
-        Command::new(&suite.executable)
-    } else {
-        let mut nice = command("nice", &["-n", "5"]);
-        nice.arg(&suite.executable);
-        nice
-    };
+    let mut test = suite.command();
     prepare(test.current_dir(&suite.folder).env("CARGO_MANIFEST_DIR", &suite.folder));
     let file = File::create(&log)?;
     let began = Instant::now();
@@ -122,4 +135,23 @@ fn run_one(
     println!("{} took {:.1} min", suite.name, minutes(took));
     all.push(Ended { name: suite.name.clone(), took, succeeded: status.success(), closing });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shows_its_output(name: &str) -> bool {
+        let suite =
+            Suite { name: name.to_owned(), executable: "test".into(), folder: ".".into(), waits: false };
+        suite.command().get_args().any(|argument| argument == "--show-output")
+    }
+
+    #[test]
+    fn simulated_lives_say_what_they_met_although_all_went_well() {
+        assert!(shows_its_output("lives"));
+        assert!(!shows_its_output("stories"));
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        assert!(repository.join("tests/sim/tests/lives.rs").is_file(), "the suite has another name now");
+    }
 }
