@@ -5,13 +5,14 @@ mod self_hosted;
 mod service;
 mod stop;
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use self::service::Service;
+use self::service::{Service, Services};
 use self::stop::Stop;
 use crate::docker::Docker;
 use crate::shell::{self, cargo, command, say, succeeds};
@@ -62,16 +63,30 @@ impl Demo {
         molecule
     }
 
-    /// Makes sure that the workspace runs, and speaks with its agent. A workspace that does not get that far is stopped.
-    fn play(&self) -> anyhow::Result<String> {
-        let played = self.run_and_greet();
-        if played.is_err()
-            && let Ok(Some(id)) = self.existing()
-        {
-            say("stopping the demo workspace");
-            succeeds(&mut self.molecule(&["stop", &id, "--wait"]));
-        }
-        played
+    /// Makes sure that the workspace runs, speaks with its agent, shows what `show` shows, and serves until told to stop.
+    /// However that ends, the workspace is stopped, and its disk stays for the next time; the services are stopped after that.
+    fn play(
+        &self,
+        mut services: Services,
+        exit: bool,
+        stop: &Stop,
+        show: impl FnOnce(&str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let played = self.run_and_greet().and_then(|id| {
+            show(&id)?;
+            if exit { Ok(()) } else { serve(&mut services, stop) }
+        });
+        let stopped = self.stop();
+        drop(services);
+        played.and(stopped)
+    }
+
+    fn stop(&self) -> anyhow::Result<()> {
+        let Some(id) = self.existing()? else { return Ok(()) };
+        say("stopping the demo workspace");
+        let mut stop = self.molecule(&["stop", &id, "--wait", "--timeout", "120"]);
+        // a group of its own: another Ctrl-C does not end this
+        shell::run(stop.stdout(Stdio::null()).process_group(0))
     }
 
     fn run_and_greet(&self) -> anyhow::Result<String> {
@@ -104,7 +119,7 @@ impl Demo {
     fn existing(&self) -> anyhow::Result<Option<String>> {
         let filter = format!("labels.made-by = up AND name = {DEMO}");
         let mut list = self.molecule(&["list", "-o", "json", "--filter", &filter]);
-        let listed = list.stderr(Stdio::inherit()).output()?;
+        let listed = list.process_group(0).stderr(Stdio::inherit()).output()?;
         ensure!(listed.status.success(), "the workspaces can't be listed");
         Ok(field(&String::from_utf8(listed.stdout)?, "workspace_id"))
     }
@@ -120,21 +135,15 @@ impl Demo {
             token.display(),
         );
     }
+}
 
-    /// Serves until told to stop, then stops the workspace, whose disk stays for the next time, and the services,
-    /// the last first.
-    fn serve(&self, id: &str, exit: bool, mut services: Vec<Service>, stop: &Stop) -> anyhow::Result<()> {
-        if !exit {
-            println!("\nServing until Ctrl-C.");
-            while !stop.came_within(Duration::from_millis(200)) {
-                services.iter_mut().try_for_each(Service::lives)?;
-            }
-        }
-        say("stopping the demo workspace");
-        shell::run(self.molecule(&["stop", id, "--wait"]).stdout(Stdio::null()))?;
-        services.into_iter().rev().for_each(drop);
-        Ok(())
+/// Serves until told to stop.
+fn serve(services: &mut Services, stop: &Stop) -> anyhow::Result<()> {
+    println!("\nServing until Ctrl-C.");
+    while !stop.came_within(Duration::from_millis(200)) {
+        services.live()?;
     }
+    Ok(())
 }
 
 /// The first value of a field in JSON that `molecule` printed.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 
-use super::{DEMO, Demo, MOLECULE, RUNTIMES, SERVER, Service, Stop, field, secret_file};
+use super::{DEMO, Demo, MOLECULE, RUNTIMES, SERVER, Service, Services, Stop, field, secret_file};
 use crate::postgres::Postgres;
 use crate::shell::{self, command, is_root, is_there, say};
 use crate::tools::static_binary;
@@ -28,12 +28,12 @@ pub(super) fn run(postgres: &Postgres, exit: bool, stop: &Stop) -> anyhow::Resul
     let files = files()?;
     let agents_host = bridge_gateway()?;
     let _rules = HostRules::install(&format!("{agents_host}:{AGENTS_PORT}"))?;
-    let mut services = Vec::new();
+    let mut services = Services::default();
     for replica in REPLICAS {
         say(&format!("starting controlplane-svc at {replica}"));
-        services.push(Service::start("controlplane-svc", &mut control_plane(postgres, &files, replica))?);
+        services.add(Service::start("controlplane-svc", &mut control_plane(postgres, &files, replica))?);
     }
-    for service in &mut services {
+    for service in services.all() {
         service.answers(|| admin(&files, &["org", "list"]), stop)?;
     }
 
@@ -53,11 +53,12 @@ pub(super) fn run(postgres: &Postgres, exit: bool, stop: &Stop) -> anyhow::Resul
         .env("MOLECULE_ORG_TOKEN_FILE", &files.organization_token)
         .env("CP_PROVISION_URL", REPLICAS.map(|replica| format!("http://{replica}")).join(","))
         .env_remove("DOCKER_HOST");
-    let mut tenant = Service::start("tenant-svc", &mut command)?;
-    tenant.answers(|| demo.molecule(&["info"]), stop)?;
-    services.push(tenant);
-    let id = demo.play()?;
+    services.add(Service::start("tenant-svc", &mut command)?).answers(|| demo.molecule(&["info"]), stop)?;
+    demo.play(services, exit, stop, |id| show(&demo, &files, &organization, id))
+}
 
+/// What an organisation may have, and what its tenant and the operators see of it.
+fn show(demo: &Demo, files: &Files, organization: &str, id: &str) -> anyhow::Result<()> {
     say("one workspace too many");
     let too_many = demo.molecule(&["create", "one-too-many", "--runtime", "demo"]).output()?;
     let denial = String::from_utf8_lossy(&too_many.stderr);
@@ -70,14 +71,14 @@ pub(super) fn run(postgres: &Postgres, exit: bool, stop: &Stop) -> anyhow::Resul
     let mut quota = command_at(&["quota"]);
     shell::run(quota.env("MOLECULE_ORG_TOKEN_FILE", &files.organization_token))?;
     say("the audit, as operators see it");
-    shell::run(&mut admin(&files, &["audit", "--org", &organization, "--limit", "5"]))?;
+    shell::run(&mut admin(files, &["audit", "--org", organization, "--limit", "5"]))?;
 
-    demo.how_to_go_on(&id);
+    demo.how_to_go_on(id);
     println!(
         "operators: {MOLECULE} admin --operator-token-file {} org get {organization}",
         files.operators.display()
     );
-    demo.serve(&id, exit, services, stop)
+    Ok(())
 }
 
 /// The host's rules that keep organisations apart, for as long as this runs.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::{Demo, RUNTIMES, SERVER, Service, Stop};
+use super::{Demo, RUNTIMES, SERVER, Service, Services, Stop};
 use crate::shell::say;
 use crate::tools::static_binary;
 
@@ -16,9 +16,10 @@ pub(super) fn run(exit: bool, stop: &Stop) -> anyhow::Result<()> {
         .env("TENANT_WORKSPACE_INIT", static_binary("workspace-init"))
         .env("RUNTIMES_FILE", RUNTIMES)
         .env("TENANT_LOG", "warn,tenant_svc=info");
-    let mut tenant = Service::start("tenant-svc", &mut command)?;
-    tenant.answers(|| demo.molecule(&["info"]), stop)?;
-    let id = demo.play()?;
-    demo.how_to_go_on(&id);
-    demo.serve(&id, exit, vec![tenant], stop)
+    let mut services = Services::default();
+    services.add(Service::start("tenant-svc", &mut command)?).answers(|| demo.molecule(&["info"]), stop)?;
+    demo.play(services, exit, stop, |id| {
+        demo.how_to_go_on(id);
+        Ok(())
+    })
 }

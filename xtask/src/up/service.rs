@@ -45,6 +45,34 @@ impl Service {
     }
 }
 
+/// The services of a demo. The last that was started ends first: it uses those before it.
+#[derive(Default)]
+pub(super) struct Services(Vec<Service>);
+
+impl Services {
+    /// Has a service end with these.
+    pub(super) fn add(&mut self, service: Service) -> &mut Service {
+        self.0.push(service);
+        self.0.last_mut().expect("one was added")
+    }
+
+    pub(super) fn all(&mut self) -> impl Iterator<Item = &mut Service> {
+        self.0.iter_mut()
+    }
+
+    pub(super) fn live(&mut self) -> anyhow::Result<()> {
+        self.all().try_for_each(Service::lives)
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        while let Some(last) = self.0.pop() {
+            drop(last);
+        }
+    }
+}
+
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = command("kill", &["-TERM", &self.child.id().to_string()]).status();
