@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use molecule_domain::lifecycle::{Phase, Reason};
 
 use crate::coverage::{Coverage, Restored, Told, WishKind};
-use crate::faults::{ENGINE_STEPS, all_pairs};
+use crate::faults::{all_pairs, all_steps};
 use crate::life::RESTORES;
 use crate::weather::Weather;
 
@@ -100,10 +100,11 @@ fn cells(coverage: &Coverage) -> Vec<Cell> {
     for (fault, step) in all_pairs() {
         cell(format!("{fault:?} at {step}"), count(&coverage.faults, &(fault, step)), None);
     }
-    for step in ENGINE_STEPS {
-        cell(format!("step {step}"), count(&coverage.steps, &step), None);
+    let listed: Vec<_> = all_steps().collect();
+    for step in &listed {
+        cell(format!("step {step}"), count(&coverage.steps, step), None);
     }
-    for step in coverage.steps.keys().filter(|step| !ENGINE_STEPS.contains(step)) {
+    for step in coverage.steps.keys().filter(|step| !listed.contains(step)) {
         cell(
             format!("step {step}, which no list names"),
             count(&coverage.steps, step),
@@ -145,15 +146,18 @@ fn cells(coverage: &Coverage) -> Vec<Cell> {
     cells
 }
 
-/// The cells that are empty and must not be, and those that must be and are not.
-pub fn wrong(coverage: &Coverage) -> Vec<String> {
-    let cells = cells(coverage).into_iter();
-    let wrong = cells.filter_map(|cell| match (cell.count, cell.cannot) {
-        (0, None) => Some(format!("{}: it never happened", cell.name)),
-        (1.., Some(reason)) => {
-            Some(format!("{}: it happened {} times, though {reason}", cell.name, cell.count))
-        }
-        _ => None,
+/// The cells that are empty and must not be.
+pub fn empty(coverage: &Coverage) -> Vec<String> {
+    let empty = cells(coverage).into_iter().filter(|cell| cell.count == 0 && cell.cannot.is_none());
+    empty.map(|cell| format!("{}: it never happened", cell.name)).collect()
+}
+
+/// The cells that must be empty and are not.
+pub fn filled(coverage: &Coverage) -> Vec<String> {
+    let filled = cells(coverage).into_iter().filter(|cell| cell.count > 0);
+    let filled = filled.filter_map(|cell| {
+        let reason = cell.cannot?;
+        Some(format!("{}: it happened {} times, though {reason}", cell.name, cell.count))
     });
-    wrong.collect()
+    filled.collect()
 }

@@ -118,7 +118,7 @@ pub const CONTROL_STEPS: [&str; 6] = [
 ];
 
 /// Transactions of a tenant's store.
-pub const TENANT_STEPS: [&str; 14] = [
+pub const TENANT_STEPS: [&str; 15] = [
     "tenant.replayed",
     "tenant.meetings",
     "tenant.agree",
@@ -129,6 +129,7 @@ pub const TENANT_STEPS: [&str; 14] = [
     "tenant.answered",
     "tenant.call_failed",
     "tenant.mirror",
+    "tenant.restart_mirror",
     "tenant.get",
     "tenant.redeem",
     "tenant.agent_reported",
@@ -136,7 +137,7 @@ pub const TENANT_STEPS: [&str; 14] = [
 ];
 
 /// Steps that few lives come to: faults wait for them more often.
-pub const RARE_STEPS: [&str; 12] = [
+pub const RARE_STEPS: [&str; 13] = [
     "backend.post_mortem",
     "sweep.remove",
     "sweep.purge",
@@ -148,6 +149,7 @@ pub const RARE_STEPS: [&str; 12] = [
     "commit.crashed",
     "commit.crash_loop",
     "tenant.waiting",
+    "tenant.restart_mirror",
     "tenant.judge_agent",
 ];
 
@@ -179,16 +181,23 @@ pub struct Armed {
     pub fault: Fault,
 }
 
+/// Which faults can meet which steps.
+const TABLE: [(&[Fault], &[&str]); 5] = [
+    (&ENGINE_FAULTS, &ENGINE_STEPS),
+    (&CONTROL_FAULTS, &CONTROL_STEPS),
+    (&TENANT_FAULTS, &TENANT_STEPS),
+    (&CALL_FAULTS, &CALL_STEPS),
+    (&STREAM_FAULTS, &STREAM_STEPS),
+];
+
+/// Every step that a fault can meet.
+pub fn all_steps() -> impl Iterator<Item = &'static str> {
+    TABLE.into_iter().flat_map(|(_, steps)| steps.iter().copied())
+}
+
 /// Every fault that can meet every step.
 pub fn all_pairs() -> impl Iterator<Item = (Fault, &'static str)> {
-    let table: [(&[Fault], &[&'static str]); 5] = [
-        (&ENGINE_FAULTS, &ENGINE_STEPS),
-        (&CONTROL_FAULTS, &CONTROL_STEPS),
-        (&TENANT_FAULTS, &TENANT_STEPS),
-        (&CALL_FAULTS, &CALL_STEPS),
-        (&STREAM_FAULTS, &STREAM_STEPS),
-    ];
-    table.into_iter().flat_map(|(faults, steps)| {
+    TABLE.into_iter().flat_map(|(faults, steps)| {
         steps.iter().flat_map(move |step| faults.iter().map(move |fault| (*fault, *step)))
     })
 }

@@ -171,7 +171,6 @@ pub struct EngineSteps(pub Arc<Process>);
 #[async_trait::async_trait]
 impl Probe for EngineSteps {
     async fn before(&self, step: &'static str) -> Option<EngineFault> {
-        self.0.world.coverage().step(step);
         match self.0.before(step).await? {
             Fault::Fail => Some(EngineFault::FailBefore),
             Fault::LoseReply => Some(EngineFault::LoseReply),

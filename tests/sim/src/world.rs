@@ -168,6 +168,7 @@ impl World {
 
     /// The fault that waits for this step, which is about to be taken by somebody. It is taken out.
     pub fn fault_at(&self, who: &str, step: &'static str) -> Option<Fault> {
+        self.coverage().step(step);
         if who.starts_with(TWIN) {
             // a call of a twin's that came late would be the first that is heard of its tenant
             return None;
