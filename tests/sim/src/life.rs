@@ -19,6 +19,10 @@ use crate::world::World;
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Over how long the wishes are spread.
 const WISHES_FOR: Duration = Duration::from_secs(45 * 1800);
+/// How many wishes a tenant stores in a life, at least.
+pub const WISHES: u64 = 20;
+/// How many faults happen in a life, at least.
+pub const FAULTS: u64 = 10;
 /// How long after the last fault everything must be as it was wished.
 pub const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
@@ -128,9 +132,16 @@ async fn day(pair: &Pair, faults: bool) {
         let rest = world.rng().seconds(30, 600);
         tokio::time::sleep(rest).await;
     }
+    // some were refused, or came to nobody
+    while world.coverage().figure_of("wishes") < WISHES {
+        number += 1;
+        wish(pair, number, Duration::ZERO, false);
+        let pause = world.rng().seconds(20, 120);
+        tokio::time::sleep(pause).await;
+    }
     if faults {
-        // ten faults at least, whatever did not come to its step
-        while world.coverage().figure_of("faults") < 10 {
+        // some did not come to their step
+        while world.coverage().figure_of("faults") < FAULTS {
             trouble::happens(pair).await;
             let pause = world.rng().seconds(10, 60);
             tokio::time::sleep(pause).await;

@@ -1,7 +1,7 @@
 //! Many lives, each under a seed of its own: `MOLECULE_SIM_LIVES` of them, from `MOLECULE_SIM_SEED` on.
 
 use molecule_sim::cells;
-use molecule_sim::life::lead;
+use molecule_sim::life::{FAULTS, WISHES, lead};
 use molecule_sim::run::run;
 
 fn number(name: &str, default: u64) -> u64 {
@@ -54,6 +54,8 @@ fn every_life_comes_to_what_was_wished() {
         run.print_broken();
         panic!("{} of {} lives broke a rule", run.broken.len(), run.lives);
     }
+    assert!(run.fewest_wishes >= WISHES, "a life had {} stored wishes", run.fewest_wishes);
+    assert!(run.fewest_faults >= FAULTS, "a life had {} faults", run.fewest_faults);
     assert!(filled.is_empty(), "{} cells must stay empty and did not", filled.len());
     assert!(run.lives < cells::WHOLE_RUN || empty.is_empty(), "{} cells stayed empty", empty.len());
 }
