@@ -30,7 +30,7 @@ const TROUBLES: [&str; 12] = [
 ];
 
 /// What must come of it now and then.
-const FIGURES: [&str; 8] = [
+const FIGURES: [&str; 11] = [
     "agreed after being set back",
     "agreed by telling again",
     "agreed by adopting",
@@ -39,6 +39,9 @@ const FIGURES: [&str; 8] = [
     "outcomes of stale plans",
     "times that an operator removed orphans",
     "leases lost",
+    "watches that started over",
+    "watches compared with a list at once",
+    "watches compared with a list in a quiet moment",
 ];
 
 /// Why a pair of wishes can't meet, where it can't.

@@ -227,6 +227,7 @@ impl Pair {
                 if !self.is_quiet().await {
                     continue;
                 }
+                self.check_live_watchers().await;
                 let left = until.saturating_duration_since(Instant::now()).min(LONGEST_REST);
                 self.world.tell("time", 99, || format!("nothing is to be done for {left:?}"));
                 tokio::time::advance(left).await;

@@ -22,6 +22,7 @@ use crate::process::Process;
 use crate::seam::Remote;
 use crate::secrets::Mint;
 use crate::tenant_store::ProcessStore;
+use crate::watchers::Watcher;
 use crate::world::{TWIN, World, lock};
 
 /// How long agents have to connect, and may be silent.
@@ -62,6 +63,8 @@ pub struct Tenant {
     pub skew: i64,
     /// Its way to the control plane.
     pub network: Arc<Network>,
+    /// Who follows its workspaces.
+    pub(crate) watcher: Arc<Watcher>,
     world: Arc<World>,
     oracle: Arc<Oracle>,
     mint: Mint,
@@ -99,6 +102,7 @@ impl Tenant {
             organization,
             skew,
             network,
+            watcher: Watcher::new(Arc::clone(&world), organization),
             world,
             oracle,
             mint: Mint::default(),
@@ -135,6 +139,7 @@ impl Tenant {
             process.kill();
         }
         self.set_back.store(true, Ordering::Relaxed);
+        self.watcher.is_set_back();
         *lock(&self.database) = Arc::new(MemoryStore::open(data, self.world.incarnation()));
     }
 
@@ -144,7 +149,10 @@ impl Tenant {
         let database = Arc::new(MemoryStore::open(self.database().data(), own));
         *lock(&self.database) = Arc::clone(&database);
         let name = format!("tenant-{}", short(self.organization));
-        *lock(&self.serving) = Some(self.run(&name, own, database, &self.oracle));
+        let serving = self.run(&name, own, Arc::clone(&database), &self.oracle);
+        let (watcher, store) = (Arc::clone(&self.watcher), Arc::clone(&serving.workspaces.store));
+        serving.process.spawn(async move { watcher.watch(store, database).await });
+        *lock(&self.serving) = Some(serving);
     }
 
     /// Starts a second process beside the first, over a copy of the database: a moved host that still runs. Nobody asks it

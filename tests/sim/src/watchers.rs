@@ -1,69 +1,237 @@
-//! What watchers must have seen once all is calm.
+//! Who follows a tenant's workspaces for the whole of its life, as clients do, and what watchers must have seen.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use molecule_domain::id::{IntentNumber, Revision, WorkspaceId};
-use molecule_workspace::record::WorkspaceRecord;
-use molecule_workspace::store::TenantStore;
+use molecule_domain::error::ErrorReason;
+use molecule_domain::id::{IntentNumber, OrganizationId, Revision, WorkspaceId};
+use molecule_workspace::record::{AgentRecord, WorkspaceRecord};
+use molecule_workspace::store::memory::MemoryStore;
+use molecule_workspace::store::{StoreError, TenantStore};
 
 use crate::known::Violation;
 use crate::oracle::short;
 use crate::pair::Pair;
+use crate::tenant::Tenant;
+use crate::world::{World, lock};
+
+/// How many changes are told at once: few, so that a watch often asks for more.
+const BATCH: u32 = 3;
+/// After how many changes a watcher compares what it has seen with a list, while other things happen.
+const COMPARES_EVERY: u32 = 12;
+/// How often others may go on before a watcher must have been told of the last change.
+const TURNS: u32 = 100;
+
+/// A client that watches a tenant for as long as it lives, whichever process serves it.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    world: Arc<World>,
+    organization: OrganizationId,
+    seen: Mutex<Seen>,
+}
+
+/// What a watcher has seen.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The revision that it was told last.
+    at: Revision,
+    workspaces: BTreeMap<WorkspaceId, WorkspaceRecord>,
+    /// How often it may still be told to start over: once when the database is put back, and once when the tenant finds that
+    /// out.
+    starts_over: u32,
+    /// How many changes it was told since it last compared.
+    uncompared: u32,
+}
+
+impl Watcher {
+    pub(crate) fn new(world: Arc<World>, organization: OrganizationId) -> Arc<Self> {
+        Arc::new(Self { world, organization, seen: Mutex::default() })
+    }
+
+    /// The database was set back: what was seen since need not hold.
+    pub(crate) fn is_set_back(&self) {
+        self.seen().starts_over += 2;
+    }
+
+    /// Watches through a process, from the last revision on, until the process dies.
+    pub(crate) async fn watch(&self, store: Arc<dyn TenantStore>, database: Arc<MemoryStore>) {
+        let mut commits = store.commits();
+        loop {
+            commits.borrow_and_update();
+            match self.catch_up(&*store).await {
+                Ok(()) => self.compare_now_and_then(&database).await,
+                Err(StoreError::Refused(error)) if error.reason == ErrorReason::RevisionTooOld => {
+                    self.start_over();
+                    continue;
+                }
+                Err(error) => self.violated("a watch goes on", error),
+            }
+            if commits.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn catch_up(&self, store: &dyn TenantStore) -> Result<(), StoreError> {
+        if self.seen().at == Revision(0) {
+            let (list, revision) = store.snapshot(self.organization).await?;
+            let mut seen = self.seen();
+            seen.workspaces = list.into_iter().map(|record| (record.workspace, record)).collect();
+            seen.at = revision;
+        }
+        loop {
+            let at = self.seen().at;
+            let changes = store.changes_after(self.organization, at, BATCH).await?;
+            if changes.is_empty() || !changes.into_iter().all(|change| self.is_told(change)) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes a change over; `false` where it is none that is new.
+    fn is_told(&self, change: WorkspaceRecord) -> bool {
+        let mut seen = self.seen();
+        if change.revision <= seen.at {
+            self.violated(
+                "watchers see each change once",
+                format_args!("{} after {}", change.revision, seen.at),
+            );
+            return false;
+        }
+        seen.at = change.revision;
+        seen.uncompared += 1;
+        if change.deleted_at.is_none() {
+            seen.workspaces.insert(change.workspace, change);
+        } else {
+            seen.workspaces.remove(&change.workspace);
+        }
+        true
+    }
+
+    fn start_over(&self) {
+        self.world.coverage().figure("watches that started over");
+        let mut seen = self.seen();
+        match seen.starts_over.checked_sub(1) {
+            Some(left) => seen.starts_over = left,
+            None => self.violated("a watch goes on where it was", format_args!("not from {}", seen.at)),
+        }
+        seen.at = Revision(0);
+    }
+
+    async fn compare_now_and_then(&self, database: &MemoryStore) {
+        if self.seen().uncompared < COMPARES_EVERY {
+            return;
+        }
+        // after a restore a watcher is told to start over once the tenant has found that out
+        let (meetings, _) = database.meetings(self.organization).await.unwrap_or_default();
+        if meetings.agreed_in == meetings.held.last().map(|own| own.id) {
+            self.compares(database, "watches compared with a list at once").await;
+        }
+    }
+
+    /// Whether it has been told all, and then compares it with a list.
+    async fn compares(&self, database: &MemoryStore, figure: &'static str) -> bool {
+        let (list, revision) = database.snapshot(self.organization).await.unwrap_or_default();
+        let mut seen = self.seen();
+        if seen.at != revision {
+            return false;
+        }
+        seen.uncompared = 0;
+        self.world.coverage().figure(figure);
+        if let Some(what) = difference(&list, &seen.workspaces) {
+            self.violated("watchers equal a list at any time", what);
+        }
+        true
+    }
+
+    /// Compares what it has seen with a list, once the tenant has agreed and nothing is to be done.
+    async fn check(&self, database: &MemoryStore) {
+        for _ in 0..TURNS {
+            if self.compares(database, "watches compared with a list in a quiet moment").await {
+                // whatever was put back before, the watch has been told
+                self.seen().starts_over = 0;
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        let at = self.seen().at;
+        self.violated("watchers are told of each change", format_args!("nothing after {at}"));
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        lock(&self.seen)
+    }
+
+    fn violated(&self, rule: &'static str, what: impl Display) {
+        let what = format!("tenant {}: {what}", short(self.organization));
+        self.world.violated(Violation::new(rule, what));
+    }
+}
+
+/// What a client sees of a workspace.
+fn visible(record: &WorkspaceRecord) -> WorkspaceRecord {
+    WorkspaceRecord {
+        agent: AgentRecord { health: record.agent.health, ..AgentRecord::default() },
+        // what changes it is not told
+        instance_revision: Revision(0),
+        answered: IntentNumber(0),
+        ..record.clone()
+    }
+}
+
+/// The first difference between a list and what was seen.
+fn difference(list: &[WorkspaceRecord], seen: &BTreeMap<WorkspaceId, WorkspaceRecord>) -> Option<String> {
+    if list.len() != seen.len() {
+        return Some(format!("{} are listed and {} were seen", list.len(), seen.len()));
+    }
+    let differs = |record: &&WorkspaceRecord| {
+        seen.get(&record.workspace).is_none_or(|other| other != *record && visible(other) != visible(record))
+    };
+    let listed = list.iter().find(differs)?;
+    Some(format!("listed {listed:?}, seen {:?}", seen.get(&listed.workspace)))
+}
 
 impl Pair {
-    /// Whoever follows from any revision, and whoever lists, see the same in the end.
-    pub(crate) async fn check_watchers(&self) {
+    /// In a quiet moment, whoever watches has seen what a list shows, for tenants that were restored as well.
+    pub(crate) async fn check_live_watchers(&self) {
         for tenant in &self.tenants {
-            let (database, organization) = (tenant.database(), tenant.organization);
-            let (list, _) = database.snapshot(organization).await.unwrap_or_default();
-            let mut seen: BTreeMap<WorkspaceId, WorkspaceRecord> = BTreeMap::new();
-            let mut at = Revision(0);
-            let limit = u32::try_from(self.world.rng().between(1, 50)).unwrap_or(1);
-            let from_first = database.changes_after(organization, at, limit).await;
-            if from_first.is_err() && tenant.was_set_back() {
-                // whoever follows across that is told to start over with a list
-                self.world.coverage().figure("watchers that have to start over");
-                continue;
-            }
-            while let Ok(changes) = database.changes_after(organization, at, limit).await {
-                if changes.is_empty() {
-                    break;
-                }
-                for change in changes {
-                    if change.revision <= at {
-                        let what = format!("tenant {}: {} after {at}", short(organization), change.revision);
-                        self.world.violated(Violation::new("watchers see each change once", what));
+            tenant.watcher.check(&tenant.database()).await;
+        }
+    }
+
+    /// Whoever watches, whoever follows from the first revision, and whoever lists, see the same in the end.
+    pub(crate) async fn check_watchers(&self) {
+        self.check_live_watchers().await;
+        for tenant in &self.tenants {
+            self.check_late_follower(tenant).await;
+        }
+    }
+
+    async fn check_late_follower(&self, tenant: &Tenant) {
+        let (database, organization) = (tenant.database(), tenant.organization);
+        let follower = Watcher::new(Arc::clone(&self.world), organization);
+        let (list, _) = database.snapshot(organization).await.unwrap_or_default();
+        let limit = u32::try_from(self.world.rng().between(1, 50)).unwrap_or(1);
+        loop {
+            let at = follower.seen().at;
+            match database.changes_after(organization, at, limit).await {
+                Ok(changes) if changes.is_empty() => break,
+                Ok(changes) => {
+                    if !changes.into_iter().all(|change| follower.is_told(change)) {
+                        return;
                     }
-                    at = change.revision;
-                    seen.insert(change.workspace, change);
                 }
+                Err(_) if tenant.was_set_back() => {
+                    // whoever follows across that is told to start over with a list
+                    self.world.coverage().figure("watchers that have to start over");
+                    return;
+                }
+                Err(error) => return follower.violated("a watch goes on", error),
             }
-            seen.retain(|_, record| record.deleted_at.is_none());
-            let visible = |record: &WorkspaceRecord| WorkspaceRecord {
-                agent: molecule_workspace::record::AgentRecord {
-                    health: record.agent.health,
-                    ..molecule_workspace::record::AgentRecord::default()
-                },
-                // what changes it is not told
-                instance_revision: Revision(0),
-                answered: IntentNumber(0),
-                ..record.clone()
-            };
-            let listed: BTreeMap<_, _> =
-                list.iter().map(|record| (record.workspace, visible(record))).collect();
-            let followed: BTreeMap<_, _> = seen.iter().map(|(id, record)| (*id, visible(record))).collect();
-            if listed != followed {
-                let differs = listed.iter().find(|(id, record)| followed.get(id) != Some(record));
-                let what = format!(
-                    "tenant {}: listed {} and followed {}; first that differs: {:?} / {:?}",
-                    short(organization),
-                    listed.len(),
-                    followed.len(),
-                    differs,
-                    differs.and_then(|(id, _)| followed.get(id))
-                );
-                self.world.violated(Violation::new("watchers equal a list", what));
-            }
+        }
+        if let Some(what) = difference(&list, &follower.seen().workspaces) {
+            follower.violated("watchers equal a list", what);
         }
     }
 }
