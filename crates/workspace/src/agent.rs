@@ -71,8 +71,11 @@ impl Workspace {
         update: impl FnOnce(&mut AgentRecord),
     ) -> Option<SideEffects> {
         let record = &mut self.record;
+        // what is known of the generation before says nothing of one that was heard of by its agent first
+        let ended = matches!(record.phase, Phase::Failed | Phase::Stopped);
         let over = generation != record.generation
-            || matches!(record.phase, Phase::Gone | Phase::Failed | Phase::Stopped);
+            || record.phase == Phase::Gone
+            || ended && record.instance_generation == generation;
         if over {
             return None;
         }

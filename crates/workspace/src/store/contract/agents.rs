@@ -112,6 +112,9 @@ async fn an_agent_that_is_heard_before_its_generation_stays(store: Subject) {
     let told = store.0.agent_reported(ORG, workspace, Generation(2), at(3), report).await.unwrap();
     assert!(told.is_some());
     assert_eq!(becomes(11, 1, Phase::Stopped).await, AgentHealth::Healthy, "another generation ended");
+    let report: Report<'_> = Box::new(|_| {});
+    let told = store.0.agent_reported(ORG, workspace, Generation(2), at(3), report).await.unwrap();
+    assert!(told.is_some(), "and says nothing of this one");
     assert_eq!(becomes(12, 2, Phase::Admitted).await, AgentHealth::Healthy);
     assert_eq!(becomes(13, 2, Phase::Launching).await, AgentHealth::Healthy);
     assert_eq!(becomes(14, 2, Phase::Up).await, AgentHealth::Healthy);
