@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use molecule_domain::id::{Generation, OrganizationId, WorkspaceId};
-use molecule_workspace::record::AgentRecord;
-use molecule_workspace::store::{Redeemed, Redemption};
+use molecule_domain::lifecycle::{AgentHealth, Phase};
+use molecule_workspace::record::{AgentRecord, WorkspaceRecord};
+use molecule_workspace::store::{Redeemed, Redemption, TenantStore};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -18,6 +19,8 @@ use crate::world::{World, lock};
 
 /// How often all agents are heard.
 const ROUND: Duration = Duration::from_secs(8 * 60);
+/// How soon an agent is heard that a tenant waits for.
+const HEARTBEAT: Duration = Duration::from_secs(60);
 /// How often an agent that is refused, or finds nobody, tries to connect.
 const TRIES: u32 = 60;
 /// How often it reports soon after it has connected.
@@ -91,6 +94,13 @@ impl Agents {
                 tokio::time::sleep_until(due).await;
                 due = Instant::now() + ROUND;
                 this.round().await;
+            }
+        });
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(HEARTBEAT).await;
+                this.those_that_are_missed().await;
             }
         });
     }
@@ -183,6 +193,10 @@ impl Agents {
 
     /// Every connected agent is heard now.
     pub async fn round(&self) {
+        self.round_of(|_| true).await;
+    }
+
+    async fn round_of(&self, wanted: impl Fn(WorkspaceId) -> bool) {
         let _busy = self.world.busy();
         let connected: Vec<u64> = lock(&self.inside).connected.iter().copied().collect();
         for id in connected {
@@ -190,7 +204,7 @@ impl Agents {
                 None => {
                     lock(&self.inside).connected.remove(&id);
                 }
-                Some(machine) if machine.is_running() => {
+                Some(machine) if machine.is_running() && wanted(machine.instance.workspace) => {
                     let workspace = machine.instance.workspace;
                     let silent = Self::is(&lock(&self.inside).silent, workspace);
                     if !silent {
@@ -199,6 +213,21 @@ impl Agents {
                     }
                 }
                 Some(_) => {}
+            }
+        }
+    }
+
+    /// Agents report twice a minute: where a tenant waits for one, its next report comes soon.
+    async fn those_that_are_missed(&self) {
+        for tenant in &self.tenants {
+            let (records, _) = tenant.database().snapshot(tenant.organization).await.unwrap_or_default();
+            let is_missed = |record: &&WorkspaceRecord| {
+                record.phase == Phase::Up && record.agent.health == AgentHealth::NotConnected
+            };
+            let missed: BTreeSet<_> =
+                records.iter().filter(is_missed).map(|record| record.workspace).collect();
+            if !missed.is_empty() {
+                self.round_of(|workspace| missed.contains(&workspace)).await;
             }
         }
     }

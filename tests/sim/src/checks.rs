@@ -353,12 +353,17 @@ impl Pair {
         // of before a restore launches nothing, and is taken for done: the next one has no credential either.
         let is_without = |machine: &&Machine| machine.bootstrap.is_none();
         let kinds: &[&str] = match seen.machines.iter().copied().find(is_without) {
-            Some(_) => &["vanish", "restored"],
+            Some(_) => &["vanish", "restored", "shows late", "late", "doubles"],
             None => &["vanish"],
         };
-        let lost_its_credential = reason == Reason::AgentNotConnected
-            && self.world.was_wrong(kinds, seen.id, Timestamp::default(), until);
-        lost_its_credential || self.world.was_wrong(explains(reason), seen.id, since, until)
+        let kinds = match reason {
+            Reason::AgentNotConnected => kinds,
+            // each of its launches has the token of one of before the restore
+            Reason::CrashLoop => &["restored"],
+            _ => &[],
+        };
+        let launched_nothing = self.world.was_wrong(kinds, seen.id, Timestamp::default(), until);
+        launched_nothing || self.world.was_wrong(explains(reason), seen.id, since, until)
     }
 
     async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>, known: Option<Known>) {

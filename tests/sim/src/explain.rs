@@ -45,7 +45,8 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
                 "slow boot",
             ]
         }
-        Reason::NoCapacity => &["full"],
+        // a restore may bring back a launch that had found no room long before
+        Reason::NoCapacity => &["full", "restored"],
         Reason::ProviderQuota => &["quota"],
         Reason::AgentSilent
         | Reason::AgentErrors

@@ -167,7 +167,7 @@ fn long(pair: &Pair) -> Duration {
 
 fn arm(pair: &Pair) {
     let mut rng = pair.world.rng();
-    let is_rare = rng.once_in(3);
+    let is_rare = rng.once_in(2);
     let rare: &[&str] = if rng.once_in(2) { &RAREST_STEPS } else { &RARE_STEPS };
     let all: Vec<_> = all_pairs().filter(|(_, step)| !is_rare || rare.contains(step)).collect();
     let (fault, step) = *rng.pick(&all);
