@@ -69,10 +69,10 @@ pub struct Change {
 
 /// Who asked, when, and in which start of the tenant.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
-    key: Option<&'a RequestKey>,
-    now: Timestamp,
-    own: IncarnationId,
+pub(crate) struct Asked<'a> {
+    pub(crate) key: Option<&'a RequestKey>,
+    pub(crate) now: Timestamp,
+    pub(crate) own: IncarnationId,
 }
 
 /// What a store writes beside the workspace, in the same transaction.
@@ -275,7 +275,7 @@ impl Workspace {
         }
     }
 
-    fn follow(
+    pub(crate) fn follow(
         &mut self,
         wish: Wish,
         change: Change,

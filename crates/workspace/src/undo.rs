@@ -6,7 +6,7 @@ use molecule_domain::lifecycle::{Desired, Readiness};
 use molecule_domain::spec::WorkspaceSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::aggregate::{Refusal, SideEffects, Workspace};
+use crate::aggregate::{Asked, Change, Refusal, SideEffects, Workspace};
 use crate::record::WorkspaceRecord;
 use crate::wish::{Entry, Wish};
 
@@ -17,7 +17,7 @@ pub struct Undo {
     pub spec: WorkspaceSpec,
     /// What made it ready.
     pub readiness: Readiness,
-    /// What was wanted.
+    /// What was wanted of the workspace before.
     pub desired: Desired,
     /// The generation.
     pub generation: Generation,
@@ -68,12 +68,12 @@ impl Workspace {
         effects.events.push(self.event("taken_back", message));
         self.revert(place, &entry);
         if !entry.undo.stops.is_empty() {
-            self.stop_stands(place, entry, now);
+            self.stop_stands(place, entry, now, effects);
         }
     }
 
     /// Keeps the stops that a refused wish was composed of: they are told now, or held by the wish that follows.
-    fn stop_stands(&mut self, place: usize, refused: Entry, now: Timestamp) {
+    fn stop_stands(&mut self, place: usize, refused: Entry, now: Timestamp, effects: &mut SideEffects) {
         if let Some(next) = self.outbox.get_mut(place) {
             next.undo.desired = Desired::Stopped;
             next.undo.stops.extend(refused.undo.stops);
@@ -81,22 +81,9 @@ impl Workspace {
         }
         let undo = Undo::of(&self.record, None);
         self.record.intent = self.record.intent.next();
-        self.record.desired = Desired::Stopped;
-        self.outbox.push(Entry {
-            number: self.record.intent,
-            wish: Wish::Stop(None),
-            generation: self.record.generation,
-            spec: self.record.spec.clone(),
-            sealed_token: Vec::new(),
-            group: None,
-            asked_at: now,
-            asked_in: refused.asked_in,
-            trace: refused.trace,
-            requests: Vec::new(),
-            undo,
-            retold: false,
-            begun: false,
-        });
+        let change = Change { trace: refused.trace, ..Change::default() };
+        let asked = Asked { key: None, now, own: refused.asked_in };
+        self.follow(Wish::Stop(None), change, undo, asked, effects);
     }
 
     /// Goes back to what was before an entry, but for what was asked for after it.

@@ -351,13 +351,12 @@ impl Pair {
             if reason == Reason::NameTaken { self.world.now() } else { failed_at + Duration::from_secs(60) };
         // What vanished with its credential can't connect, however much later it is started again. A launch under a token
         // of before a restore launches nothing, and is taken for done: the next one has no credential either.
-        let is_without = |machine: &&Machine| machine.bootstrap.is_none();
-        let kinds: &[&str] = match seen.machines.iter().copied().find(is_without) {
-            Some(_) => &["vanish", "restored", "shows late", "late", "doubles"],
-            None => &["vanish"],
-        };
-        let kinds = match reason {
-            Reason::AgentNotConnected => kinds,
+        let is_without = |machine: &Machine| machine.bootstrap.is_none();
+        let kinds: &[&str] = match reason {
+            Reason::AgentNotConnected if seen.machines.iter().copied().any(is_without) => {
+                &["vanish", "restored", "shows late", "late", "doubles"]
+            }
+            Reason::AgentNotConnected => &["vanish"],
             // each of its launches has the token of one of before the restore
             Reason::CrashLoop => &["restored"],
             _ => &[],

@@ -51,13 +51,13 @@ pub enum Told {
 
 /// What an outbox is made from.
 pub struct Parts {
-    /// Whose workspaces.
+    /// The organisation whose wishes these are.
     pub organization: OrganizationId,
     /// The start of the tenant that this is.
     pub own: IncarnationId,
     /// Where they are kept.
     pub store: Arc<dyn TenantStore>,
-    /// Who is told.
+    /// What the wishes are told to.
     pub provider: Arc<dyn Provider>,
     /// What is launched for a spec.
     pub rules: Arc<SpecRules>,
