@@ -74,7 +74,7 @@ enum TenantCommand {
         /// Also those deleted in the last 30 days.
         #[arg(long)]
         deleted: bool,
-        /// Only those that were found running after a restore, and wait for an update, a restart or a delete.
+        /// Only those that were found after a restore, running or stopped, and wait for an update, a restart or a delete.
         #[arg(long)]
         recovered: bool,
     },

@@ -190,6 +190,11 @@ fn message(record: &WorkspaceRecord) -> String {
              delete it"
                 .to_owned()
         }
+        WorkspaceState::Stopped if record.has_lost_config() => {
+            "recovered after a restore: it is stopped, and what it was configured with since the backup is lost. Update it \
+             with its config files and secrets, and start it; or restart it, if the backup has them; or delete it"
+                .to_owned()
+        }
         WorkspaceState::Running => "running".to_owned(),
         WorkspaceState::Degraded if agent_reason(record) == Some(Reason::AgentSilent) => {
             "its agent is silent".to_owned()
@@ -272,5 +277,39 @@ mod tests {
             ..wire::WorkspaceSpec::default()
         };
         assert_eq!(spec(wrong).unwrap_err().fields.len(), 4);
+    }
+
+    #[test]
+    fn a_recovered_workspace_says_the_ways_on_whether_it_runs_or_not() {
+        use molecule_domain::Timestamp;
+        use molecule_domain::id::{Generation, IncarnationId, OrganizationId, WorkspaceId};
+        use molecule_domain::lifecycle::{Desired, Phase, Readiness};
+        use molecule_workspace::aggregate::{NewWorkspace, SealedToken};
+
+        let new = NewWorkspace {
+            workspace: WorkspaceId::generate(),
+            organization: OrganizationId::SELF_HOSTED,
+            spec: molecule_domain::spec::WorkspaceSpec::default(),
+            readiness: Readiness::Agent,
+            private: Vec::new(),
+            token: SealedToken { sealed: Vec::new(), hash: Vec::new() },
+            trace: String::new(),
+        };
+        let at = Timestamp::from_micros(1);
+        let found = molecule_workspace::Workspace::create(&new, None, at, IncarnationId::generate(), None).0;
+        for (desired, phase) in [(Desired::Running, Phase::Up), (Desired::Stopped, Phase::Stopped)] {
+            let record = WorkspaceRecord {
+                desired,
+                phase,
+                instance_generation: Generation(1),
+                recovered: Some(Generation(1)),
+                ..found.record.clone()
+            };
+            let shown = workspace(&record);
+            assert_eq!(shown.reason(), wire::Reason::Recovered, "{phase}");
+            for way in ["Update it", "restart it", "delete it"] {
+                assert!(shown.message.contains(way), "{phase}: {}", shown.message);
+            }
+        }
     }
 }
