@@ -64,8 +64,8 @@ impl Phase {
             (Up, Launching | Booting | Up | Stopping | Stopped | Failed) => true,
             // to UP or LAUNCHING: asked to run again before it had stopped
             (Stopping, Launching | Up | Stopping | Stopped | Failed) => true,
-            // to STOPPING: a stale start made it run; the level corrects that
-            (Stopped, Launching | Stopping | Stopped | Failed) => true,
+            // to STOPPING: a stale start made it run, and the level corrects that; to UP or BOOTING, where it is to run again
+            (Stopped, Launching | Booting | Up | Stopping | Stopped | Failed) => true,
             // what is left of a failed one is stopped without leaving FAILED; a replacement takes it away
             (Failed, Failed | Stopping) => true,
             _ => false,
@@ -94,7 +94,7 @@ impl fmt::Display for Phase {
 }
 
 /// A phase that does not follow from the one before: a bug, refused before it is stored.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("{from} may not become {to}")]
 pub struct IllegalTransition {
     /// The phase that is.
@@ -295,7 +295,7 @@ mod tests {
             ("BOOTING", "x   x   x   x   x   x   x   x"),
             ("UP", "x   x   x   x   x   x   x   x"),
             ("STOPPING", "x   x   .   x   x   x   x   x"),
-            ("STOPPED", "x   x   .   .   x   x   x   x"),
+            ("STOPPED", "x   x   x   x   x   x   x   x"),
             ("FAILED", "x   .   .   .   x   .   x   x"),
             ("GONE", ".   .   .   .   .   .   .   ."),
         ];

@@ -12,6 +12,9 @@ pub enum StoreError {
     /// The lease has ended or went to another.
     #[error("the lease on workspace {0} is lost")]
     LeaseLost(WorkspaceId),
+    /// Another intent was stored since the step was planned: it is planned anew.
+    #[error("something else was asked for of workspace {0} since")]
+    Overtaken(WorkspaceId),
     /// The rules refuse it.
     #[error(transparent)]
     Refused(#[from] Error),

@@ -1,10 +1,13 @@
 //! Results become stored state. Pure: a store applies an [`Outcome`] inside its own transaction.
 
+use std::time::Duration;
+
 use molecule_domain::Timestamp;
-use molecule_domain::id::{AttemptNumber, LaunchSeq};
+use molecule_domain::id::{AttemptNumber, IntentNumber, LaunchSeq};
 pub use molecule_domain::lifecycle::IllegalTransition;
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_domain::limits::Amounts;
+use molecule_domain::store::StoreError;
 
 use crate::admission::counted;
 use crate::model::{Attempt, AttemptState, Endpoint, EventDetail, InstanceRecord, Lease};
@@ -13,7 +16,7 @@ use crate::model::{Attempt, AttemptState, Endpoint, EventDetail, InstanceRecord,
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The intent that the step was planned for. Where another came since, only facts are written.
-    pub planned_for: molecule_domain::id::IntentNumber,
+    pub planned_for: IntentNumber,
     /// The new phase; `None` stays.
     pub phase: Option<Phase>,
     /// Why.
@@ -64,7 +67,12 @@ pub struct Effects {
     pub event: Option<EventDetail>,
     /// Whether watchers see a difference.
     pub visible: bool,
+    /// The decision that was not written, because it does not follow from the phase: a bug. The facts are.
+    pub illegal: Option<IllegalTransition>,
 }
+
+/// How long a record rests after a decision that was illegal: the next one may be the same.
+const ILLEGAL_PAUSE: Duration = Duration::from_secs(30);
 
 /// Applies an outcome to the record as it is now, under a lease that is given back or kept.
 pub fn apply(
@@ -73,9 +81,13 @@ pub fn apply(
     lease: &Lease,
     release: bool,
     now: Timestamp,
-) -> Result<Effects, IllegalTransition> {
+) -> Effects {
     let before = record.clone();
-    let mut effects = Effects { event: outcome.event.clone(), ..Effects::default() };
+    let to = outcome.phase.filter(|phase| !before.phase.may_become(*phase));
+    let illegal = to.filter(|_| outcome.planned_for == before.intent);
+    let illegal = illegal.map(|to| IllegalTransition { from: before.phase, to });
+    let event = outcome.event.clone().filter(|_| illegal.is_none());
+    let mut effects = Effects { event, illegal, ..Effects::default() };
     if let Some(attempt) = &mut record.attempt {
         if let Some(state) = outcome.attempt {
             attempt.state = state;
@@ -102,7 +114,7 @@ pub fn apply(
         _ => {}
     }
 
-    if outcome.planned_for == before.intent {
+    if outcome.planned_for == before.intent && effects.illegal.is_none() {
         if let Some(message) = &outcome.message {
             record.reason = outcome.reason;
             record.message.clone_from(message);
@@ -119,9 +131,6 @@ pub fn apply(
             record.restarts = restarts;
         }
         if let Some(phase) = outcome.phase {
-            if !before.phase.may_become(phase) {
-                return Err(IllegalTransition { from: before.phase, to: phase });
-            }
             if phase != before.phase {
                 record.phase = phase;
                 record.phase_since = now;
@@ -134,6 +143,8 @@ pub fn apply(
     } else if outcome.planned_for != before.intent || before.due_at.is_some_and(|due| due < lease.until) {
         // Another intent, or a wake-up, came in between: what was learnt is kept, and it is planned anew.
         Some(now)
+    } else if effects.illegal.is_some() {
+        Some(now + ILLEGAL_PAUSE)
     } else {
         outcome.due_at
     };
@@ -149,7 +160,7 @@ pub fn apply(
         || record.desired != before.desired
         || record.generation != before.generation
         || record.endpoint != before.endpoint;
-    Ok(effects)
+    effects
 }
 
 /// What [`begin_launch`] did.
@@ -162,16 +173,21 @@ pub struct LaunchBegun {
 }
 
 /// Notes in the record that a launch call is about to be made: a retry of the live attempt, or the first
-/// call of a new one, which takes `next_seq` and `placement`: a retry keeps both, so that it asks for the same.
+/// call of a new one, which takes `next_seq` and `placement`: a retry keeps both, so that it asks for the same. A launch
+/// that was planned for another intent than the last is not begun: the record may hold another generation's spec and token.
 pub fn begin_launch(
     record: &mut InstanceRecord,
+    planned_for: IntentNumber,
     next_seq: LaunchSeq,
     placement: &str,
     now: Timestamp,
     call_until: Timestamp,
-) -> Result<LaunchBegun, IllegalTransition> {
+) -> Result<LaunchBegun, StoreError> {
+    if planned_for != record.intent {
+        return Err(StoreError::Overtaken(record.workspace));
+    }
     if !record.phase.may_become(Phase::Launching) {
-        return Err(IllegalTransition { from: record.phase, to: Phase::Launching });
+        return Err(IllegalTransition { from: record.phase, to: Phase::Launching }.into());
     }
     let new_attempt = record.live_attempt().is_none();
     if new_attempt {

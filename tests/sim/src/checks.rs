@@ -56,16 +56,7 @@ impl Seen<'_> {
         if self.machines.iter().any(|one| self.machines.iter().any(|other| same(one, other))) {
             return Some(Known::B4);
         }
-        let record = self.engine.as_ref()?;
-        if record.phase == Phase::Failed && record.is_being_replaced() {
-            return Some(Known::B2);
-        }
-        let up = self.machines.iter().any(|machine| machine.is_running());
-        if record.phase == Phase::Stopped && record.desired == Desired::Running && !self.machines.is_empty() {
-            return Some(Known::X);
-        }
-        let unsealed = record.message.contains("bootstrap token can't be unsealed");
-        (record.phase == Phase::Failed && !up && unsealed).then_some(Known::B1)
+        None
     }
 }
 

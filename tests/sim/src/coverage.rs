@@ -63,8 +63,6 @@ pub struct Coverage {
     pub pairs: BTreeMap<(WishKind, WishKind, Told), u64>,
     /// How often an instance went from one phase to another.
     pub transitions: BTreeMap<(Phase, Phase), u64>,
-    /// How often the engine wanted to store what the table forbids.
-    pub illegal: BTreeMap<(Phase, Phase), u64>,
     /// How often an instance FAILED for a reason.
     pub failed: BTreeMap<Reason0, u64>,
     /// How often a database was restored.
@@ -130,7 +128,6 @@ impl Coverage {
         add(&mut self.troubles, &other.troubles);
         add(&mut self.pairs, &other.pairs);
         add(&mut self.transitions, &other.transitions);
-        add(&mut self.illegal, &other.illegal);
         add(&mut self.failed, &other.failed);
         add(&mut self.restored, &other.restored);
         add(&mut self.known, &other.known);

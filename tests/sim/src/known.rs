@@ -13,25 +13,19 @@ pub struct Violation {
     pub known: Option<Known>,
 }
 
-/// Findings that are not mended yet: B and X of the engine's review. Nothing but those
+/// Findings that are not mended yet: B of the engine's review. Nothing but those
 /// stands here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Known {
-    /// A change between claim and `begin_launch`: the new intent's token does not open for the old generation.
-    B1,
-    /// FAILED while being replaced never ends: FAILED may not become STOPPED.
-    B2,
     /// Two machines of one workspace and generation: one of them is invisible.
     B4,
     /// Segments overlap where a clock goes back.
     B9,
-    /// STOPPED, Running is wanted, and the provider shows it up: STOPPED may not become UP or BOOTING.
-    X,
 }
 
 impl Known {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::B1, Self::B2, Self::B4, Self::B9, Self::X];
+    pub const ALL: [Self; 2] = [Self::B4, Self::B9];
 }
 
 impl Violation {

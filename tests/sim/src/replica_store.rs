@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
-use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{IntentNumber, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_provisioner::admission::{Account, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment};
 use molecule_provisioner::outcome::Outcome;
@@ -146,11 +146,12 @@ impl Store for ReplicaStore {
     async fn begin_launch(
         &self,
         lease: &Lease,
+        planned_for: IntentNumber,
         placement: &str,
         now: Timestamp,
         call_until: Timestamp,
     ) -> Result<InstanceRecord, StoreError> {
-        let result = self.database.begin_launch(lease, placement, now, call_until).await;
+        let result = self.database.begin_launch(lease, planned_for, placement, now, call_until).await;
         self.written(lease, now, result).await
     }
 
@@ -244,8 +245,8 @@ impl ReplicaStore {
                 self.control.committed(&self.database, record).await;
             }
             Err(StoreError::Illegal(illegal)) => {
-                let mut coverage = self.process.world().coverage();
-                *coverage.illegal.entry((illegal.from, illegal.to)).or_default() += 1;
+                let what = format!("{}: {illegal}", lease.workspace);
+                self.process.world().violated(Violation::new("every decision is legal", what));
             }
             Err(StoreError::LeaseLost(_)) => self.process.world().coverage().figure("leases lost"),
             Err(_) => {}

@@ -92,7 +92,6 @@ impl Run {
         println!("troubles: {:?}", coverage.troubles);
         println!("FAILED for: {:?}", coverage.failed);
         println!("known violations: {:?}", coverage.known);
-        println!("illegal transitions that the engine asked for: {:?}", coverage.illegal);
         println!("restored databases: {:?}", coverage.restored);
         print_table("fault and step", coverage.faults.iter().map(|((f, s), n)| ((s, format!("{f:?}")), n)));
         let pairs = coverage.pairs.iter();

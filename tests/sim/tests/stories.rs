@@ -15,6 +15,7 @@ use molecule_sim::client::{Ask, Heard, Request};
 use molecule_sim::faults::{Armed, Fault};
 use molecule_sim::life::in_a_world;
 use molecule_sim::pair::{Pair, Shape};
+use molecule_sim::weather::Weather;
 use molecule_sim::world::World;
 use molecule_workspace::record::WorkspaceRecord;
 use molecule_workspace::store::TenantStore;
@@ -35,7 +36,12 @@ const W: WorkspaceId = Pair::workspace(1);
 impl Story {
     /// Begins at the very start of all processes.
     async fn begin_at_once(shape: Shape) -> Self {
-        let world = Arc::new(World::new(1, true, true));
+        Self::begin_under(1, shape).await
+    }
+
+    /// Begins under a seed, which says how long what is delayed takes.
+    async fn begin_under(seed: u64, shape: Shape) -> Self {
+        let world = Arc::new(World::new(seed, true, true));
         Self { pair: Pair::start(world, &shape).await, requests: 0 }
     }
 
@@ -407,5 +413,64 @@ fn a_deletion_that_is_asked_for_again_of_a_locked_database_is_not_denied() {
         let heard = story.pair.client(0).ask(request).await;
         assert!(matches!(heard, Heard::Silence), "{heard:?}");
         story.ends_well().await;
+    });
+}
+
+/// B1. Before: the launch took the new generation's token for the old one's, which did not open it: FAILED, with advice
+/// about a key.
+#[test]
+fn b1_a_restart_that_comes_before_a_launch_begins() {
+    // in some of these worlds the lease outlasts the delay
+    (1..=8).for_each(|seed| in_a_world(restarts_before_a_launch_begins(seed)));
+}
+
+async fn restarts_before_a_launch_begins(seed: u64) {
+    let mut story = Story::begin_under(seed, Shape::small()).await;
+    tokio::time::sleep(seconds(5)).await;
+    story.arm("store.begin_launch", Fault::Delay);
+    story.accepted(Ask::Create).await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(story.engine(W).await.unwrap().phase, Phase::Admitted, "{}", story.words());
+    story.accepted(Ask::Restart).await;
+    let story = story.ends_well().await;
+    let tenant = story.tenant(W).await.unwrap();
+    assert_eq!((tenant.state(), tenant.generation), (WorkspaceState::Running, Generation(2)));
+    assert!(!story.words().contains("FAILED"), "{}", story.words());
+}
+
+/// B2. Before: FAILED for good, counted and billed, with a lease that ran out again and again.
+#[test]
+fn b2_what_has_failed_while_it_was_being_replaced_ends() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape::small()).await;
+        story.pair.cloud.set_weather(Weather::Away, None, seconds(3600));
+        story.accepted(Ask::Create).await;
+        tokio::time::sleep(seconds(10)).await;
+        story.accepted(Ask::Restart).await;
+        tokio::time::sleep(seconds(7200)).await;
+        let engine = story.engine(W).await.unwrap();
+        assert_eq!(engine.phase, Phase::Failed, "{}", story.words());
+        assert!(!engine.is_being_replaced() && !engine.running_counted, "{engine:?}");
+        story.accepted(Ask::Restart).await;
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running);
+    });
+}
+
+/// X. Before: STOPPED might not become UP, so it ran on unbilled, and nothing that was decided about it was stored.
+#[test]
+fn x_a_start_that_is_asked_for_twice_comes_up() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        story.accepted(Ask::Stop).await;
+        tokio::time::sleep(seconds(300)).await;
+        assert_eq!(story.engine(W).await.unwrap().phase, Phase::Stopped, "{}", story.words());
+        story.arm("commit.starting", Fault::Delay);
+        story.accepted(Ask::Start).await;
+        tokio::time::sleep(seconds(1)).await;
+        story.accepted(Ask::Start).await;
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running);
+        assert!(story.engine(W).await.unwrap().up_since.is_some(), "and is billed");
     });
 }

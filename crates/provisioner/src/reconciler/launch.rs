@@ -48,8 +48,10 @@ impl Executor {
         };
         let now = self.clock.now();
         let call_until = now + self.policy.launch_call;
-        let begin = || self.store.begin_launch(lease, &placement, now, call_until);
+        let begin = || self.store.begin_launch(lease, record.intent, &placement, now, call_until);
         let record = match self.steps.run("store.begin_launch", begin).await {
+            // it is planned anew at once
+            Ok(Err(StoreError::Overtaken(_))) => return self.look_again(lease, record, Ok(())).await,
             Ok(begun) => begun?,
             Err(_) => return Ok(()), // nothing was called; the next holder of the lease goes on
         };

@@ -238,10 +238,17 @@ impl Planner<'_> {
         };
         if self.record.is_being_replaced() {
             let run = self.record.desired == Desired::Running;
+            // given up since it was to be replaced: it stays FAILED, for the reason that it has
+            let failed = !run && self.record.phase == Phase::Failed;
+            let message = if run { "admitted" } else { "stopped" };
             let outcome = Outcome {
                 adopt_wanted: true,
-                phase: Some(if run { Phase::Admitted } else { Phase::Stopped }),
-                message: Some(if run { "admitted" } else { "stopped" }.to_owned()),
+                phase: Some(match (run, failed) {
+                    (true, _) => Phase::Admitted,
+                    (_, true) => Phase::Failed,
+                    _ => Phase::Stopped,
+                }),
+                message: (!failed).then(|| message.to_owned()),
                 due_at: run.then_some(self.now),
                 event: Some(self.event("replaced", None, "the old generation is gone")),
                 ..down

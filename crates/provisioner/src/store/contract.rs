@@ -37,7 +37,8 @@ where
     a_lost_lease_writes_nothing(fresh(&make).await).await;
     a_stale_plan_writes_only_facts(fresh(&make).await).await;
     a_wake_during_a_lease_is_not_lost(fresh(&make).await).await;
-    an_illegal_transition_writes_nothing(fresh(&make).await).await;
+    a_launch_that_was_overtaken_is_not_begun(fresh(&make).await).await;
+    of_an_illegal_decision_the_facts_are_written(fresh(&make).await).await;
     launch_numbers_rise_and_attempts_are_reused(fresh(&make).await).await;
     segments_open_and_close_with_facts(fresh(&make).await).await;
     revisions_rise_with_what_is_visible(fresh(&make).await).await;
@@ -142,7 +143,7 @@ fn reason(result: Result<InstanceRecord, StoreError>) -> ErrorReason {
 async fn up(store: &dyn Store) -> InstanceRecord {
     let record = created(store).await;
     let claimed = claim_one(store, at(1)).await;
-    store.begin_launch(&claimed.lease, "", at(1), at(31)).await.expect("begins");
+    store.begin_launch(&claimed.lease, record.intent, "", at(1), at(31)).await.expect("begins");
     let outcome = Outcome {
         phase: Some(Phase::Up),
         attempt: Some(AttemptState::Confirmed),
@@ -278,7 +279,7 @@ async fn a_lost_lease_writes_nothing(store: Arc<dyn Store>) {
     for lease in [slept.lease, crate::model::Lease { epoch: next.lease.epoch, ..slept.lease }] {
         let result = store.commit(&lease, at(101), &write, true).await;
         assert!(matches!(result, Err(StoreError::LeaseLost(_))), "{result:?}");
-        let result = store.begin_launch(&lease, "", at(101), at(110)).await;
+        let result = store.begin_launch(&lease, record.intent, "", at(101), at(110)).await;
         assert!(matches!(result, Err(StoreError::LeaseLost(_))), "{result:?}");
     }
     let late = store.commit(&next.lease, at(160), &write, true).await;
@@ -289,7 +290,7 @@ async fn a_lost_lease_writes_nothing(store: Arc<dyn Store>) {
 async fn a_stale_plan_writes_only_facts(store: Arc<dyn Store>) {
     let record = created(&*store).await;
     let claimed = claim_one(&*store, at(1)).await;
-    store.begin_launch(&claimed.lease, "", at(1), at(31)).await.unwrap();
+    store.begin_launch(&claimed.lease, record.intent, "", at(1), at(31)).await.unwrap();
     store.change(&ask(&record, Change::Delete), at(2)).await.unwrap();
     let planned_before = Outcome {
         phase: Some(Phase::Up),
@@ -308,6 +309,16 @@ async fn a_stale_plan_writes_only_facts(store: Arc<dyn Store>) {
     assert_eq!(after.due_at, Some(at(3)), "it is planned again at once");
 }
 
+async fn a_launch_that_was_overtaken_is_not_begun(store: Arc<dyn Store>) {
+    let record = created(&*store).await;
+    let claimed = claim_one(&*store, at(1)).await;
+    store.change(&ask(&record, Change::Delete), at(2)).await.unwrap();
+    let result = store.begin_launch(&claimed.lease, record.intent, "", at(3), at(31)).await;
+    assert!(matches!(result, Err(StoreError::Overtaken(_))), "{result:?}");
+    let now = store.get(ORG, record.workspace).await.unwrap().unwrap();
+    assert_eq!((now.phase, now.attempt), (claimed.record.phase, None), "nothing was begun");
+}
+
 async fn a_wake_during_a_lease_is_not_lost(store: Arc<dyn Store>) {
     let record = created(&*store).await;
     let claimed = claim_one(&*store, at(1)).await;
@@ -320,21 +331,28 @@ async fn a_wake_during_a_lease_is_not_lost(store: Arc<dyn Store>) {
     assert_eq!(after.due_at, None);
 }
 
-async fn an_illegal_transition_writes_nothing(store: Arc<dyn Store>) {
+async fn of_an_illegal_decision_the_facts_are_written(store: Arc<dyn Store>) {
     let record = created(&*store).await;
     let claimed = claim_one(&*store, at(1)).await;
     let illegal = Outcome { phase: Some(Phase::Up), fact: Some(Fact::Up(at(1))), ..outcome(&record) };
     let result = store.commit(&claimed.lease, at(1), &illegal, true).await;
     assert!(matches!(result, Err(StoreError::Illegal(_))), "{result:?}");
-    assert_eq!(store.get(ORG, record.workspace).await.unwrap(), Some(claimed.record));
-    assert!(store.segments(record.workspace).await.unwrap().is_empty());
+    let after = store.get(ORG, record.workspace).await.unwrap().unwrap();
+    assert_eq!((after.phase, after.message), (Phase::Admitted, claimed.record.message));
+    assert_eq!(after.up_since, Some(at(1)));
+    assert_eq!(store.segments(record.workspace).await.unwrap().len(), 1, "it is up, whatever was decided");
+    // the lease is given back, and the same decision is not made again at once
+    assert!(claim(&*store, at(2)).await.is_empty());
+    assert_eq!(claim(&*store, at(60)).await.len(), 1);
 }
 
 async fn launch_numbers_rise_and_attempts_are_reused(store: Arc<dyn Store>) {
     let first = created(&*store).await;
     let claimed = claim_one(&*store, at(1)).await;
-    let begun = store.begin_launch(&claimed.lease, "here", at(1), at(11)).await.unwrap();
-    let again = store.begin_launch(&claimed.lease, "there", at(2), at(12)).await.unwrap();
+    let begun =
+        store.begin_launch(&claimed.lease, claimed.record.intent, "here", at(1), at(11)).await.unwrap();
+    let again =
+        store.begin_launch(&claimed.lease, claimed.record.intent, "there", at(2), at(12)).await.unwrap();
     let (begun, again) = (begun.attempt.unwrap(), again.attempt.unwrap());
     assert_eq!((&begun.token, begun.seq), (&again.token, again.seq), "a retry is the same attempt");
     assert_eq!(
@@ -349,7 +367,12 @@ async fn launch_numbers_rise_and_attempts_are_reused(store: Arc<dyn Store>) {
     let kept = Outcome { due_at: Some(at(2)), ..resolved };
     commit(&*store, &claimed, at(2), kept).await;
     let claimed = claim_one(&*store, at(3)).await;
-    let other = store.begin_launch(&claimed.lease, "there", at(3), at(13)).await.unwrap().attempt.unwrap();
+    let other = store
+        .begin_launch(&claimed.lease, claimed.record.intent, "there", at(3), at(13))
+        .await
+        .unwrap()
+        .attempt
+        .unwrap();
     assert_eq!(other.placement, "there");
     assert_ne!(other.token, begun.token);
     assert!(other.seq > begun.seq);

@@ -10,7 +10,7 @@ use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
 use crate::outcome::{self, Outcome};
 use crate::wakes::Wakes;
 use async_trait::async_trait;
-use molecule_domain::id::{LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::lifecycle::Phase;
 use molecule_domain::{Error, Timestamp};
 
@@ -234,13 +234,21 @@ impl Store for MemoryStore {
     async fn begin_launch(
         &self,
         lease: &Lease,
+        planned_for: IntentNumber,
         placement: &str,
         now: Timestamp,
         call_until: Timestamp,
     ) -> Result<InstanceRecord, StoreError> {
         let mut state = self.lock();
         let mut record = state.held(lease, now)?;
-        let began = outcome::begin_launch(&mut record, state.max_seq.next(), placement, now, call_until)?;
+        let began = outcome::begin_launch(
+            &mut record,
+            planned_for,
+            state.max_seq.next(),
+            placement,
+            now,
+            call_until,
+        )?;
         if began.new_attempt {
             state.max_seq = state.max_seq.next();
         }
@@ -262,7 +270,7 @@ impl Store for MemoryStore {
     ) -> Result<InstanceRecord, StoreError> {
         let mut state = self.lock();
         let mut record = state.held(lease, now)?;
-        let effects = outcome::apply(&mut record, outcome, lease, release, now)?;
+        let effects = outcome::apply(&mut record, outcome, lease, release, now);
         let segments = state.segments.entry(record.workspace).or_default();
         if let (Some(until), Some(open)) = (effects.close_segment, segments.last_mut()) {
             open.until = Some(until);
@@ -284,7 +292,7 @@ impl Store for MemoryStore {
         }
         drop(state);
         self.wakes.committed(record.organization);
-        Ok(record)
+        effects.illegal.map_or(Ok(record), |illegal| Err(illegal.into()))
     }
 
     async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError> {

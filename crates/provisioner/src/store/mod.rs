@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
-use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{
+    Generation, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId,
+};
 use molecule_domain::lifecycle::{Desired, Phase};
 pub use molecule_domain::store::StoreError;
 
@@ -70,17 +72,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// Notes that a launch call is about to be made that may take effect until `call_until`: with a new
     /// attempt at `placement` where none is live, else as a retry of the live one, where that was placed. The phase
-    /// becomes LAUNCHING.
+    /// becomes LAUNCHING. A launch that was planned for another intent than the last is [`StoreError::Overtaken`].
     async fn begin_launch(
         &self,
         lease: &Lease,
+        planned_for: IntentNumber,
         placement: &str,
         now: Timestamp,
         call_until: Timestamp,
     ) -> Result<InstanceRecord, StoreError>;
 
     /// Writes an outcome and, with `release`, gives the lease back. Record, segment, limits and event change
-    /// together or not at all.
+    /// together or not at all. Of a decision that does not follow from the phase only the facts are written, and the
+    /// answer is [`StoreError::Illegal`].
     async fn commit(
         &self,
         lease: &Lease,

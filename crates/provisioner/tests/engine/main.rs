@@ -1,5 +1,6 @@
 //! The executor in a world of its own: every step is failed and repeated, and random lives are led.
 
+mod decisions;
 mod properties;
 mod sweep;
 mod world;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{IntentNumber, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::limits::Amounts;
 use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment};
@@ -158,6 +158,7 @@ impl Store for EngineStore {
     async fn begin_launch(
         &self,
         lease: &Lease,
+        planned_for: IntentNumber,
         placement: &str,
         now: Timestamp,
         call_until: Timestamp,
@@ -169,7 +170,7 @@ impl Store for EngineStore {
                 Some(live) => live.seq,
                 None => queries::next_launch(&mut tx).await?,
             };
-            let begun = outcome::begin_launch(&mut record, next, placement, now, call_until)?;
+            let begun = outcome::begin_launch(&mut record, planned_for, next, placement, now, call_until)?;
             let beside = Beside { visible: begun.visible, ..Beside::default() };
             write::update(&mut tx, &mut record, &beside, now).await?;
             self.0.commit(tx, record.organization).await?;
@@ -189,7 +190,7 @@ impl Store for EngineStore {
             let mut tx = self.0.begin().await?;
             let mut record = held(&mut tx, lease, now).await?;
             let segment_generation = record.generation.0;
-            let effects = outcome::apply(&mut record, outcome, lease, release, now)?;
+            let effects = outcome::apply(&mut record, outcome, lease, release, now);
             let beside = Beside {
                 asked: Amounts::default().minus(effects.released),
                 visible: effects.visible,
@@ -202,7 +203,7 @@ impl Store for EngineStore {
             };
             write::update(&mut tx, &mut record, &beside, now).await?;
             self.0.commit(tx, record.organization).await?;
-            Ok(record)
+            effects.illegal.map_or(Ok(record), |illegal| Err(illegal.into()))
         };
         self.0.transactions.run("commit", once).await
     }

@@ -6,7 +6,9 @@ mod rows;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{
+    Generation, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId,
+};
 use molecule_domain::limits::Amounts;
 use molecule_domain::{Error, Timestamp};
 use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionRequest};
@@ -191,6 +193,7 @@ impl Store for EngineStore {
     async fn begin_launch(
         &self,
         lease: &Lease,
+        planned_for: IntentNumber,
         placement: &str,
         now: Timestamp,
         call_until: Timestamp,
@@ -198,7 +201,7 @@ impl Store for EngineStore {
         let mut tx = self.0.begin().await?;
         let mut record = held(&mut tx, lease, now).await?;
         let next = max_seq(&mut tx).await?.next();
-        let began = outcome::begin_launch(&mut record, next, placement, now, call_until)?;
+        let began = outcome::begin_launch(&mut record, planned_for, next, placement, now, call_until)?;
         if began.new_attempt {
             let next = next.to_string();
             sqlx::query!(
@@ -228,7 +231,7 @@ impl Store for EngineStore {
         let mut tx = self.0.begin().await?;
         let mut record = held(&mut tx, lease, now).await?;
         let generation = record.generation;
-        let effects = outcome::apply(&mut record, outcome, lease, release, now)?;
+        let effects = outcome::apply(&mut record, outcome, lease, release, now);
         let workspace = record.workspace.to_string();
         if let Some(until) = effects.close_segment.map(Timestamp::micros) {
             sqlx::query!(
@@ -269,7 +272,7 @@ impl Store for EngineStore {
             .map_err(unavailable)?;
         }
         self.0.commit_engine(tx, record.organization).await?;
-        Ok(record)
+        effects.illegal.map_or(Ok(record), |illegal| Err(illegal.into()))
     }
 
     async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError> {

@@ -1,0 +1,160 @@
+//! What the plan decides about a record is allowed by the table of transitions, whatever is stored and whatever is seen.
+
+use std::time::Duration;
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, LeaseOwner, WorkspaceId};
+use molecule_domain::lifecycle::{Desired, Phase};
+use molecule_provisioner::model::{Attempt, AttemptState, InstanceRecord, Lease};
+use molecule_provisioner::observation::{InstanceState, Observation, OwnedInstance, Snapshot};
+use molecule_provisioner::outcome;
+use molecule_provisioner::policy::Policy;
+use molecule_provisioner::reconciler::plan::{Action, plan};
+use molecule_provisioner::store::Store;
+use molecule_provisioner::store::contract::provision;
+use molecule_provisioner::store::memory::MemoryStore;
+
+/// The moment of the plan. Every deadline of the policy is shorter.
+const NOW: Timestamp = Timestamp::from_micros(100_000_000_000);
+
+async fn admitted() -> InstanceRecord {
+    let store = MemoryStore::default();
+    store.provision(&provision(WorkspaceId::generate()), Timestamp::from_micros(0)).await.unwrap()
+}
+
+fn attempt(record: &InstanceRecord, state: AttemptState, at: Timestamp) -> Attempt {
+    let number = AttemptNumber(1);
+    Attempt {
+        number,
+        seq: LaunchSeq(1),
+        token: Attempt::token_of(record.workspace, record.generation, number),
+        placement: String::new(),
+        state,
+        call_until: at,
+        unsure_until: at,
+        created_at: at,
+    }
+}
+
+/// Every record that there can be: what has FAILED is wanted stopped or deleted, and what is ADMITTED was not launched.
+fn records(admitted: &InstanceRecord) -> Vec<InstanceRecord> {
+    let mut all = Vec::new();
+    let states =
+        [None, Some(AttemptState::Intended), Some(AttemptState::Confirmed), Some(AttemptState::Resolved)];
+    for phase in Phase::ALL.into_iter().filter(|phase| *phase != Phase::Gone) {
+        for desired in [Desired::Running, Desired::Stopped, Desired::Deleted] {
+            if phase == Phase::Failed && desired == Desired::Running {
+                continue;
+            }
+            for wanted in [Generation(1), Generation(2)] {
+                for state in states.into_iter().filter(|state| phase != Phase::Admitted || state.is_none()) {
+                    for age in [Duration::from_secs(1), Duration::from_secs(90_000)] {
+                        let since = NOW - age;
+                        let up_since = (phase == Phase::Up).then_some(since);
+                        all.push(InstanceRecord {
+                            phase,
+                            desired,
+                            wanted_generation: wanted,
+                            attempt: state.map(|state| attempt(admitted, state, since)),
+                            phase_since: since,
+                            up_since,
+                            restarts: if age.as_secs() > 1 { 100 } else { 0 },
+                            ..admitted.clone()
+                        });
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn sights(record: &InstanceRecord) -> Vec<Observation> {
+    use InstanceState::{Created, Exited, Running, Starting, Stopping, Unattached};
+    let mut all = vec![
+        Observation::Unknown("silence".to_owned()),
+        Snapshot::new(NOW, Ok(Vec::new())).observe(&record.instance()),
+    ];
+    for seq in [LaunchSeq(1), LaunchSeq(2)] {
+        for state in [Created, Starting, Unattached, Running, Stopping, Exited(Some(0))] {
+            let found = OwnedInstance {
+                instance: record.instance(),
+                seq,
+                state,
+                endpoint: None,
+                created_at: record.phase_since,
+            };
+            all.push(Snapshot::new(NOW, Ok(vec![found])).observe(&record.instance()));
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn no_decision_is_illegal() {
+    let (admitted, policy) = (admitted().await, Policy::default());
+    let lease = Lease {
+        workspace: admitted.workspace,
+        owner: LeaseOwner::generate(),
+        epoch: 1,
+        until: NOW + policy.lease,
+    };
+    let (mut decided, mut illegal) = (0, std::collections::BTreeSet::new());
+    for record in records(&admitted) {
+        for seen in sights(&record) {
+            let lag = Duration::from_secs(1);
+            let action = plan(&record, &seen, &policy, lag, NOW);
+            let to = match &action {
+                Action::Launch | Action::Start(_) if !record.phase.may_become(Phase::Launching) => {
+                    Some(Phase::Launching)
+                }
+                Action::Settle(outcome) => {
+                    decided += 1;
+                    let effects = outcome::apply(&mut record.clone(), outcome, &lease, true, NOW);
+                    effects.illegal.map(|illegal| illegal.to)
+                }
+                _ => None,
+            };
+            if let Some(to) = to {
+                let replaced = record.is_being_replaced();
+                let (desired, attempt) = (record.desired, record.attempt.as_ref().map(|one| one.state));
+                illegal.insert(format!(
+                    "{} to {to}: {desired:?}, being replaced {replaced}, {attempt:?}, {seen:?}",
+                    record.phase
+                ));
+            }
+        }
+    }
+    assert!(illegal.is_empty(), "{illegal:#?}");
+    assert!(decided > 1000, "{decided} decisions were looked at");
+}
+
+/// It was given up after it was to be replaced: the old generation goes, and nothing of it is counted any more.
+#[tokio::test]
+async fn what_has_failed_while_it_is_replaced_ends() {
+    let (admitted, policy) = (admitted().await, Policy::default());
+    let before = InstanceRecord {
+        phase: Phase::Failed,
+        desired: Desired::Stopped,
+        wanted_generation: Generation(2),
+        attempt: Some(attempt(&admitted, AttemptState::Confirmed, NOW - Duration::from_secs(90_000))),
+        phase_since: NOW - Duration::from_secs(60),
+        up_since: Some(NOW - Duration::from_secs(600)),
+        reason: Some(molecule_domain::lifecycle::Reason::BackendUnreachable),
+        message: "the provider did not answer in time".to_owned(),
+        ..admitted
+    };
+    let absent = Snapshot::new(NOW, Ok(Vec::new())).observe(&before.instance());
+    let Action::Settle(outcome) = plan(&before, &absent, &policy, Duration::ZERO, NOW) else { panic!() };
+    let lease = Lease {
+        workspace: before.workspace,
+        owner: LeaseOwner::generate(),
+        epoch: 1,
+        until: NOW + policy.lease,
+    };
+    let mut after = before.clone();
+    let effects = outcome::apply(&mut after, &outcome, &lease, true, NOW);
+    assert_eq!((after.phase, after.generation), (Phase::Failed, Generation(2)));
+    assert_eq!((after.reason, &after.message), (before.reason, &before.message), "why it failed stays");
+    assert_eq!((effects.close_segment, after.running_counted), (Some(NOW), false));
+}
