@@ -36,6 +36,15 @@ impl Meetings {
         seen.iter().any(|one| !is_known(one) && is_behind(&self.held, current, one))
     }
 
+    /// Notes what the provider had seen when the two agreed. The most counts: a provider that was put back itself has
+    /// seen less, and may come to see more again than it says now.
+    pub fn acknowledge(&mut self, seen: &[Standpoint]) {
+        for one in seen {
+            let known = self.acknowledged.entry(one.incarnation).or_insert(one.revision);
+            *known = one.revision.max(*known);
+        }
+    }
+
     /// Whether no wish of a start was ever told: it began after the one in which the two last agreed. One that met the
     /// provider, and ended before they had agreed, told none.
     pub fn has_told_nothing(&self, start: IncarnationId) -> bool {
@@ -95,7 +104,7 @@ mod tests {
         meetings.agreed_in = Some(id(1));
         assert!(meetings.is_set_back(Revision(12), &seen));
         // once they have agreed it is no news any more
-        meetings.acknowledged = seen.iter().map(|one| (one.incarnation, one.revision)).collect();
+        meetings.acknowledge(&seen);
         meetings.agreed_in = Some(id(4));
         let met = Met { provider: standpoint(100, 50), seen: seen.to_vec() };
         assert!(!meetings.must_agree(Revision(12), &met));

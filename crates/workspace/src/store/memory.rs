@@ -363,7 +363,7 @@ impl TenantStore for MemoryStore {
         data.cursors.revision = inventory.last().map_or(Revision(0), |last| last.revision);
         data.meetings.agreed_in = Some(self.own);
         data.meetings.provider = Some(met.provider.incarnation);
-        data.meetings.acknowledged.extend(met.seen.iter().map(|one| (one.incarnation, one.revision)));
+        data.meetings.acknowledge(&met.seen);
         self.commit(data);
         Ok(agreed)
     }

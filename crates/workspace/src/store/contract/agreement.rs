@@ -21,6 +21,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_deletion_of_what_the_provider_lost_is_done(store().await).await;
     later_wishes_that_the_provider_knows_win(store().await).await;
     a_wish_of_this_start_is_told_whatever_number_it_had(store().await).await;
+    what_is_lost_is_found_out_once(store().await).await;
     what_one_side_knows_as_deleted_is_never_launched_by_the_other(store().await).await;
     what_the_tenant_does_not_know_is_taken_back_and_let_be(store().await).await;
     a_watch_from_before_a_restore_begins_anew(store().await).await;
@@ -171,6 +172,19 @@ async fn a_wish_of_this_start_is_told_whatever_number_it_had(store: Subject) {
         (IntentNumber(7), Wish::Stop(None), IntentNumber(7))
     );
     assert_eq!(record.desired, Desired::Stopped);
+}
+
+/// The provider was put back as well: it has seen less of the time that is lost here than it had when the two agreed.
+async fn what_is_lost_is_found_out_once(store: Subject) {
+    let up = store.up().await;
+    let lost: IncarnationId = "00000000-0000-7000-8000-000000000000".parse().unwrap();
+    for (seen, set_back) in [(99, true), (50, false), (60, false), (99, false), (100, true)] {
+        let provider = Standpoint { incarnation: IncarnationId::generate(), revision: Revision(1) };
+        let met = Met { provider, seen: vec![Standpoint { incarnation: lost, revision: Revision(seen) }] };
+        let has = instance(&up, IntentNumber(1), Phase::Up, 2);
+        let agreed = store.0.agree(ORG, &met, &[has], &PlainMinter, at(50)).await.unwrap();
+        assert_eq!(agreed.set_back, set_back, "it had seen {seen}");
+    }
 }
 
 async fn what_one_side_knows_as_deleted_is_never_launched_by_the_other(store: Subject) {
