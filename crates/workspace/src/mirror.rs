@@ -30,6 +30,10 @@ impl Workspace {
         }
         let is_late = instance.intent > self.record.answered && self.outbox.is_empty();
         let record = &mut self.record;
+        if is_late && is_news {
+            // should the provider lose it, it is told again like whatever else was granted
+            record.answered = instance.intent.min(record.intent);
+        }
         if is_late && is_news && instance.wanted_generation > record.generation {
             // a replacement whose refusal took it back was heard again, and granted: the higher number wins
             record.generation = instance.wanted_generation;

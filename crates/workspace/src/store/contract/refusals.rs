@@ -16,6 +16,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     the_id_of_a_refused_creation_is_free_again(store().await).await;
     a_refused_creation_that_runs_after_all_is_deleted(store().await).await;
     a_refused_replacement_that_runs_after_all_is_taken_over(store().await).await;
+    a_refused_start_that_runs_after_all_is_told_again_where_it_is_lost(store().await).await;
     a_refusal_goes_back_to_what_the_provider_gave_up_meanwhile(store().await).await;
     a_refusal_takes_back_no_label_that_was_set_between_composed_wishes(store().await).await;
     a_refusal_that_nobody_waits_for_can_be_read(store().await).await;
@@ -169,6 +170,26 @@ async fn a_refused_replacement_that_runs_after_all_is_taken_over(store: Subject)
     assert!(store.knows_token(workspace, 2).await, "its agent is known");
     let next = store.asks(workspace, RESTART).await.record;
     assert_eq!(next.generation, Generation(3));
+}
+
+/// An earlier call of it was heard late, and granted: it holds like any other should the provider be put back.
+async fn a_refused_start_that_runs_after_all_is_told_again_where_it_is_lost(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let stop = store.asks(workspace, Wish::Stop(None)).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    let stopped = InstanceView { desired: Some(Desired::Stopped), ..instance(&up, stop, Phase::Stopped, 5) };
+    store.0.answered(workspace, stop, &Answer::Granted(stopped.clone()), at(5)).await.unwrap();
+    let start = store.asks(workspace, Wish::Start).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    store.0.answered(workspace, start, &refused(), at(6)).await.unwrap();
+    store.0.mirror(ORG, &[instance(&up, start, Phase::Up, 9)], &[], at(9)).await.unwrap();
+    let record = store.0.get(ORG, workspace).await.unwrap().unwrap();
+    assert_eq!((record.desired, record.answered), (Desired::Running, start));
+    let agreed = store.meets(&[stopped], false).await;
+    assert_eq!(agreed.told_again, [workspace]);
+    let again = store.begins(workspace).await.unwrap();
+    assert!(again.wish == Wish::Start && again.number > start && !again.may_be_refused(), "{again:?}");
 }
 
 /// A start waits while the stream tells that the provider gave the launch up, and is refused for that.
