@@ -176,19 +176,22 @@ impl ControlPlane {
             }
         }
         let known = std::mem::replace(&mut *lock(&self.ledger), ledger).phases;
-        self.note_failures(known.into_keys());
+        self.note_failures(known.into_keys(), &database);
         *lock(&self.book) = backup.book;
         *lock(&self.database) = database;
         self.begin();
         *lock(&self.restored_as) = self.incarnation();
     }
 
-    /// Notes what had failed in the database that is being put back.
-    fn note_failures(&self, known: impl Iterator<Item = WorkspaceId>) {
+    /// Notes what had failed in the database that is being put back, and has not in the backup.
+    fn note_failures(&self, known: impl Iterator<Item = WorkspaceId>, backup: &MemoryStore) {
         let (database, restored_at) = (self.database(), self.world.now());
         let mut lost = lock(&self.failures_lost);
         for record in known.filter_map(|workspace| database.find(workspace)) {
-            if record.phase == Phase::Failed {
+            let kept = backup.find(record.workspace);
+            let is_kept = kept
+                .is_some_and(|kept| kept.phase == Phase::Failed && kept.phase_since == record.phase_since);
+            if record.phase == Phase::Failed && !is_kept {
                 let before =
                     lost.get(&record.workspace).filter(|lost| lost.is_told_again(record.phase_since));
                 let failed_at = before.map_or(record.phase_since, |lost| lost.failed_at);

@@ -100,7 +100,8 @@ impl SqliteStore {
     ) -> Result<Agreed, StoreError> {
         let mut tx = self.database.begin().await?;
         let (meetings, revision) = load_meetings(&mut tx, organization).await?;
-        let set_back = meetings.is_set_back(revision, &met.seen);
+        let lost = meetings.lost_until(revision, &met.seen);
+        let set_back = lost.is_some();
         let terms = Terms { meetings: &meetings, set_back, own: self.own, minter };
         let mut agreed = Agreed { set_back, ..Agreed::default() };
         let has: BTreeMap<_, _> = inventory.iter().map(|instance| (instance.workspace, instance)).collect();
@@ -143,8 +144,8 @@ impl SqliteStore {
         }
         let cursor = inventory.last().map_or(0, |last| last.revision.0);
         note_agreement(&mut tx, organization, self.own, met, cursor).await?;
-        if set_back {
-            forget_watchers(&mut tx, organization, now).await?;
+        if let Some(lost) = lost {
+            forget_watchers(&mut tx, organization, lost, now).await?;
         }
         self.commit(tx).await?;
         Ok(agreed)
@@ -166,19 +167,25 @@ async fn known_agents(db: &mut SqliteConnection, instance: &InstanceView) -> Res
     Ok(KnownAgents::of(instance, &held))
 }
 
-/// Whoever watched in the time that is lost begins anew, whatever revision it was told last.
+/// Whoever watched in the time that is lost, which ends at the revision `lost`, begins anew, whatever revision it was told
+/// last.
 async fn forget_watchers(
     db: &mut SqliteConnection,
     organization: OrganizationId,
+    lost: Revision,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let organization = organization.to_string();
-    let last =
-        sqlx::query_scalar!("SELECT revision FROM tenant_state WHERE organization_id = ?", organization)
+    let state =
+        sqlx::query!("SELECT revision, forgotten FROM tenant_state WHERE organization_id = ?", organization,)
             .fetch_one(&mut *db)
             .await
             .map_err(unavailable)?;
-    let revision = next_revision(Revision(last), now).0;
+    if state.forgotten >= lost.0 {
+        // they have begun anew since
+        return Ok(());
+    }
+    let revision = next_revision(Revision(state.revision), now).0;
     sqlx::query!(
         "UPDATE tenant_state SET revision = ?, forgotten = ? WHERE organization_id = ?",
         revision,

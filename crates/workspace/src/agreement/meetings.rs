@@ -30,10 +30,16 @@ pub struct Meetings {
 impl Meetings {
     /// Whether this database, whose highest revision is `current`, is behind what the provider has seen of it.
     pub fn is_set_back(&self, current: Revision, seen: &[Standpoint]) -> bool {
-        let is_known = |one: &Standpoint| {
+        self.lost_until(current, seen).is_some()
+    }
+
+    /// The highest revision that the provider has seen of what this database has lost, where that is news.
+    pub fn lost_until(&self, current: Revision, seen: &[Standpoint]) -> Option<Revision> {
+        let is_known = |one: &&Standpoint| {
             self.acknowledged.get(&one.incarnation).is_some_and(|revision| *revision >= one.revision)
         };
-        seen.iter().any(|one| !is_known(one) && is_behind(&self.held, current, one))
+        let news = seen.iter().filter(|one| !is_known(one));
+        news.filter(|one| is_behind(&self.held, current, one)).map(|one| one.revision).max()
     }
 
     /// Notes what the provider had seen when the two agreed. The most counts: a provider that was put back itself has

@@ -330,7 +330,8 @@ impl TenantStore for MemoryStore {
         now: Timestamp,
     ) -> Result<Agreed, StoreError> {
         let mut data = self.lock();
-        let set_back = data.meetings.is_set_back(data.revision, &met.seen);
+        let lost = data.meetings.lost_until(data.revision, &met.seen);
+        let set_back = lost.is_some();
         let meetings = data.meetings.clone();
         let terms = Terms { meetings: &meetings, set_back, own: self.own, minter };
         let mut agreed = Agreed { set_back, ..Agreed::default() };
@@ -355,7 +356,7 @@ impl TenantStore for MemoryStore {
                 data.save(workspace, effects, now);
             }
         }
-        if set_back {
+        if lost.is_some_and(|lost| lost > data.forgotten) {
             // whoever watched in the time that is lost begins anew, whatever revision it was told last
             data.revision = next_revision(data.revision, now);
             data.forgotten = data.revision;

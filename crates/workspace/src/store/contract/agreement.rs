@@ -174,16 +174,26 @@ async fn a_wish_of_this_start_is_told_whatever_number_it_had(store: Subject) {
     assert_eq!(record.desired, Desired::Stopped);
 }
 
-/// The provider was put back as well: it has seen less of the time that is lost here than it had when the two agreed.
+/// The provider was put back as well: it has seen less of the time that is lost here than it had when the two agreed. And
+/// whoever began to watch anew goes on, whatever more it sees of that time.
 async fn what_is_lost_is_found_out_once(store: Subject) {
     let up = store.up().await;
     let lost: IncarnationId = "00000000-0000-7000-8000-000000000000".parse().unwrap();
+    let watched_until = store.0.snapshot(ORG).await.unwrap().1;
+    let mut watched_again_from = None;
     for (seen, set_back) in [(99, true), (50, false), (60, false), (99, false), (100, true)] {
         let provider = Standpoint { incarnation: IncarnationId::generate(), revision: Revision(1) };
         let met = Met { provider, seen: vec![Standpoint { incarnation: lost, revision: Revision(seen) }] };
         let has = instance(&up, IntentNumber(1), Phase::Up, 2);
         let agreed = store.0.agree(ORG, &met, &[has], &PlainMinter, at(50)).await.unwrap();
         assert_eq!(agreed.set_back, set_back, "it had seen {seen}");
+        assert!(store.0.changes_after(ORG, watched_until, 10).await.is_err(), "whoever watched begins anew");
+        let from = match watched_again_from {
+            Some(from) => from,
+            None => store.0.snapshot(ORG).await.unwrap().1,
+        };
+        watched_again_from = Some(from);
+        assert!(store.0.changes_after(ORG, from, 10).await.is_ok(), "and goes on then: {seen}");
     }
 }
 
