@@ -426,6 +426,10 @@ async fn events_are_told_in_order_and_pruned(store: Arc<dyn Store>) {
     let events = store.events_after(ORG, 0, 10).await.unwrap();
     let kinds: Vec<_> = events.iter().map(|event| event.detail.kind.as_ref()).collect();
     assert_eq!(kinds, ["admitted", "failed"]);
+        (50, Fact::Down(at(50)), vec![(at(2), Some(at(20))), (at(40), Some(at(50)))]),
+        // the clock stepped back: nothing is billed twice
+        (60, Fact::Up(at(45)), vec![(at(2), Some(at(20))), (at(40), Some(at(50))), (at(50), None)]),
+        (70, Fact::Down(at(46)), vec![(at(2), Some(at(20))), (at(40), Some(at(50))), (at(50), Some(at(50)))]),
     assert_eq!(store.events_after(ORG, events[0].id, 10).await.unwrap().len(), 1);
     store.prune(at(10)).await.unwrap();
     assert_eq!(store.events_after(ORG, 0, 10).await.unwrap(), events[1..]);

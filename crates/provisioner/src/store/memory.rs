@@ -273,8 +273,13 @@ impl Store for MemoryStore {
         let effects = outcome::apply(&mut record, outcome, lease, release, now);
         let segments = state.segments.entry(record.workspace).or_default();
         if let (Some(until), Some(open)) = (effects.close_segment, segments.last_mut()) {
-            open.until = Some(until);
+            open.until = Some(until.max(open.from));
         }
+            // a clock that stepped back bills nothing twice
+            let after = segments
+                .last()
+                .map(|last| last.until.unwrap_or(last.from).max(last.from + Duration::from_micros(1)));
+            let from = after.map_or(from, |after| from.max(after));
         if let Some(from) = effects.open_segment {
             segments.push(Segment { generation: record.generation, from, until: None });
         }

@@ -170,11 +170,14 @@ pub(super) async fn update(
                  $42::text
              FROM o WHERE $29::bigint > 0
          ), closed AS (
-             UPDATE segments SET until_at = $43::timestamptz
+             UPDATE segments SET until_at = GREATEST($43::timestamptz, from_at)
              WHERE workspace_id = $1 AND until_at IS NULL AND $43::timestamptz IS NOT NULL
          ), opened AS (
              INSERT INTO segments (workspace_id, generation, from_at)
-             SELECT $1, $45::bigint, $44::timestamptz WHERE $44::timestamptz IS NOT NULL
+             SELECT $1, $45::bigint, GREATEST($44::timestamptz, MAX(before.until_at),
+                 MAX(before.from_at) + interval '1 microsecond')
+             FROM segments before WHERE before.workspace_id = $1
+             HAVING $44::timestamptz IS NOT NULL
          )
          UPDATE instances SET desired = $3, intent = $4, generation = $5, wanted_generation = $6, spec = $7,
              sealed_token = $8, phase = $9, phase_since = $10, reason = $11, message = $12, endpoint = $13,

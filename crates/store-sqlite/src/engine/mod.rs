@@ -235,7 +235,7 @@ impl Store for EngineStore {
         let workspace = record.workspace.to_string();
         if let Some(until) = effects.close_segment.map(Timestamp::micros) {
             sqlx::query!(
-                "UPDATE segments SET until_at = ? WHERE workspace_id = ? AND until_at IS NULL",
+                "UPDATE segments SET until_at = MAX(?, from_at) WHERE workspace_id = ? AND until_at IS NULL",
                 until,
                 workspace,
             )
@@ -245,7 +245,9 @@ impl Store for EngineStore {
         }
         if let Some(from) = effects.open_segment.map(Timestamp::micros) {
             sqlx::query!(
-                "INSERT INTO segments (workspace_id, generation, from_at) VALUES (?, ?, ?)",
+                "INSERT INTO segments (workspace_id, generation, from_at)
+                 SELECT ?, ?, MAX(?, COALESCE(MAX(until_at), 0), COALESCE(MAX(from_at) + 1, 0))
+                 FROM segments WHERE workspace_id = ?",
                 workspace,
                 generation.0,
                 from,
