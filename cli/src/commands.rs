@@ -10,9 +10,10 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
 use molecule_proto::tenant::v1::watch_workspaces_response::Event;
 use molecule_proto::tenant::v1::{
-    DeleteWorkspaceRequest, GetServerInfoRequest, GetWorkspaceRequest, ListRuntimesRequest,
-    ListWorkspaceEventsRequest, ListWorkspacesRequest, LogStream, RestartWorkspaceRequest,
-    StartWorkspaceRequest, StopWorkspaceRequest, StreamWorkspaceLogsRequest, WatchWorkspacesRequest,
+    ClearAlarmsRequest, DeleteWorkspaceRequest, GetServerInfoRequest, GetWorkspaceRequest, ListAlarmsRequest,
+    ListRuntimesRequest, ListWorkspaceEventsRequest, ListWorkspacesRequest, LogStream,
+    RestartWorkspaceRequest, StartWorkspaceRequest, StopWorkspaceRequest, StreamWorkspaceLogsRequest,
+    WatchWorkspacesRequest,
 };
 use molecule_proto::workspace::v1::{Reason, Workspace, WorkspaceState};
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ use tonic::Code;
 
 use crate::client::{Client, connect};
 use crate::failure::{Failure, changed};
-use crate::{Cli, Command, Create, Format, OnOne, TenantCommand, Update, output, spec};
+use crate::{Alarms, Cli, Command, Create, Format, OnOne, TenantCommand, Update, output, spec};
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -71,6 +72,7 @@ async fn on_tenant(mut client: Client, command: TenantCommand, format: Format) -
             let deleted = changed(client.delete_workspace(request).await)?.workspace;
             done(&mut client, deleted, &on, WorkspaceState::Deleted, format).await
         }
+        TenantCommand::Alarms { what } => alarms(&mut client, what, format).await,
         TenantCommand::Runtimes => runtimes(&mut client, format).await,
         TenantCommand::Info => {
             output::server(&client.get_server_info(GetServerInfoRequest {}).await?.into_inner(), format);
@@ -78,6 +80,23 @@ async fn on_tenant(mut client: Client, command: TenantCommand, format: Format) -
         }
         TenantCommand::Send { id, text } => send(&mut client, &id, &text).await,
     }
+}
+
+/// The alarm of a self-hosted server, or its end.
+async fn alarms(client: &mut Client, what: Option<Alarms>, format: Format) -> Result<()> {
+    let Some(Alarms::Clear { confirm }) = what else {
+        let listed = client.list_alarms(ListAlarmsRequest {}).await?.into_inner();
+        output::alarms(&listed.alarms, &listed.leftovers, format);
+        return Ok(());
+    };
+    let cleared = changed(client.clear_alarms(ClearAlarmsRequest { confirm }).await)?;
+    output::alarms(&cleared.alarms, &cleared.leftovers, format);
+    if cleared.cleared {
+        eprintln!("the alarm is ended; the next sweeps remove what is listed, a tenth at a time");
+    } else if !cleared.alarms.is_empty() {
+        eprintln!("nothing was ended; with --confirm the alarm is, and then what is listed is removed");
+    }
+    Ok(())
 }
 
 async fn get(client: &mut Client, id: &str) -> Result<Workspace> {

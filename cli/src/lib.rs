@@ -112,12 +112,27 @@ enum TenantCommand {
     },
     /// Delete a workspace and all it holds.
     Delete(OnOne),
+    /// Show the alarm of a self-hosted server, under which nothing is removed, and what would be removed once it is ended.
+    Alarms {
+        #[command(subcommand)]
+        what: Option<Alarms>,
+    },
     /// List the runtimes.
     Runtimes,
     /// Show what the server is and can do.
     Info,
     /// Send a message to a workspace's agent and print its answer.
     Send { id: String, text: String },
+}
+
+#[derive(Debug, Subcommand)]
+enum Alarms {
+    /// Say what would be removed, or end the alarm: then it is.
+    Clear {
+        /// End it.
+        #[arg(long)]
+        confirm: bool,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! Tables for people, JSON for programs.
 
 use comfy_table::{ContentArrangement, Table, presets};
-use molecule_proto::tenant::v1::{GetServerInfoResponse, Mode, Runtime};
+use molecule_proto::tenant::v1::{Alarm, GetServerInfoResponse, Leftover, Mode, Runtime};
 use molecule_proto::workspace::v1::{Event, ProvisioningPhase, Reason, Tier, Workspace, WorkspaceState};
 use prost_types::Timestamp;
 use serde_json::{Value, json};
@@ -217,6 +217,33 @@ pub(crate) fn server(info: &GetServerInfoResponse, format: Format) {
     }
     let over = if info.backend.is_empty() { "the control plane" } else { &info.backend };
     println!("tenant-svc {} · {mode} over {over} · can: {}", info.version, info.capabilities.join(", "));
+}
+
+/// The alarm that stands, and what would be removed once it is ended.
+pub(crate) fn alarms(all: &[Alarm], leftovers: &[Leftover], format: Format) {
+    if format == Format::Json {
+        let alarm =
+            |alarm: &Alarm| json!({ "raised_at": time(alarm.raised_at.as_ref()), "message": alarm.message });
+        let leftover = |one: &Leftover| json!({ "workspace_id": one.workspace_id, "generation": one.generation, "launch": one.launch });
+        let (alarms, leftovers): (Vec<_>, Vec<_>) =
+            (all.iter().map(alarm).collect(), leftovers.iter().map(leftover).collect());
+        return print_json(&json!({ "alarms": alarms, "leftovers": leftovers }));
+    }
+    let Some(alarm) = all.first() else {
+        println!("no alarm stands");
+        return;
+    };
+    println!("ALARM since {}: {}.\n", time(alarm.raised_at.as_ref()), alarm.message);
+    println!("Nothing is removed while it stands. Once it is ended, the sweeps remove all of this:");
+    let mut rows = table(&["WORKSPACE", "WHAT"]);
+    for one in leftovers {
+        let what = match one.generation {
+            0 => "volumes".to_owned(),
+            generation => format!("generation {generation}, launch {}", one.launch),
+        };
+        rows.add_row([one.workspace_id.clone(), what]);
+    }
+    println!("{rows}");
 }
 
 #[cfg(test)]

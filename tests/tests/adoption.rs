@@ -17,7 +17,7 @@ const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
 /// Several sweeps of the policy under test, and what it takes for an orphan's grace to pass.
 const SEVERAL_SWEEPS: Duration = Duration::from_secs(8);
 /// What may be asked of a database that is not in use; the other RPCs are refused.
-const READS: [&str; 13] = [
+const READS: [&str; 14] = [
     "GetWorkspaceInstance",
     "ListInstances",
     "WatchInstances",
@@ -30,6 +30,7 @@ const READS: [&str; 13] = [
     "ListTokens",
     "ListAuditEvents",
     "ListOrphans",
+    "ListAlarms",
     "GetDatabaseIdentity",
 ];
 

@@ -138,7 +138,7 @@ fn request(generation: u32, attempt: u32) -> LaunchRequest {
         instance,
         attempt,
         seq: LaunchSeq(1),
-        token: Attempt::token_of(instance.workspace, instance.generation, attempt),
+        token: Attempt::token_of(instance.workspace, instance.generation, LaunchSeq(1)),
         placement: String::new(),
         spec: contract::spec(),
         bootstrap_token: Some(BootstrapToken::new("bootstrap-token".to_owned())),
@@ -238,7 +238,7 @@ async fn a_disk_goes_from_machine_to_machine() {
     assert_eq!(front.disks().await.unwrap(), 1, "the root disk goes with its machine, the data disk stays");
 
     let instance = InstanceRef { generation: Generation(2), ..first.instance };
-    let token = Attempt::token_of(instance.workspace, instance.generation, AttemptNumber(1));
+    let token = Attempt::token_of(instance.workspace, instance.generation, LaunchSeq(1));
     let second = LaunchRequest { instance, seq: LaunchSeq(2), token, ..first.clone() };
     let (second, launched) = launch(&backend, second).await;
     launched.unwrap();

@@ -9,11 +9,15 @@ use bollard::query_parameters::{CreateContainerOptions, InspectContainerOptions,
 use molecule_domain::error::ErrorReason;
 use molecule_proto::controlplane::v1 as wire;
 use molecule_service_kit::status::from_status;
-use molecule_tests::controlplane::{Customer, Installation};
+use molecule_tests::controlplane::{Customer, Installation, OPERATOR_TOKEN, Replica};
 use molecule_tests::images::{self, Kind, docker};
+use molecule_tests::runbook::Chapter;
 use prost_types::FieldMask;
 
 const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
+const MOLECULE: &str = env!("CARGO_BIN_EXE_molecule-under-test");
+/// A workspace that no record explains.
+const UNEXPLAINED: &str = "01a20500-0000-7000-8000-00000000abcd";
 const PLANS: &str =
     "[plans.small]\nworkspaces = 3\nhighest_tier = 'T2'\nruntimes = ['demo']\nbackend = 'docker'\n";
 
@@ -47,6 +51,87 @@ async fn networks(docker: &Docker, subnets: &str) -> usize {
         .flatten()
         .filter(|config| config.subnet.as_deref().is_some_and(|s| s.starts_with(subnets)))
         .count()
+}
+
+/// Executes a command of the runbook as an operator: what it prints. It must succeed.
+async fn execute(words: &[String], replica: &Replica) -> String {
+    let mut command = tokio::process::Command::new(MOLECULE);
+    command
+        .args(&words[1..])
+        .env("CP_PROVISION_URL", replica.url())
+        .env("MOLECULE_OPERATOR_TOKEN", OPERATOR_TOKEN);
+    let output = command.output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?} ended with {}: {said}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A container that no record explains, with the labels of a launch.
+async fn orphan(docker: &Docker, installation: &Installation, organization: &str, launch: i64) -> String {
+    let owner = installation.database.text("SELECT value FROM settings WHERE name = 'installation_id'");
+    let labels = [
+        ("ai.molecule.installation", owner.await.unwrap()),
+        ("ai.molecule.organization", organization.to_owned()),
+        ("ai.molecule.workspace", UNEXPLAINED.to_owned()),
+        ("ai.molecule.generation", "1".to_owned()),
+        ("ai.molecule.launch", launch.to_string()),
+    ];
+    let body = ContainerCreateBody {
+        image: Some(Kind::Root.image()),
+        labels: Some(HashMap::from(labels.map(|(name, value)| (name.to_owned(), value)))),
+        ..ContainerCreateBody::default()
+    };
+    docker.create_container(None::<CreateContainerOptions>, body).await.unwrap().id
+}
+
+/// A launch that the database does not know, as after a restore, by the steps of the runbook's chapter: nothing goes by
+/// itself, and what goes is what was shown. What the database has launched goes when an operator says so.
+async fn what_is_unknown_goes_by_an_operators_word(
+    installation: &Installation,
+    replica: &Replica,
+    organization: &str,
+) {
+    let (docker, mut operator) = (docker().await.unwrap(), replica.operator().await.unwrap());
+    let mut chapter = Chapter::read("Restoring the control plane's database").unwrap();
+    let unknown = orphan(&docker, installation, organization, 999).await;
+    let is_there =
+        async |id: &str| docker.inspect_container(id, None::<InspectContainerOptions>).await.is_ok();
+    until("the alarm", || {
+        let mut operator = operator.clone();
+        async move {
+            let listed = operator.list_alarms(wire::ListAlarmsRequest {}).await.unwrap().into_inner();
+            listed.alarms.iter().any(|alarm| alarm.backend == "docker")
+        }
+    })
+    .await;
+    let listed = operator.list_orphans(wire::ListOrphansRequest {}).await.unwrap().into_inner();
+    assert_eq!(listed.alarms.len(), 1);
+    assert_eq!(listed.orphans.iter().map(|orphan| orphan.launch).collect::<Vec<_>>(), [999]);
+    let sweep = |confirm| wire::SweepOrphansRequest { confirm };
+    let dry = operator.sweep_orphans(sweep(false)).await.unwrap().into_inner();
+    assert_eq!((dry.removed, dry.orphans.len()), (false, 1));
+    let refused = from_status(operator.sweep_orphans(sweep(true)).await.unwrap_err());
+    assert_eq!(refused.reason, ErrorReason::AlarmStands, "{refused}");
+
+    let shown = execute(&chapter.take("molecule admin alarms", &[]).unwrap(), replica).await;
+    assert!(shown.contains("ALARM at the backend docker") && shown.contains(UNEXPLAINED), "{shown}");
+    let shown = execute(&chapter.take("molecule admin alarms clear", &[]).unwrap(), replica).await;
+    assert!(shown.contains("launch 999"), "{shown}");
+    // past the grace of orphans and several sweeps
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert!(is_there(&unknown).await, "it went while the alarm stands");
+    let ended = execute(&chapter.take("molecule admin alarms clear --confirm", &[]).unwrap(), replica).await;
+    assert!(ended.contains("launch 999"), "{ended}");
+    until("rid of it", async || !is_there(&unknown).await).await;
+    let listed = operator.list_alarms(wire::ListAlarmsRequest {}).await.unwrap().into_inner();
+    assert_eq!(listed, wire::ListAlarmsResponse::default());
+    chapter.finish().unwrap();
+
+    // from now on the database answers for that launch: what is left of it is an orphan like any other
+    let known = orphan(&docker, installation, organization, 999).await;
+    let swept = operator.sweep_orphans(sweep(true)).await.unwrap().into_inner();
+    assert_eq!((swept.removed, &swept.orphans), (true, &dry.orphans));
+    assert!(!is_there(&known).await, "the orphan is still there");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,34 +205,7 @@ async fn an_organization_lives_by_its_plan_and_leaves_nothing() {
     assert_eq!(phase(&mut customer, &workspace).await, wire::InstancePhase::Up);
     assert!(!customer.preview_admission(preview(1)).await.unwrap().into_inner().admitted);
 
-    // an orphan with a launch number of another database's: nothing goes by itself, and what goes is what was shown
-    let owner = installation.database.text("SELECT value FROM settings WHERE name = 'installation_id'");
-    let labels = [
-        ("ai.molecule.installation", owner.await.unwrap()),
-        ("ai.molecule.organization", organization_id.clone()),
-        ("ai.molecule.workspace", uuid::Uuid::new_v4().to_string()),
-        ("ai.molecule.generation", "1".to_owned()),
-        ("ai.molecule.launch", "999".to_owned()),
-    ];
-    let body = ContainerCreateBody {
-        image: Some(Kind::Root.image()),
-        labels: Some(HashMap::from(labels.map(|(name, value)| (name.to_owned(), value)))),
-        ..ContainerCreateBody::default()
-    };
-    let orphan = docker.create_container(None::<CreateContainerOptions>, body).await.unwrap().id;
-    let listed = operator.list_orphans(wire::ListOrphansRequest {}).await.unwrap().into_inner();
-    assert!(listed.beyond);
-    assert_eq!(listed.orphans.iter().map(|orphan| orphan.launch).collect::<Vec<_>>(), [999]);
-    let sweep = |confirm| wire::SweepOrphansRequest { confirm };
-    let dry = operator.sweep_orphans(sweep(false)).await.unwrap().into_inner();
-    assert!(!dry.removed);
-    // past the grace of orphans and several sweeps
-    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
-    let there = || docker.inspect_container(&orphan, None::<InspectContainerOptions>);
-    assert!(there().await.is_ok(), "a dry run, or a sweep, has removed it");
-    let swept = operator.sweep_orphans(sweep(true)).await.unwrap().into_inner();
-    assert_eq!((swept.removed, &swept.orphans), (true, &dry.orphans));
-    assert!(there().await.is_err(), "the orphan is still there");
+    what_is_unknown_goes_by_an_operators_word(&installation, &replica, &organization_id).await;
 
     // an organisation with something left stays; one without takes its network along
     let delete = wire::DeleteOrganizationRequest { organization_id: organization_id.clone() };

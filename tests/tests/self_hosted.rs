@@ -27,12 +27,16 @@ async fn setup(folder: &tempfile::TempDir, subnet: u8) -> Setup {
     Setup::new(PROGRAM, folder.path(), subnet).await.unwrap()
 }
 
-/// The installation's id, as its first container's label tells.
-async fn installation(workspace: &Workspace) -> String {
+async fn labels_of(workspace: &Workspace) -> HashMap<String, String> {
     let name = container_of(workspace);
     let found =
         docker().await.unwrap().inspect_container(&name, None::<InspectContainerOptions>).await.unwrap();
-    found.config.unwrap().labels.unwrap()["ai.molecule.installation"].clone()
+    found.config.unwrap().labels.unwrap()
+}
+
+/// The installation's id, as its first container's label tells.
+async fn installation(workspace: &Workspace) -> String {
+    labels_of(workspace).await["ai.molecule.installation"].clone()
 }
 
 fn container_of(workspace: &Workspace) -> String {
@@ -136,17 +140,14 @@ async fn an_orphan_goes_and_a_strangers_container_stays() {
     let up = running(&mut tenant, spec("neighbour", "demo")).await;
     let docker = docker().await.unwrap();
     let owner = installation(&up).await;
+    // what is left of one that is deleted carries the labels of its launch
+    let gone = running(&mut tenant, spec("gone", "demo")).await;
+    let of_gone = labels_of(&gone).await;
+    tenant.delete(&gone.workspace_id).await.unwrap();
     let labels = |installation: &str| {
-        HashMap::from(
-            [
-                ("ai.molecule.installation", installation),
-                ("ai.molecule.organization", "00000000-0000-0000-0000-000000000000"),
-                ("ai.molecule.workspace", "01a20500-0000-7000-8000-000000000000"),
-                ("ai.molecule.generation", "1"),
-                ("ai.molecule.launch", "1"),
-            ]
-            .map(|(name, value)| (name.to_owned(), value.to_owned())),
-        )
+        let mut labels = of_gone.clone();
+        labels.insert("ai.molecule.installation".to_owned(), installation.to_owned());
+        labels
     };
     let make = |labels| {
         let body = ContainerCreateBody {

@@ -50,6 +50,11 @@ pub(super) enum Do {
     /// What is at a provider and no record explains.
     #[command(subcommand)]
     Orphans(Orphans),
+    /// The alarms under which nothing is removed, and what would be removed once they are ended.
+    Alarms {
+        #[command(subcommand)]
+        what: Option<Alarms>,
+    },
     /// Where the control plane's database is, and whether that is where it was put into use.
     #[command(subcommand)]
     Database(Database),
@@ -162,6 +167,16 @@ pub(super) enum Orphans {
     /// Say what would be removed, or remove it.
     Sweep {
         /// Remove them.
+        #[arg(long)]
+        confirm: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Alarms {
+    /// Say what would be removed, or end the alarms: then it is.
+    Clear {
+        /// End them.
         #[arg(long)]
         confirm: bool,
     },

@@ -17,7 +17,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 pub(crate) use self::arguments::{Admin, Quota};
-use self::arguments::{ControlPlane, Do, Organizations, Orphans, Tokens};
+use self::arguments::{Alarms, ControlPlane, Do, Organizations, Orphans, Tokens};
 use crate::Format;
 use crate::failure::{Failure, changed};
 
@@ -60,10 +60,24 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
             let listed = client.list_orphans(wire::ListOrphansRequest {}).await?.into_inner();
             let recovered = Some(&*listed.recovered);
             show::orphans(&listed.orphans, recovered, &listed.unreachable_backends, format);
-            if listed.beyond {
+            if !listed.alarms.is_empty() {
+                eprintln!("an alarm stands, and nothing is removed: see `molecule admin alarms`");
+            }
+            Ok(())
+        }
+        Do::Alarms { what: None } => {
+            let listed = client.list_alarms(wire::ListAlarmsRequest {}).await?.into_inner();
+            show::alarms(&listed.alarms, &listed.orphans, &listed.unreachable_backends, format);
+            Ok(())
+        }
+        Do::Alarms { what: Some(Alarms::Clear { confirm }) } => {
+            let cleared = changed(client.clear_alarms(wire::ClearAlarmsRequest { confirm }).await)?;
+            show::alarms(&cleared.alarms, &cleared.orphans, &cleared.unreachable_backends, format);
+            if cleared.cleared {
+                eprintln!("the alarms are ended; the next sweeps remove what is listed, a tenth at a time");
+            } else if !cleared.alarms.is_empty() {
                 eprintln!(
-                    "launch numbers are beyond this database's: it is an old backup, or another installation's. \
-                     Nothing is removed by itself"
+                    "nothing was ended; with --confirm the alarms are, and then what is listed is removed"
                 );
             }
             Ok(())

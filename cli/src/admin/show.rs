@@ -170,6 +170,44 @@ pub(super) fn audit(all: &[wire::AuditEvent], format: Format) {
     println!("{rows}");
 }
 
+/// The alarms that stand, and what would be removed once they are ended.
+pub(super) fn alarms(all: &[wire::Alarm], orphans: &[wire::Orphan], unreachable: &[String], format: Format) {
+    if format == Format::Json {
+        let alarms = all.iter().map(|alarm| {
+            json!({
+                "backend": alarm.backend,
+                "raised_at": time(alarm.raised_at.as_ref()),
+                "message": alarm.message,
+            })
+        });
+        let alarms: Vec<Value> = alarms.collect();
+        let orphans: Vec<Value> = orphans.iter().map(orphan_json).collect();
+        return print_json(
+            &json!({ "alarms": alarms, "orphans": orphans, "unreachable_backends": unreachable }),
+        );
+    }
+    if all.is_empty() {
+        println!("no alarm stands");
+        return;
+    }
+    for alarm in all {
+        println!("ALARM at the backend {} since {}", alarm.backend, time(alarm.raised_at.as_ref()));
+        println!("{}.\n", alarm.message);
+    }
+    println!("Nothing is removed there while it stands. Once it is ended, the sweeps remove all of this:");
+    self::orphans(orphans, None, unreachable, format);
+}
+
+fn orphan_json(orphan: &wire::Orphan) -> Value {
+    json!({
+        "backend": orphan.backend,
+        "organization_id": orphan.organization_id,
+        "workspace_id": orphan.workspace_id,
+        "generation": orphan.generation,
+        "launch": orphan.launch,
+    })
+}
+
 /// `recovered` is `None` where only orphans are spoken of.
 pub(super) fn orphans(
     all: &[wire::Orphan],
@@ -178,16 +216,7 @@ pub(super) fn orphans(
     format: Format,
 ) {
     if format == Format::Json {
-        let orphans = all.iter().map(|orphan| {
-            json!({
-                "backend": orphan.backend,
-                "organization_id": orphan.organization_id,
-                "workspace_id": orphan.workspace_id,
-                "generation": orphan.generation,
-                "launch": orphan.launch,
-            })
-        });
-        let orphans: Vec<Value> = orphans.collect();
+        let orphans: Vec<Value> = all.iter().map(orphan_json).collect();
         let mut told = json!({ "orphans": orphans, "unreachable_backends": unreachable });
         if let Some(recovered) = recovered {
             let recovered = recovered.iter().map(|one| {

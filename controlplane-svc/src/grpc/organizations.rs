@@ -367,6 +367,28 @@ impl OrganizationService for OrganizationApi {
         answer(result.await)
     }
 
+    async fn list_alarms(
+        &self,
+        request: Request<wire::ListAlarmsRequest>,
+    ) -> Answer<wire::ListAlarmsResponse> {
+        let result = async {
+            let _: Operator = identity(request.extensions())?;
+            orphans::list_alarms(&self.0).await
+        };
+        answer(result.await)
+    }
+
+    async fn clear_alarms(
+        &self,
+        request: Request<wire::ClearAlarmsRequest>,
+    ) -> Answer<wire::ClearAlarmsResponse> {
+        let result = async {
+            let operator = self.0.changing(request.extensions())?;
+            orphans::clear_alarms(&self.0, operator, request.into_inner().confirm).await
+        };
+        answer(result.await)
+    }
+
     async fn get_database_identity(
         &self,
         request: Request<wire::GetDatabaseIdentityRequest>,

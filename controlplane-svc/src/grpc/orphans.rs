@@ -1,9 +1,12 @@
-//! What no record explains, over all backends. The dry run and the removal are one code path.
+//! What no record explains, over all backends, and the alarms under which nothing of it is removed. The dry run and the
+//! removal are one code path.
 
-use molecule_domain::error::{Error, Result};
+use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_proto::controlplane::v1 as wire;
 use molecule_provisioner::Engine;
 use molecule_provisioner::reconciler::orphans::Orphans;
+use molecule_provisioner::store::{Alarm, Store};
+use molecule_service_kit::wire::time;
 use molecule_store_postgres::Recovered;
 use molecule_store_postgres::accounts::Audit;
 
@@ -61,8 +64,8 @@ pub(super) async fn list(parts: &Parts) -> Result<wire::ListOrphansResponse> {
     let (found, unreachable_backends) = find(parts).await?;
     Ok(wire::ListOrphansResponse {
         orphans: to_wire(&found),
-        beyond: found.iter().any(|found| found.orphans.beyond.is_some()),
         unreachable_backends,
+        alarms: alarms(parts).await?.iter().map(alarm_to_wire).collect(),
         recovered: parts.sessions.recovered().await?.into_iter().map(recovered_to_wire).collect(),
     })
 }
@@ -75,6 +78,9 @@ pub(super) async fn sweep(
     let (found, unreachable_backends) = find(parts).await?;
     let orphans = to_wire(&found);
     if confirm {
+        for Found { engine, orphans } in &found {
+            engine.may_remove(orphans).await?;
+        }
         let audit = Audit {
             actor: operator.0,
             action: "sweep_orphans",
@@ -82,8 +88,77 @@ pub(super) async fn sweep(
         };
         parts.accounts.audit(&audit, None, parts.clock.now()).await.map_err(Error::from)?;
         for Found { engine, orphans } in &found {
-            engine.remove_orphans(orphans).await;
+            engine.remove_orphans(orphans).await?;
         }
     }
     Ok(wire::SweepOrphansResponse { orphans, removed: confirm, unreachable_backends })
+}
+
+async fn alarms(parts: &Parts) -> Result<Vec<Alarm>> {
+    Ok(parts.store.alarms().await?)
+}
+
+fn alarm_to_wire(alarm: &Alarm) -> wire::Alarm {
+    wire::Alarm {
+        backend: alarm.backend.clone(),
+        raised_at: Some(time(alarm.raised_at)),
+        message: alarm.message.clone(),
+    }
+}
+
+pub(super) async fn list_alarms(parts: &Parts) -> Result<wire::ListAlarmsResponse> {
+    let alarms = alarms(parts).await?;
+    let (found, unreachable_backends) = find(parts).await?;
+    Ok(wire::ListAlarmsResponse {
+        alarms: alarms.iter().map(alarm_to_wire).collect(),
+        orphans: to_wire(&under(&alarms, found)),
+        unreachable_backends,
+    })
+}
+
+/// What is at the backends that have an alarm.
+fn under<'a>(alarms: &[Alarm], found: Vec<Found<'a>>) -> Vec<Found<'a>> {
+    let has_one = |found: &Found<'_>| alarms.iter().any(|alarm| alarm.backend == found.engine.backend_kind());
+    found.into_iter().filter(has_one).collect()
+}
+
+pub(super) async fn clear_alarms(
+    parts: &Parts,
+    operator: Operator,
+    confirm: bool,
+) -> Result<wire::ClearAlarmsResponse> {
+    let alarms = alarms(parts).await?;
+    let (found, unreachable_backends) = find(parts).await?;
+    let found = under(&alarms, found);
+    if confirm {
+        let answers = |alarm: &&Alarm| !found.iter().any(|one| one.engine.backend_kind() == alarm.backend);
+        if let Some(silent) = alarms.iter().find(answers) {
+            let message = format!(
+                "the backend {} does not answer, so nobody can say what would be removed there. Its alarm stands, and so do \
+                 the others; try again once it does",
+                silent.backend
+            );
+            return Err(Error::new(ErrorReason::BackendUnavailable, message));
+        }
+        for Found { engine, orphans } in &found {
+            let audit = Audit {
+                actor: operator.0.clone(),
+                action: "clear_alarm",
+                message: format!(
+                    "{}: {} instances, volumes of {} workspaces",
+                    engine.backend_kind(),
+                    orphans.instances.len(),
+                    orphans.workspaces.len()
+                ),
+            };
+            parts.accounts.audit(&audit, None, parts.clock.now()).await.map_err(Error::from)?;
+            engine.end_alarm(orphans).await?;
+        }
+    }
+    Ok(wire::ClearAlarmsResponse {
+        alarms: alarms.iter().map(alarm_to_wire).collect(),
+        orphans: to_wire(&found),
+        cleared: confirm && !alarms.is_empty(),
+        unreachable_backends,
+    })
 }

@@ -113,6 +113,7 @@ impl DockerBackend {
                     id,
                     ours: names::is_ours(&labels, self.settings.installation),
                     token: labels.get(names::TOKEN).cloned().unwrap_or_default(),
+                    seq: names::seq(&labels),
                     status: state.and_then(|s| s.status).map(|s| s.to_string()).unwrap_or_default(),
                     exit_code: state.and_then(|s| s.exit_code).and_then(|code| i32::try_from(code).ok()),
                     oom_killed: state.and_then(|s| s.oom_killed).unwrap_or_default(),
@@ -126,6 +127,11 @@ impl DockerBackend {
     async fn find_ours(&self, instance: &InstanceRef) -> Result<Option<Found>, CallError> {
         Ok(self.find(instance).await?.filter(|found| found.ours))
     }
+
+    /// The same, of one launch only.
+    async fn find_launch(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<Option<Found>, CallError> {
+        Ok(self.find_ours(instance).await?.filter(|found| found.seq == Some(seq)))
+    }
 }
 
 /// A container as it was found by name.
@@ -133,6 +139,7 @@ struct Found {
     id: String,
     ours: bool,
     token: String,
+    seq: Option<LaunchSeq>,
     status: String,
     exit_code: Option<i32>,
     oom_killed: bool,
@@ -161,9 +168,9 @@ impl Backend for DockerBackend {
         self.launch_container(request).await
     }
 
-    async fn start(&self, instance: &InstanceRef) -> Result<(), CallError> {
+    async fn start(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
         let docker = self.client.get().await?;
-        let found = self.find_ours(instance).await?;
+        let found = self.find_launch(instance, seq).await?;
         let found = found.ok_or_else(|| unknown("there is no container of ours to start"))?;
         match docker.start_container(&found.id, None::<StartContainerOptions>).await.map_err(Problem::from) {
             Ok(()) | Err(Problem::NotModified) => Ok(()),
@@ -171,9 +178,9 @@ impl Backend for DockerBackend {
         }
     }
 
-    async fn stop(&self, instance: &InstanceRef, grace: Duration) -> Result<(), CallError> {
+    async fn stop(&self, instance: &InstanceRef, seq: LaunchSeq, grace: Duration) -> Result<(), CallError> {
         let docker = self.client.get().await?;
-        let Some(found) = self.find_ours(instance).await? else { return Ok(()) };
+        let Some(found) = self.find_launch(instance, seq).await? else { return Ok(()) };
         let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::default().t(seconds).build();
         match docker.stop_container(&found.id, Some(options)).await.map_err(Problem::from) {
@@ -222,8 +229,8 @@ impl Backend for DockerBackend {
         volume::list(docker, self.settings.installation).await
     }
 
-    async fn post_mortem(&self, instance: &InstanceRef) -> Result<PostMortem, CallError> {
-        let Some(found) = self.find_ours(instance).await? else { return Ok(PostMortem::default()) };
+    async fn post_mortem(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<PostMortem, CallError> {
+        let Some(found) = self.find_launch(instance, seq).await? else { return Ok(PostMortem::default()) };
         let options = LogOptions { follow: false, tail: Some(observe::LOG_TAIL_LINES) };
         let chunks: Vec<LogChunk> = self.logs(instance, options).await?.try_collect().await?;
         Ok(observe::post_mortem(found.exit_code, found.oom_killed, &found.error, &chunks))

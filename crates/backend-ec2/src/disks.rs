@@ -2,7 +2,7 @@
 //! workspace.
 
 use aws_sdk_ec2::types::{Volume, VolumeAttachment, VolumeState};
-use molecule_domain::id::{OrganizationId, WorkspaceId};
+use molecule_domain::id::{LaunchSeq, OrganizationId, WorkspaceId};
 use molecule_provisioner::backend::{CallError, OwnedResource};
 use molecule_provisioner::model::InstanceRef;
 
@@ -68,8 +68,9 @@ impl Ec2Backend {
     }
 
     /// Attaches the workspace's data disk to its machine. Succeeds where it is.
-    pub(crate) async fn attach_disk(&self, instance: &InstanceRef) -> Result<(), CallError> {
-        let machine = self.of(instance).await?.ok_or_else(|| unknown("the machine is not there any more"))?;
+    pub(crate) async fn attach_disk(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
+        let machine = self.of_launch(instance, seq).await?;
+        let machine = machine.ok_or_else(|| unknown("the machine is not there any more"))?;
         let (organization, workspace) = (instance.organization, instance.workspace);
         let disk = self.data_disk(organization, workspace).await;
         let disk = disk.map_err(|problem| problem.into_retry("find the data disk"))?;

@@ -133,9 +133,21 @@ impl Ec2Backend {
         result
     }
 
-    /// The machines of an instance, which is one, or none.
+    /// A machine of an instance: of all its launches, for people who want to read its console.
     async fn of(&self, instance: &InstanceRef) -> Result<Option<Machine>, CallError> {
-        let filters = tags::of_instance(self.installation, instance);
+        self.machine(instance, tags::of_instance(self.installation, instance)).await
+    }
+
+    /// The machine of a launch.
+    async fn of_launch(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<Option<Machine>, CallError> {
+        self.machine(instance, tags::of_launch(self.installation, instance, seq)).await
+    }
+
+    async fn machine(
+        &self,
+        instance: &InstanceRef,
+        filters: Vec<aws_sdk_ec2::types::Filter>,
+    ) -> Result<Option<Machine>, CallError> {
         let found = self.describe(Some(instance.organization), filters).await;
         Ok(found.map_err(|problem| problem.into_call_error("look at the machine"))?.into_iter().next())
     }
@@ -164,20 +176,21 @@ impl Backend for Ec2Backend {
     }
 
     async fn attach(&self, found: &OwnedInstance, _spec: &LaunchSpec) -> Result<(), CallError> {
-        self.attach_disk(&found.instance).await
+        self.attach_disk(&found.instance, found.seq).await
     }
 
-    async fn start(&self, instance: &InstanceRef) -> Result<(), CallError> {
-        let found = self.of(instance).await?;
+    async fn start(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
+        let found = self.of_launch(instance, seq).await?;
         let id = found.ok_or_else(|| unknown("there is no machine of ours to start"))?.id;
         let start = || self.client.start_instances().instance_ids(&id).send();
         let started = self.call(Some(instance.organization), "ec2.start", start).await;
         started.map(drop).map_err(|problem| problem.into_call_error("start the machine"))
     }
 
-    async fn stop(&self, instance: &InstanceRef, _grace: Duration) -> Result<(), CallError> {
+    async fn stop(&self, instance: &InstanceRef, seq: LaunchSeq, _grace: Duration) -> Result<(), CallError> {
         // The machine's own shutdown gives its processes their time; EC2 takes no wish about it.
-        let Some(found) = self.of(instance).await?.filter(|found| !found.is_stopping_or_down()) else {
+        let Some(found) = self.of_launch(instance, seq).await?.filter(|found| !found.is_stopping_or_down())
+        else {
             return Ok(());
         };
         let stop = || self.client.stop_instances().instance_ids(&found.id).send();
@@ -225,7 +238,7 @@ impl Backend for Ec2Backend {
         self.list_disks().await
     }
 
-    async fn post_mortem(&self, instance: &InstanceRef) -> Result<PostMortem, CallError> {
+    async fn post_mortem(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<PostMortem, CallError> {
         if let Some(report) = self.desk.report(instance).await.map_err(unknown)? {
             return Ok(PostMortem {
                 log_tail: report.log_tail,
@@ -235,7 +248,7 @@ impl Backend for Ec2Backend {
                 ..PostMortem::default()
             });
         }
-        let Some(found) = self.of(instance).await? else { return Ok(PostMortem::default()) };
+        let Some(found) = self.of_launch(instance, seq).await? else { return Ok(PostMortem::default()) };
         let console = self.console(instance).await?.unwrap_or_default();
         let tail = &console[console.len().saturating_sub(CONSOLE_TAIL)..];
         let log_tail = String::from_utf8_lossy(tail).into_owned();

@@ -81,6 +81,8 @@ reasons! {
     TenantAlreadyServed = "TENANT_ALREADY_SERVED" => FailedPrecondition,
     /// The control plane's database was moved or copied, and no operator has said yet that it is the one in charge.
     DatabaseNotAdopted = "DATABASE_NOT_ADOPTED" => FailedPrecondition,
+    /// An alarm stands: nothing is removed at the provider until an operator has ended it.
+    AlarmStands = "ALARM_STANDS" => FailedPrecondition,
     /// There is no such token.
     TokenNotFound = "TOKEN_NOT_FOUND" => NotFound,
     /// The control plane does not answer.

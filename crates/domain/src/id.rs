@@ -125,8 +125,9 @@ number! {
     AttemptNumber(u32)
 }
 number! {
-    /// Counts all launches of one store. Every resource carries its launch's number, so that a store
-    /// restored from an older backup shows itself: it meets numbers above its own.
+    /// Numbers all launches of one store; never behind the clock (microseconds since 1970), so that a store that was
+    /// put back to an earlier state gives no number out twice. Every resource carries the number of its launch, and each
+    /// store knows which numbers it gave out.
     LaunchSeq(i64)
 }
 number! {

@@ -158,6 +158,8 @@ reasons! {
     ProviderQuota = "PROVIDER_QUOTA",
     /// It was found running after a restore of the database that knew its configuration and credentials.
     Recovered = "RECOVERED",
+    /// The provider shows a launch of it that the engine's database does not know: that was put back.
+    UnknownLaunch = "UNKNOWN_LAUNCH",
 }
 
 impl fmt::Display for Reason {

@@ -16,7 +16,7 @@ use crate::policy::Policy;
 use crate::reconciler::driver;
 use crate::reconciler::execute::Executor;
 use crate::reconciler::orphans::{self, Orphans};
-use crate::store::Store;
+use crate::store::{Alarm, Store};
 use molecule_domain::seal::Sealer;
 
 /// The lifecycle engine over one store and one backend.
@@ -145,8 +145,36 @@ impl Engine {
         Ok(orphans::list(&self.executor).await?)
     }
 
-    /// Removes orphans that an operator has seen.
-    pub async fn remove_orphans(&self, orphans: &Orphans) {
+    /// Removes orphans that an operator has seen, unless an alarm stands.
+    pub async fn remove_orphans(&self, orphans: &Orphans) -> Result<()> {
+        self.may_remove(orphans).await?;
         orphans::remove(&self.executor, orphans).await;
+        Ok(())
+    }
+
+    /// Refuses while an alarm stands, or while one of these calls for one.
+    pub async fn may_remove(&self, orphans: &Orphans) -> Result<()> {
+        if orphans.unknown.is_empty() && self.alarm().await?.is_none() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorReason::AlarmStands,
+            format!(
+                "nothing is removed at the backend {} while its alarm stands: launches are there that the database does not \
+                 know. Look at the alarms, and end them if all that is listed may go",
+                self.backend_kind()
+            ),
+        ))
+    }
+
+    /// The alarm that stands for its backend.
+    pub async fn alarm(&self) -> Result<Option<Alarm>> {
+        Ok(orphans::alarm(&self.executor).await?)
+    }
+
+    /// Ends the alarm by a person's word, who has seen these orphans: the sweeps remove them from now on.
+    pub async fn end_alarm(&self, orphans: &Orphans) -> Result<()> {
+        let (store, now) = (&self.executor.store, self.executor.clock.now());
+        Ok(store.end_alarm(self.backend_kind(), &orphans.unknown, now).await?)
     }
 }

@@ -145,10 +145,10 @@ impl Attempt {
         self.unsure_until <= self.created_at || self.unsure_until < now
     }
 
-    /// The provider's idempotency token of a launch: the same for each retry, at most 64 characters (EC2's
-    /// limit for a `ClientToken`).
-    pub fn token_of(workspace: WorkspaceId, generation: Generation, number: AttemptNumber) -> String {
-        format!("{}-{generation}-{number}", workspace.as_uuid().simple())
+    /// The provider's idempotency token of a launch: the same for each retry, never the same for two launches, and at
+    /// most 64 characters (EC2's limit for a `ClientToken`).
+    pub fn token_of(workspace: WorkspaceId, generation: Generation, launch: LaunchSeq) -> String {
+        format!("{}-{generation}-{launch}", workspace.as_uuid().simple())
     }
 }
 

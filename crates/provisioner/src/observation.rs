@@ -4,12 +4,12 @@
 //! answer of the provider's. The planner's actions that start, stop or take away something carry one of the
 //! two, so none of them can be planned on no answer.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::LaunchSeq;
+use molecule_domain::id::{LaunchSeq, WorkspaceId};
 
-use crate::model::{Endpoint, InstanceRef};
+use crate::model::{Endpoint, InstanceRecord, InstanceRef};
 
 /// An instance of this installation's, as the provider lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,38 +55,63 @@ impl InstanceState {
 pub struct Snapshot {
     /// When the provider was asked: nothing here is older.
     taken_at: Timestamp,
-    /// What was asked for; `None` is everything.
-    wanted: Option<HashSet<InstanceRef>>,
-    answer: Result<HashMap<InstanceRef, OwnedInstance>, String>,
+    /// The workspaces that were asked for; `None` is all.
+    wanted: Option<HashSet<WorkspaceId>>,
+    /// By workspace, in the order in which the provider tells: there may be several of one, and of one generation.
+    answer: Result<BTreeMap<WorkspaceId, Vec<OwnedInstance>>, String>,
 }
 
 impl Snapshot {
     /// The provider's whole answer to a question asked at `asked_at`, or why there is none.
     pub fn new(asked_at: Timestamp, answer: Result<Vec<OwnedInstance>, String>) -> Self {
-        let answer = answer.map(|owned| owned.into_iter().map(|one| (one.instance, one)).collect());
+        let answer = answer.map(|owned| {
+            let mut all: BTreeMap<WorkspaceId, Vec<OwnedInstance>> = BTreeMap::new();
+            for one in owned {
+                all.entry(one.instance.workspace).or_default().push(one);
+            }
+            all
+        });
         Self { taken_at: asked_at, wanted: None, answer }
     }
 
-    /// The same of an answer to a question for some instances only: of others it says nothing.
+    /// The same of an answer to a question for some workspaces only: of others it says nothing.
     pub fn of(
         wanted: &[InstanceRef],
         asked_at: Timestamp,
         answer: Result<Vec<OwnedInstance>, String>,
     ) -> Self {
-        Self { wanted: Some(wanted.iter().copied().collect()), ..Self::new(asked_at, answer) }
+        let wanted = wanted.iter().map(|instance| instance.workspace).collect();
+        Self { wanted: Some(wanted), ..Self::new(asked_at, answer) }
     }
 
-    /// What it says of one instance.
-    pub fn observe(&self, instance: &InstanceRef) -> Observation {
-        if self.wanted.as_ref().is_some_and(|wanted| !wanted.contains(instance)) {
+    /// What it says of the instance of a record.
+    pub fn observe(&self, record: &InstanceRecord) -> Observation {
+        let instance = record.instance();
+        if self.wanted.as_ref().is_some_and(|wanted| !wanted.contains(&instance.workspace)) {
             return Observation::Unknown("the provider was not asked for it".to_owned());
         }
-        match &self.answer {
-            Err(cause) => Observation::Unknown(cause.clone()),
-            Ok(owned) => match owned.get(instance) {
-                Some(found) => Observation::Present(Sighting { found: found.clone(), at: self.taken_at }),
-                None => Observation::Absent(Absence { at: self.taken_at }),
-            },
+        let owned = match &self.answer {
+            Err(cause) => return Observation::Unknown(cause.clone()),
+            Ok(owned) => owned.get(&instance.workspace).map_or(&[][..], Vec::as_slice),
+        };
+        let last = record.attempt.as_ref().map(|attempt| attempt.seq);
+        let live = record.live_attempt().map(|attempt| attempt.seq);
+        let sighting = |found: &OwnedInstance| Sighting { found: found.clone(), at: self.taken_at };
+        let of_this = |found: &&OwnedInstance| found.instance.generation == instance.generation;
+        let of_live = owned.iter().filter(of_this).filter(|found| Some(found.seq) == live);
+        // where a provider made two of one launch, what is done to one is done to both: what runs counts
+        let own = of_live.clone().min_by_key(|found| found.state.is_down());
+        let is_doubled = of_live.count() > 1;
+        let place = |found: &OwnedInstance| (found.instance.generation, Some(found.seq));
+        let later = owned.iter().filter(|found| place(found) > (instance.generation, last));
+        if let Some(later) = later.max_by_key(|found| place(found)) {
+            return Observation::Later { later: sighting(later), own: own.map(sighting) };
+        }
+        match (own, owned.iter().find(of_this)) {
+            (Some(own), _) if is_doubled => Observation::Doubled(sighting(own)),
+            (Some(own), _) => Observation::Present(sighting(own)),
+            (None, Some(earlier)) => Observation::Earlier(sighting(earlier)),
+            (None, None) => Observation::Absent(Absence { at: self.taken_at }),
         }
     }
 
@@ -94,7 +119,10 @@ impl Snapshot {
     pub fn sightings(&self) -> Result<impl Iterator<Item = Sighting> + '_, &str> {
         match &self.answer {
             Err(cause) => Err(cause),
-            Ok(owned) => Ok(owned.values().map(|found| Sighting { found: found.clone(), at: self.taken_at })),
+            Ok(owned) => {
+                let all = owned.values().flatten();
+                Ok(all.map(|found| Sighting { found: found.clone(), at: self.taken_at }))
+            }
         }
     }
 
@@ -109,6 +137,18 @@ impl Snapshot {
 pub enum Observation {
     /// The provider has it.
     Present(Sighting),
+    /// The provider has made more than one of the launch; this is one of them.
+    Doubled(Sighting),
+    /// The provider has one of an earlier launch of the same generation, and not this one.
+    Earlier(Sighting),
+    /// The provider has one of a later generation, or of a later launch of the same generation, than is stored: the store
+    /// was put back to an earlier state.
+    Later {
+        /// The latest one.
+        later: Sighting,
+        /// The one that is stored, where that is there as well.
+        own: Option<Sighting>,
+    },
     /// The provider says it has it not.
     Absent(Absence),
     /// The provider gave no answer, and why.

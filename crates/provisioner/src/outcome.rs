@@ -163,6 +163,12 @@ pub fn apply(
     effects
 }
 
+/// The number of the next launch, after the highest that was given out. Never behind the clock: what a store that was put
+/// back gives out is above all that it had given out before.
+pub fn next_launch(highest: LaunchSeq, now: Timestamp) -> LaunchSeq {
+    LaunchSeq(highest.next().0.max(now.micros()))
+}
+
 /// What [`begin_launch`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaunchBegun {
@@ -195,7 +201,7 @@ pub fn begin_launch(
         record.attempt = Some(Attempt {
             number,
             seq: next_seq,
-            token: Attempt::token_of(record.workspace, record.generation, number),
+            token: Attempt::token_of(record.workspace, record.generation, next_seq),
             placement: placement.to_owned(),
             state: AttemptState::Intended,
             call_until,

@@ -74,11 +74,39 @@ CREATE TABLE instances (
 CREATE INDEX instances_by_due ON instances (backend, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX instances_by_revision ON instances (organization_id, revision);
 
--- Numbers all launches. It never goes back, so a restored database shows itself.
-CREATE SEQUENCE launch_seq;
+-- What is listed at a backend, and compared with it.
+CREATE INDEX instances_by_backend ON instances (backend) WHERE phase <> 'Gone';
+CREATE INDEX instances_gone ON instances (phase_since) WHERE phase = 'Gone';
 
+-- The highest launch number: one row. A sequence would jump ahead after a recovery.
+CREATE TABLE launch_numbers (
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    highest bigint NOT NULL
+);
+
+INSERT INTO launch_numbers (highest) VALUES (0);
+
+-- Every launch that this database has begun, and those that it answers for by an operator's word. What carries another
+-- number was launched in a time that this database does not hold, and is not removed.
+CREATE TABLE launched (
+    launch       bigint NOT NULL,
+    workspace_id uuid NOT NULL,
+    at           timestamptz NOT NULL,
+    PRIMARY KEY (launch, workspace_id)
+);
+
+CREATE INDEX launched_by_age ON launched (at);
+
+-- While one stands, nothing is removed at its backend. Only an operator ends it.
+CREATE TABLE alarms (
+    backend   text PRIMARY KEY,
+    raised_at timestamptz NOT NULL,
+    message   text NOT NULL
+);
+
+-- What is billed: it outlives the instance's row.
 CREATE TABLE segments (
-    workspace_id uuid NOT NULL REFERENCES instances,
+    workspace_id uuid NOT NULL,
     generation   bigint NOT NULL,
     from_at      timestamptz NOT NULL,
     until_at     timestamptz CHECK (until_at >= from_at),
@@ -111,6 +139,7 @@ CREATE TABLE launches (
 );
 
 CREATE INDEX launches_by_age ON launches (organization_id, at);
+CREATE INDEX launches_to_prune ON launches (at);
 
 -- Roles that one process has at a time.
 CREATE TABLE roles (

@@ -60,6 +60,23 @@ CREATE TABLE instances (
 CREATE INDEX instances_by_due ON instances (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX instances_by_revision ON instances (organization_id, revision);
 
+-- Every launch that this database has begun, and those that it answers for by a person's word. What carries another number
+-- was launched in a time that this database does not hold, and is not removed.
+CREATE TABLE launched (
+    launch       INTEGER NOT NULL,
+    workspace_id TEXT NOT NULL,
+    at           INTEGER NOT NULL,
+    PRIMARY KEY (launch, workspace_id)
+) STRICT, WITHOUT ROWID;
+
+-- While one stands, nothing is removed at its backend. Only a person ends it.
+CREATE TABLE alarms (
+    backend   TEXT PRIMARY KEY NOT NULL,
+    raised_at INTEGER NOT NULL,
+    message   TEXT NOT NULL
+) STRICT;
+
+-- What is billed: it outlives the instance's row.
 CREATE TABLE segments (
     workspace_id TEXT NOT NULL,
     generation   INTEGER NOT NULL,

@@ -18,6 +18,7 @@ struct Instruments {
     instances: Gauge<u64>,
     orphans: Gauge<u64>,
     orphan_age: Gauge<f64>,
+    alarm: Gauge<u64>,
     drifting: Gauge<u64>,
     oldest_wish: Gauge<f64>,
 }
@@ -49,6 +50,10 @@ impl Instruments {
             orphan_age: meter
                 .f64_gauge("molecule_orphan_age_seconds")
                 .with_description("The age of the oldest of these")
+                .build(),
+            alarm: meter
+                .u64_gauge("molecule_alarm")
+                .with_description("1 where an alarm stands: nothing is removed at the backend until it is ended")
                 .build(),
             drifting: meter
                 .u64_gauge("molecule_quota_drift")
@@ -99,6 +104,11 @@ pub fn orphans(backend: &'static str, count: usize, oldest: Duration) {
     let labels = [KeyValue::new("backend", backend)];
     ALL.orphans.record(u64::try_from(count).unwrap_or(u64::MAX), &labels);
     ALL.orphan_age.record(oldest.as_secs_f64(), &labels);
+}
+
+/// Whether an alarm stands for a backend.
+pub fn alarm(backend: &'static str, stands: bool) {
+    ALL.alarm.record(u64::from(stands), &[KeyValue::new("backend", backend)]);
 }
 
 /// So many organisations' counters have drifted.

@@ -5,13 +5,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use molecule_domain::Timestamp;
-use molecule_domain::error::Result;
+use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{OrganizationId, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
 use molecule_provisioner::Engine;
 use molecule_provisioner::admission::{ChangeRequest, ProvisionRequest};
 use molecule_provisioner::backend::{CallError, LogChunk, LogOptions};
+use molecule_provisioner::reconciler::orphans::Orphans;
+use molecule_provisioner::store::Alarm;
 use molecule_workspace::agreement::Met;
 use molecule_workspace::store::Cursors;
 
@@ -84,6 +86,18 @@ impl Provider for Embedded {
                 return Ok(Changes::default());
             }
         }
+    }
+
+    async fn alarm(&self, end: bool) -> Result<(Option<Alarm>, Orphans)> {
+        let Some(alarm) = self.0.alarm().await? else { return Ok((None, Orphans::default())) };
+        let orphans = self.0.orphans().await?.ok_or_else(|| {
+            let message = "the daemon does not answer, so nobody can say what would be removed. The alarm stands; try again";
+            Error::new(ErrorReason::BackendUnavailable, message)
+        })?;
+        if end {
+            self.0.end_alarm(&orphans).await?;
+        }
+        Ok((Some(alarm), orphans))
     }
 
     async fn logs(

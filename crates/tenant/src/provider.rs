@@ -5,12 +5,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use molecule_domain::Timestamp;
-use molecule_domain::error::Result;
+use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{IncarnationId, OrganizationId, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::{Event, InstanceView};
 use molecule_provisioner::admission::{ChangeRequest, ProvisionRequest};
 use molecule_provisioner::backend::{CallError, LogChunk, LogOptions};
+use molecule_provisioner::reconciler::orphans::Orphans;
+use molecule_provisioner::store::Alarm;
 use molecule_workspace::agreement::Met;
 use molecule_workspace::store::Cursors;
 
@@ -94,6 +96,14 @@ pub trait Provider: Send + Sync + 'static {
         after: Cursors,
         standpoints: Standpoints,
     ) -> Result<Changes>;
+    /// The alarm that stands, with what would be removed once it is ended; with `end`, it is ended. An error where somebody
+    /// else than this tenant sees to that.
+    async fn alarm(&self, _end: bool) -> Result<(Option<Alarm>, Orphans)> {
+        Err(Error::new(
+            ErrorReason::NotSupported,
+            "the control plane launches for this tenant: its operators see to its alarms, with `molecule admin alarms`",
+        ))
+    }
     /// The output of an instance.
     async fn logs(
         &self,

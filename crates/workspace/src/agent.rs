@@ -41,6 +41,8 @@ pub fn judge(record: &WorkspaceRecord, patience: &Patience, now: Timestamp) -> V
         || record.is_recovered()
         || record.generation != record.instance_generation
         || record.pending.is_some()
+        // nothing is done about it, and its agent may be one of a time that is lost
+        || record.reason == Some(Reason::UnknownLaunch)
         || record.desired != molecule_domain::lifecycle::Desired::Running
     {
         return Verdict::Fine;

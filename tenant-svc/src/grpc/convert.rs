@@ -7,7 +7,10 @@ use molecule_domain::launch::Mount;
 use molecule_domain::lifecycle::{ProvisioningPhase, Readiness, Reason, WorkspaceState};
 use molecule_domain::spec::{PrivateParts, WorkspaceSpec};
 use molecule_domain::tier::Tier;
+use molecule_proto::tenant::v1 as tenant_wire;
 use molecule_proto::workspace::v1 as wire;
+use molecule_provisioner::reconciler::orphans::Orphans;
+use molecule_provisioner::store::Alarm;
 use molecule_service_kit::token;
 use molecule_service_kit::wire::{
     desired_to_wire, duration, event_to_wire, reason_to_wire, tier, tier_to_wire, time,
@@ -15,6 +18,23 @@ use molecule_service_kit::wire::{
 use molecule_workspace::record::{RequestKey, StoredEvent, WorkspaceRecord};
 
 const MAX_REQUEST_ID: usize = 128;
+
+pub(crate) fn alarm(alarm: &Alarm) -> tenant_wire::Alarm {
+    tenant_wire::Alarm { raised_at: Some(time(alarm.raised_at)), message: alarm.message.clone() }
+}
+
+pub(crate) fn leftovers(orphans: &Orphans) -> Vec<tenant_wire::Leftover> {
+    let instances = orphans.instances.iter().map(|(instance, launch)| tenant_wire::Leftover {
+        workspace_id: instance.workspace.to_string(),
+        generation: instance.generation.0,
+        launch: u64::try_from(launch.0).unwrap_or(0),
+    });
+    let workspaces = orphans.workspaces.iter().map(|(_, workspace)| tenant_wire::Leftover {
+        workspace_id: workspace.to_string(),
+        ..tenant_wire::Leftover::default()
+    });
+    instances.chain(workspaces).collect()
+}
 
 /// The etag's number; any other text is no etag of ours and so is stale.
 pub(crate) fn etag(text: &str) -> Option<IntentNumber> {

@@ -9,11 +9,12 @@ use molecule_domain::filter::Filter;
 use molecule_domain::id::Revision;
 use molecule_proto::tenant::v1::workspace_service_server::WorkspaceService;
 use molecule_proto::tenant::v1::{
-    CreateWorkspaceRequest, CreateWorkspaceResponse, DeleteWorkspaceRequest, DeleteWorkspaceResponse,
-    GetServerInfoRequest, GetServerInfoResponse, GetWorkspaceRequest, GetWorkspaceResponse,
-    ListRuntimesRequest, ListRuntimesResponse, ListWorkspaceEventsRequest, ListWorkspaceEventsResponse,
-    ListWorkspacesRequest, ListWorkspacesResponse, RestartWorkspaceRequest, RestartWorkspaceResponse,
-    Runtime, StartWorkspaceRequest, StartWorkspaceResponse, StopWorkspaceRequest, StopWorkspaceResponse,
+    ClearAlarmsRequest, ClearAlarmsResponse, CreateWorkspaceRequest, CreateWorkspaceResponse,
+    DeleteWorkspaceRequest, DeleteWorkspaceResponse, GetServerInfoRequest, GetServerInfoResponse,
+    GetWorkspaceRequest, GetWorkspaceResponse, ListAlarmsRequest, ListAlarmsResponse, ListRuntimesRequest,
+    ListRuntimesResponse, ListWorkspaceEventsRequest, ListWorkspaceEventsResponse, ListWorkspacesRequest,
+    ListWorkspacesResponse, RestartWorkspaceRequest, RestartWorkspaceResponse, Runtime,
+    StartWorkspaceRequest, StartWorkspaceResponse, StopWorkspaceRequest, StopWorkspaceResponse,
     StreamWorkspaceLogsRequest, StreamWorkspaceLogsResponse, UpdateWorkspaceRequest, UpdateWorkspaceResponse,
     WatchWorkspacesRequest, WatchWorkspacesResponse,
 };
@@ -331,6 +332,24 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<StreamWorkspaceLogsRequest>,
     ) -> Answer<Self::StreamWorkspaceLogsStream> {
         answer(self.logs(request.into_inner()).await)
+    }
+
+    async fn list_alarms(&self, _request: Request<ListAlarmsRequest>) -> Answer<ListAlarmsResponse> {
+        let listed = self.workspaces.provider.alarm(false).await;
+        answer(listed.map(|(alarm, orphans)| ListAlarmsResponse {
+            alarms: alarm.iter().map(convert::alarm).collect(),
+            leftovers: convert::leftovers(&orphans),
+        }))
+    }
+
+    async fn clear_alarms(&self, request: Request<ClearAlarmsRequest>) -> Answer<ClearAlarmsResponse> {
+        let confirm = request.into_inner().confirm;
+        let cleared = self.workspaces.provider.alarm(confirm).await;
+        answer(cleared.map(|(alarm, orphans)| ClearAlarmsResponse {
+            alarms: alarm.iter().map(convert::alarm).collect(),
+            leftovers: convert::leftovers(&orphans),
+            cleared: confirm && alarm.is_some(),
+        }))
     }
 
     async fn list_runtimes(&self, request: Request<ListRuntimesRequest>) -> Answer<ListRuntimesResponse> {

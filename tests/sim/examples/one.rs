@@ -15,9 +15,9 @@ fn main() {
         let began = std::time::Instant::now();
         let lived = lead(seed, told, true);
         all.add(&lived.coverage);
-        let broken = lived.unknown().count();
+        let broken = lived.violations.len();
         if until && broken > 0 {
-            println!("found after {} lives: {:?}", seed - first + 1, lived.unknown().next());
+            println!("found after {} lives: {:?}", seed - first + 1, lived.violations.first());
             return;
         }
         if !until {

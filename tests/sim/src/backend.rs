@@ -97,21 +97,21 @@ impl Backend for CloudBackend {
 
     async fn attach(&self, found: &OwnedInstance, _spec: &LaunchSpec) -> Result<(), CallError> {
         let pause = self.way().await?;
-        self.cloud.attach(&found.instance);
+        self.cloud.attach(&found.instance, found.seq);
         self.back(pause).await;
         Ok(())
     }
 
-    async fn start(&self, instance: &InstanceRef) -> Result<(), CallError> {
+    async fn start(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
         let pause = self.way().await?;
-        let result = self.cloud.start(instance);
+        let result = self.cloud.start(instance, seq);
         self.back(pause).await;
         result
     }
 
-    async fn stop(&self, instance: &InstanceRef, _grace: Duration) -> Result<(), CallError> {
+    async fn stop(&self, instance: &InstanceRef, seq: LaunchSeq, _grace: Duration) -> Result<(), CallError> {
         let pause = self.way().await?;
-        let down = self.cloud.stop(instance);
+        let down = self.cloud.stop(instance, seq);
         self.back(pause).await;
         if let Some(down) = down {
             let wait = down.since(self.process.world().now());
@@ -166,9 +166,9 @@ impl Backend for CloudBackend {
         Ok(listed)
     }
 
-    async fn post_mortem(&self, instance: &InstanceRef) -> Result<PostMortem, CallError> {
+    async fn post_mortem(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<PostMortem, CallError> {
         let pause = self.way().await?;
-        let end = self.cloud.end_of(instance);
+        let end = self.cloud.end_of(instance, seq);
         self.back(pause).await;
         Ok(match end {
             Some((code, init_failed)) => PostMortem {

@@ -30,14 +30,15 @@ const TROUBLES: [&str; 12] = [
 ];
 
 /// What must come of it now and then.
-const FIGURES: [&str; 11] = [
+const FIGURES: [&str; 12] = [
     "agreed after being set back",
     "agreed by telling again",
     "agreed by adopting",
     "agreed by recovering",
     "refused changes heard late and granted",
     "outcomes of stale plans",
-    "times that an operator removed orphans",
+    "alarms raised",
+    "alarms ended",
     "leases lost",
     "watches that started over",
     "watches compared with a list at once",
@@ -83,6 +84,7 @@ const fn failure_cannot(reason: Reason) -> Option<&'static str> {
             Some("a suspended organisation's are stopped by the accounts' store, which is not simulated")
         }
         Reason::Recovered => Some("it is what a tenant says of what it took back as it runs"),
+        Reason::UnknownLaunch => Some("it is what is said of one that nothing is done about"),
         _ => None,
     }
 }

@@ -15,12 +15,12 @@ use molecule_workspace::store::TenantStore;
 
 use crate::control::LostFailure;
 use crate::explain::explains;
-use crate::known::{Known, Violation};
 use crate::machine::Machine;
 use crate::oracle::{Expected, fields_of};
 use crate::pair::Pair;
 use crate::tenant::RULES;
 use crate::tenant_store::open_private;
+use crate::violation::Violation;
 
 /// One workspace from all sides.
 struct Seen<'a> {
@@ -48,15 +48,6 @@ impl Seen<'_> {
                 && workspace.record.pending.as_ref().is_some_and(told)
         };
         self.full && !live && self.machines.is_empty() && self.tenant.as_ref().is_some_and(waits)
-    }
-
-    /// The finding that explains what is wrong with it, where one does.
-    fn known(&self) -> Option<Known> {
-        let same = |one: &&Machine, other: &&Machine| one.id != other.id && one.instance == other.instance;
-        if self.machines.iter().any(|one| self.machines.iter().any(|other| same(one, other))) {
-            return Some(Known::B4);
-        }
-        None
     }
 }
 
@@ -102,7 +93,7 @@ impl Pair {
                 },
             };
             self.check_workspace(&seen);
-            self.check_segments(id, seen.engine.as_ref(), seen.known()).await;
+            self.check_segments(id, seen.engine.as_ref()).await;
         }
         let volumes = self.cloud.volume_owners();
         for owner in
@@ -158,7 +149,7 @@ impl Pair {
             tenant.unwrap_or_else(|| "tenant: nothing".to_owned()),
             engine.unwrap_or_else(|| "engine: nothing".to_owned()),
         );
-        self.world.violated(Violation::new(rule, what).known_as(seen.known()));
+        self.world.violated(Violation::new(rule, what));
     }
 
     fn end(&self, name: &'static str) {
@@ -337,48 +328,40 @@ impl Pair {
     /// Whether something that went wrong explains a failure at this moment.
     fn explains_failure(&self, seen: &Seen<'_>, reason: Reason, failed_at: Timestamp) -> bool {
         let since = failed_at - Duration::from_secs(50 * 60);
-        // an instance of another launch may come to be in the way long after it has failed for something else
-        let until =
-            if reason == Reason::NameTaken { self.world.now() } else { failed_at + Duration::from_secs(60) };
-        // What vanished with its credential can't connect, however much later it is started again. A launch under a token
-        // of before a restore launches nothing, and is taken for done: the next one has no credential either.
+        let until = failed_at + Duration::from_secs(60);
+        // What vanished with its credential can't connect, however much later it is started again.
         let is_without = |machine: &Machine| machine.bootstrap.is_none();
         let kinds: &[&str] = match reason {
             Reason::AgentNotConnected if seen.machines.iter().copied().any(is_without) => {
-                &["vanish", "restored", "shows late", "late", "doubles"]
+                &["vanish", "shows late", "late", "doubles"]
             }
             Reason::AgentNotConnected => &["vanish"],
-            // each of its launches has the token of one of before the restore
-            Reason::CrashLoop => &["restored"],
             _ => &[],
         };
         let launched_nothing = self.world.was_wrong(kinds, seen.id, Timestamp::default(), until);
         launched_nothing || self.world.was_wrong(explains(reason), seen.id, since, until)
     }
 
-    async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>, known: Option<Known>) {
+    async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>) {
         let segments = self.control.database().segments(id).await.unwrap_or_default();
         for pair in segments.windows(2) {
             match pair[0].until {
                 Some(until) if until <= pair[1].from => {}
                 Some(until) => {
                     let by = until.since(pair[1].from);
-                    let rule = "segments tile";
                     let what = format!("{id}: they overlap by {by:?}: {pair:?}");
-                    // two replicas' clocks are up to three seconds apart
-                    let known = (by < Duration::from_secs(4)).then_some(Known::B9).or(known);
-                    self.world.violated(Violation::new(rule, what).known_as(known));
+                    self.world.violated(Violation::new("segments tile", what));
                 }
                 None => {
                     let what = format!("{id}: one is open before the last: {pair:?}");
-                    self.world.violated(Violation::new("segments tile", what).known_as(known));
+                    self.world.violated(Violation::new("segments tile", what));
                 }
             }
         }
         let open = segments.last().is_some_and(|last| last.until.is_none());
         if open != engine.is_some_and(|record| record.phase == Phase::Up) {
             let what = format!("{id}: open is {open}, and it is {:?}", engine.map(|record| record.phase));
-            self.world.violated(Violation::new("segments tile", what).known_as(known));
+            self.world.violated(Violation::new("segments tile", what));
         }
     }
 }

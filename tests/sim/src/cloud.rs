@@ -181,8 +181,10 @@ impl Cloud {
     pub(crate) fn list(&self, wanted: Option<&[InstanceRef]>) -> Vec<OwnedInstance> {
         let mut listed: Vec<_> = self.with(|inside, now| {
             let shown = inside.machines.iter().filter(|machine| machine.shown_from <= now);
-            let shown =
-                shown.filter(|machine| wanted.is_none_or(|wanted| wanted.contains(&machine.instance)));
+            let of = |wanted: &[InstanceRef], machine: &Machine| {
+                wanted.iter().any(|wanted| wanted.workspace == machine.instance.workspace)
+            };
+            let shown = shown.filter(|machine| wanted.is_none_or(|wanted| of(wanted, machine)));
             shown.map(Machine::as_listed).collect()
         });
         if self.shuffles && listed.len() > 1 {
@@ -304,12 +306,12 @@ impl Cloud {
         (lag, if slow { rng.seconds(11 * 60, 20 * 60) } else { rng.millis(300, 15_000) })
     }
 
-    pub(crate) fn attach(&self, instance: &InstanceRef) {
+    pub(crate) fn attach(&self, instance: &InstanceRef, seq: LaunchSeq) {
         let (_, boot) = self.times(instance.workspace);
         self.with(|inside, now| {
             for place in 0..inside.machines.len() {
                 let machine = &mut inside.machines[place];
-                if machine.instance == *instance && machine.state == State::Unattached {
+                if machine.is(instance, seq) && machine.state == State::Unattached {
                     machine.attached = true;
                     inside.start(place, now, boot);
                 }
@@ -318,7 +320,7 @@ impl Cloud {
         self.booting.notify_one();
     }
 
-    pub(crate) fn start(&self, instance: &InstanceRef) -> Result<(), CallError> {
+    pub(crate) fn start(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
         let (_, boot) = self.times(instance.workspace);
         let result = self.with(|inside, now| {
             if self.flavour == Flavour::Machines && inside.is(Weather::Full, Some(instance.workspace), now) {
@@ -327,7 +329,7 @@ impl Cloud {
                     message: "there is no room for it to start".to_owned(),
                 }));
             }
-            let place = inside.machines.iter().position(|machine| machine.instance == *instance);
+            let place = inside.machines.iter().position(|machine| machine.is(instance, seq));
             let Some(place) = place else {
                 return Err(CallError::Unknown("there is no such instance".to_owned()));
             };
@@ -348,7 +350,7 @@ impl Cloud {
     }
 
     /// Begins to stop, and says when it is down.
-    pub(crate) fn stop(&self, instance: &InstanceRef) -> Option<Timestamp> {
+    pub(crate) fn stop(&self, instance: &InstanceRef, seq: LaunchSeq) -> Option<Timestamp> {
         let takes = {
             let slow = self.is(Weather::SlowStop, Some(instance.workspace));
             let mut rng = self.world.rng();
@@ -361,7 +363,7 @@ impl Cloud {
         let down = self.with(|inside, now| {
             let mut down = None;
             for place in 0..inside.machines.len() {
-                if inside.machines[place].instance != *instance {
+                if !inside.machines[place].is(instance, seq) {
                     continue;
                 }
                 match inside.machines[place].state {
@@ -390,8 +392,7 @@ impl Cloud {
         self.with(|inside, now| {
             for place in 0..inside.machines.len() {
                 let machine = &inside.machines[place];
-                let is_meant = machine.instance == *instance && machine.seq == seq;
-                if is_meant && !matches!(machine.state, State::Leaving { .. }) {
+                if machine.is(instance, seq) && !matches!(machine.state, State::Leaving { .. }) {
                     inside.ends(place, now);
                     inside.machines[place].state = State::Leaving { until: now + takes };
                 }
@@ -416,10 +417,10 @@ impl Cloud {
     }
 
     /// The exit code of the last end, and whether its init failed.
-    pub(crate) fn end_of(&self, instance: &InstanceRef) -> Option<(i32, bool)> {
+    pub(crate) fn end_of(&self, instance: &InstanceRef, seq: LaunchSeq) -> Option<(i32, bool)> {
         self.with(|inside, _| {
             inside.machines.iter().find_map(|machine| match machine.state {
-                State::Exited { code } if machine.instance == *instance => Some((code, machine.init_failed)),
+                State::Exited { code } if machine.is(instance, seq) => Some((code, machine.init_failed)),
                 _ => None,
             })
         })

@@ -21,18 +21,19 @@ use molecule_provisioner::wakes::Wakes;
 use molecule_provisioner::watch::Feed;
 use molecule_tenant::provider::Standpoints;
 use molecule_workspace::agreement::Met;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::CloudBackend;
 use crate::book::Book;
 use crate::cloud::Cloud;
-use crate::known::Violation;
 use crate::life::PATIENCE;
 use crate::network::{Network, unavailable};
 use crate::oracle::Oracle;
 use crate::process::{EngineSteps, Process};
 use crate::replica_store::ReplicaStore;
 use crate::secrets::Seal;
+use crate::violation::Violation;
 use crate::world::{World, lock};
 
 /// What is known of the database from what was committed to it.
@@ -75,8 +76,7 @@ pub struct ControlPlane {
     streams: AtomicU64,
     /// Processes over copies of a tenant's database, which must not be served.
     twins: Mutex<BTreeMap<IncarnationId, Arc<Process>>>,
-    /// The incarnation that began with the last restore.
-    restored_as: Mutex<Option<IncarnationId>>,
+    alarm: Notify,
     /// What had failed when the database was put back.
     failures_lost: Mutex<BTreeMap<WorkspaceId, LostFailure>>,
 }
@@ -141,7 +141,7 @@ impl ControlPlane {
             replicas: Mutex::default(),
             streams: AtomicU64::new(0),
             twins: Mutex::default(),
-            restored_as: Mutex::default(),
+            alarm: Notify::new(),
             failures_lost: Mutex::default(),
         })
     }
@@ -180,7 +180,8 @@ impl ControlPlane {
         *lock(&self.book) = backup.book;
         *lock(&self.database) = database;
         self.begin();
-        *lock(&self.restored_as) = self.incarnation();
+        // one that stands in the backup is heard of as well
+        self.raises_alarm();
     }
 
     /// Notes what had failed in the database that is being put back, and has not in the backup.
@@ -205,9 +206,14 @@ impl ControlPlane {
         lock(&self.failures_lost).get(&workspace).copied()
     }
 
-    /// The incarnation that began with the last restore.
-    pub fn restored_as(&self) -> Option<IncarnationId> {
-        *lock(&self.restored_as)
+    /// Waits until an alarm is raised.
+    pub async fn alarm_raised(&self) {
+        self.alarm.notified().await;
+    }
+
+    /// An alarm was raised.
+    pub(crate) fn raises_alarm(&self) {
+        self.alarm.notify_one();
     }
 
     /// Lets all replicas go, which hold it as it holds them.

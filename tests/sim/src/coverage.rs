@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use molecule_domain::lifecycle::{Phase, Reason};
 
 use crate::faults::Fault;
-use crate::known::Known;
 
 /// Of what kind a wish is, for the table of pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,8 +66,6 @@ pub struct Coverage {
     pub failed: BTreeMap<Reason0, u64>,
     /// How often a database was restored.
     pub restored: BTreeMap<Restored, u64>,
-    /// How often a known violation was met.
-    pub known: BTreeMap<Known, u64>,
     /// What the workspaces were at the end of their lives.
     pub ends: BTreeMap<&'static str, u64>,
     /// Wishes that were stored, faults that happened, refusals that clients heard, and other figures.
@@ -130,7 +127,6 @@ impl Coverage {
         add(&mut self.transitions, &other.transitions);
         add(&mut self.failed, &other.failed);
         add(&mut self.restored, &other.restored);
-        add(&mut self.known, &other.known);
         add(&mut self.ends, &other.ends);
         add(&mut self.figures, &other.figures);
     }

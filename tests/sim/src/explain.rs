@@ -8,7 +8,7 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
         Reason::ImageUnavailable => &["no image"],
         Reason::NetworkUnavailable => &["no network"],
         // a stray of the same generation may come to be listed after it failed for something else
-        Reason::NameTaken => &["name taken", "shows late", "late", "doubles", "frozen", "restored"],
+        Reason::NameTaken => &["name taken", "shows late", "late", "doubles", "frozen"],
         Reason::LaunchRefused => &["refuses"],
         Reason::LaunchTimeout => &[
             "away",
@@ -52,6 +52,7 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
         | Reason::AgentErrors
         | Reason::Restarting
         | Reason::OrganizationSuspended
+        | Reason::UnknownLaunch
         | Reason::Recovered => &[],
     }
 }

@@ -9,10 +9,11 @@ use crate::client::{Ask, Request};
 use crate::cloud::Flavour;
 use crate::coverage::Coverage;
 use crate::faults::{Armed, Fault};
-use crate::known::Violation;
+use crate::operator;
 use crate::pair::{Pair, Shape};
 use crate::rng::Rng;
 use crate::trouble;
+use crate::violation::Violation;
 use crate::world::World;
 
 /// How long a life is.
@@ -45,9 +46,9 @@ pub struct Lived {
 }
 
 impl Lived {
-    /// The rules that were broken in a way that nobody knows of.
-    pub fn unknown(&self) -> impl Iterator<Item = &Violation> {
-        self.violations.iter().filter(|violation| violation.known.is_none())
+    /// Whether a rule was broken.
+    pub fn broke_a_rule(&self) -> bool {
+        !self.violations.is_empty()
     }
 }
 
@@ -72,10 +73,7 @@ pub fn lead(seed: u64, told: bool, faults: bool) -> Lived {
             (story.hash(), story.words().to_owned())
         };
         let violations = world.violations();
-        let mut coverage = world.coverage().clone();
-        for known in violations.iter().filter_map(|violation| violation.known) {
-            *coverage.known.entry(known).or_default() += 1;
-        }
+        let coverage = world.coverage().clone();
         Lived { seed, hash, words, coverage, violations }
     })
 }
@@ -102,6 +100,8 @@ async fn day(pair: &Pair, faults: bool) {
     let world = &pair.world;
     let episodes = world.rng().between(9, 10);
     react(pair);
+    let operators = pair.clone();
+    tokio::spawn(async move { operator::attend_to_alarms(&operators).await });
     let mut number = 0;
     for episode in 0..episodes {
         let slot = WISHES_FOR / u32::try_from(episodes).unwrap_or(1);

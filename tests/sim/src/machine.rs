@@ -41,6 +41,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Whether it is of this launch of this instance.
+    pub(crate) fn is(&self, instance: &InstanceRef, seq: LaunchSeq) -> bool {
+        self.instance == *instance && self.seq == seq
+    }
+
     /// Whether it runs.
     pub const fn is_running(&self) -> bool {
         matches!(self.state, State::Running { .. })

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use molecule_domain::error::Result;
 use molecule_domain::id::OrganizationId;
 use molecule_domain::limits::Standing;
 use molecule_provisioner::admission::Account;
+use molecule_provisioner::reconciler::orphans::Orphans;
 use molecule_provisioner::store::Store;
 use tokio::sync::oneshot;
 
@@ -44,8 +46,6 @@ pub async fn restore(pair: &Pair) {
             // the operator looks over the accounts
             set_standing(pair, organization, Standing::Good).await;
         }
-        let pair = pair.clone();
-        tokio::spawn(async move { look_over_orphans(&pair).await });
     }
     world.coverage().trouble("restore");
 }
@@ -61,48 +61,45 @@ fn delete_some_that_are_lost(pair: &Pair, organizations: &[OrganizationId]) {
     }
 }
 
-/// After a restore of the control plane the sweep destroys nothing: an operator lists what no record explains, and removes
-/// it once all tenants have agreed with the restored control plane, for as long as the sweep destroys nothing.
-async fn look_over_orphans(pair: &Pair) {
-    let restored = pair.control.restored_as();
-    let mut is_clean = false;
+/// After a restore of the control plane an alarm stands wherever something was launched that it does not know, and the
+/// sweep destroys nothing: an operator looks at what would go, and ends the alarm once all tenants have agreed with the
+/// restored control plane.
+pub async fn attend_to_alarms(pair: &Pair) {
     loop {
-        let pause = pair.world.rng().seconds(240, 900);
-        if !is_clean {
+        pair.control.alarm_raised().await;
+        while !pair.control.database().alarms().await.unwrap_or_default().is_empty() {
+            let pause = pair.world.rng().seconds(60, 900);
             // what is left of before is in the way until then
             pair.world.is_wrong("restored", None, pause + Duration::from_secs(60));
-        }
-        tokio::time::sleep(pause).await;
-        if pair.control.restored_as() != restored {
-            // it was put back once more: whoever did that looks
-            return;
-        }
-        let place = (0..pair.control.places()).find(|place| pair.control.replica(*place).process.is_well());
-        let Some(replica) = place.map(|place| pair.control.replica(place)) else { continue };
-        if !pair.is_whole() || !pair.has_agreed().await {
-            continue;
-        }
-        // a replica that dies meanwhile answers nothing
-        let (sender, receiver) = oneshot::channel();
-        let engine = replica.engine.clone();
-        replica.process.spawn(async move {
-            let listed = engine.orphans().await;
-            if let Ok(Some(orphans)) = &listed {
-                engine.remove_orphans(orphans).await;
+            tokio::time::sleep(pause).await;
+            if pair.is_whole() && pair.has_agreed().await {
+                end_alarm(pair).await;
             }
-            // nobody else ends this wait
-            let _ = sender.send(listed);
-        });
-        let Ok(Ok(Some(orphans))) = receiver.await else { continue };
-        pair.world.tell("operator", 67, || format!("looks over orphans: {orphans:?}"));
-        is_clean = orphans.instances.is_empty() && orphans.workspaces.is_empty();
-        if is_clean && orphans.beyond.is_none() {
-            return;
-        }
-        if !is_clean {
-            pair.world.coverage().figure("times that an operator removed orphans");
         }
     }
+}
+
+async fn end_alarm(pair: &Pair) {
+    let mut places = 0..pair.control.places();
+    let Some(place) = places.find(|place| pair.control.replica(*place).process.is_well()) else { return };
+    let replica = pair.control.replica(place);
+    // a replica that dies meanwhile answers nothing
+    let (sender, receiver) = oneshot::channel::<Result<Option<Orphans>>>();
+    let engine = replica.engine.clone();
+    replica.process.spawn(async move {
+        let looked = async {
+            let orphans = engine.orphans().await?;
+            if let Some(orphans) = &orphans {
+                engine.end_alarm(orphans).await?;
+            }
+            Ok(orphans)
+        };
+        // nobody else ends this wait
+        let _ = sender.send(looked.await);
+    });
+    let Ok(Ok(Some(orphans))) = receiver.await else { return };
+    pair.world.tell("operator", 67, || format!("ends the alarm: {orphans:?}"));
+    pair.world.coverage().figure("alarms ended");
 }
 
 /// An organisation may not launch for so long.

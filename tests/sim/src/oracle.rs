@@ -13,7 +13,7 @@ use molecule_workspace::Wish;
 use tokio::sync::mpsc;
 
 use crate::coverage::{Told, WishKind};
-use crate::known::Violation;
+use crate::violation::Violation;
 use crate::world::{World, lock};
 
 /// The variable whose value says which update set it.

@@ -1,5 +1,6 @@
 //! The control plane's database as one replica reaches it: transactions are steps, and every commit is looked at.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +10,15 @@ use molecule_domain::id::{IntentNumber, LeaseOwner, OrganizationId, Revision, Wo
 use molecule_provisioner::admission::{Account, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment};
 use molecule_provisioner::outcome::Outcome;
+use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::memory::MemoryStore;
-use molecule_provisioner::store::{Expectations, Store, StoreError};
+use molecule_provisioner::store::{Alarm, Expectations, Store, StoreError};
 use molecule_provisioner::wakes::Wakes;
 
 use crate::control::ControlPlane;
 use crate::faults::Fault;
-use crate::known::Violation;
 use crate::process::Process;
+use crate::violation::Violation;
 
 /// The control plane's database as one replica reaches it.
 pub(crate) struct ReplicaStore {
@@ -175,6 +177,35 @@ impl Store for ReplicaStore {
     async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError> {
         self.process.is_let().await;
         self.database.expectations(backend).await
+    }
+
+    async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {
+        self.process.is_let().await;
+        self.database.launched(launches).await
+    }
+
+    async fn raise_alarm(&self, alarm: &Alarm) -> Result<(), StoreError> {
+        self.process.is_let().await;
+        self.process.world().tell("control", 8, || format!("raises an alarm: {}", alarm.message));
+        self.process.world().coverage().figure("alarms raised");
+        self.database.raise_alarm(alarm).await?;
+        self.control.raises_alarm();
+        Ok(())
+    }
+
+    async fn alarms(&self) -> Result<Vec<Alarm>, StoreError> {
+        self.process.is_let().await;
+        self.database.alarms().await
+    }
+
+    async fn end_alarm(
+        &self,
+        backend: &str,
+        launches: &[Launched],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.process.is_let().await;
+        self.database.end_alarm(backend, launches, now).await
     }
 
     async fn lead(

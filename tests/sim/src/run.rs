@@ -73,7 +73,7 @@ fn add(run: &mut Run, lived: Lived) {
     let figure = |name| lived.coverage.figure_of(name);
     run.fewest_wishes = run.fewest_wishes.min(figure("wishes"));
     run.fewest_faults = run.fewest_faults.min(figure("faults"));
-    if lived.unknown().next().is_some() {
+    if lived.broke_a_rule() {
         run.broken.push(lived);
     }
 }
@@ -91,7 +91,6 @@ impl Run {
         println!("steps: {:?}", coverage.steps);
         println!("troubles: {:?}", coverage.troubles);
         println!("FAILED for: {:?}", coverage.failed);
-        println!("known violations: {:?}", coverage.known);
         println!("restored databases: {:?}", coverage.restored);
         print_table("fault and step", coverage.faults.iter().map(|((f, s), n)| ((s, format!("{f:?}")), n)));
         let pairs = coverage.pairs.iter();
@@ -106,7 +105,7 @@ impl Run {
     pub fn print_broken(&self) {
         let mut rules: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
         for lived in &self.broken {
-            for violation in lived.unknown() {
+            for violation in &lived.violations {
                 let seeds = rules.entry(violation.rule).or_default();
                 if seeds.last() != Some(&lived.seed) {
                     seeds.push(lived.seed);
@@ -118,7 +117,7 @@ impl Run {
         }
         for lived in self.broken.iter().take(TOLD) {
             println!("MOLECULE_SIM_SEED={} MOLECULE_SIM_LIVES=1 leads this life again:", lived.seed);
-            for violation in lived.unknown() {
+            for violation in &lived.violations {
                 println!("  {violation}");
             }
         }

@@ -24,10 +24,10 @@ use uuid::Uuid;
 
 use crate::backend::KIND;
 use crate::faults::Fault;
-use crate::known::Violation;
 use crate::network::{Call, Network, Reply, Said, unavailable};
 use crate::oracle::{Oracle, short};
 use crate::process::Process;
+use crate::violation::Violation;
 use crate::world::{SkewedClock, lock};
 
 /// How long a tenant waits for an answer.

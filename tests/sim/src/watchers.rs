@@ -10,10 +10,10 @@ use molecule_workspace::record::{AgentRecord, WorkspaceRecord};
 use molecule_workspace::store::memory::MemoryStore;
 use molecule_workspace::store::{StoreError, TenantStore};
 
-use crate::known::Violation;
 use crate::oracle::short;
 use crate::pair::Pair;
 use crate::tenant::Tenant;
+use crate::violation::Violation;
 use crate::world::{World, lock};
 
 /// How many changes are told at once: few, so that a watch often asks for more.

@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use crate::coverage::Coverage;
 use crate::faults::{Armed, Fault};
-use crate::known::Violation;
 use crate::rng::Rng;
 use crate::story::Story;
+use crate::violation::Violation;
 
 /// How the second of two processes over one database is called.
 pub const TWIN: &str = "twin";

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use molecule_domain::error::{Error, ErrorReason, StoredWish};
 use molecule_domain::id::{Generation, Revision, WorkspaceId};
-use molecule_domain::lifecycle::{Desired, Phase, WorkspaceState};
+use molecule_domain::lifecycle::{Desired, Phase, Reason, WorkspaceState};
 use molecule_domain::limits::{Limits, Standing};
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::store::Store;
 use molecule_sim::client::{Ask, Heard, Request};
+use molecule_sim::cloud::Flavour;
 use molecule_sim::faults::{Armed, Fault};
 use molecule_sim::life::in_a_world;
 use molecule_sim::pair::{Pair, Shape};
@@ -454,6 +455,54 @@ fn b2_what_has_failed_while_it_was_being_replaced_ends() {
         story.accepted(Ask::Restart).await;
         let story = story.ends_well().await;
         assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running);
+    });
+}
+
+/// B4. Before: of two machines of one launch one was invisible, and ran on for good.
+#[test]
+fn b4_a_launch_that_made_two_machines_comes_to_one() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape { flavour: Flavour::Machines, ..Shape::small() }).await;
+        story.pair.cloud.set_weather(Weather::Doubles, None, seconds(60));
+        story.arm("backend.launch", Fault::Repeat);
+        story.accepted(Ask::Create).await;
+        tokio::time::sleep(seconds(10)).await;
+        assert_eq!(story.pair.cloud.machines().len(), 2, "{}", story.words());
+        let mut story = story.ends_well().await;
+        assert_eq!(story.pair.cloud.machines().len(), 1, "{}", story.words());
+        // the token of its generation went with the first two
+        story.accepted(Ask::Restart).await;
+        let story = story.ends_well().await;
+        assert_eq!(story.pair.cloud.machines().len(), 1, "{}", story.words());
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running);
+    });
+}
+
+/// B5. Before: the alarm of a restored database ended once as many launches had been made as were lost, and the sweeps
+/// removed what the backup lacked, with its volumes.
+#[test]
+fn b5_a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        let pair = story.pair.clone();
+        let backup = pair.control.backup();
+        let lost = Pair::workspace(2);
+        let request = story.request(Ask::Create, lost);
+        assert!(matches!(pair.client(0).ask(request).await, Heard::Accepted));
+        story.accepted(Ask::Restart).await;
+        tokio::time::sleep(seconds(300)).await;
+        let before: Vec<_> = pair.cloud.machines().iter().map(|machine| machine.id).collect();
+        assert_eq!(before.len(), 2, "{}", story.words());
+        // its tenant is away, so nobody tells what was lost
+        pair.tenants[0].network.cut(seconds(4 * 3600));
+        pair.control.put_back(backup, &[pair.tenants[0].organization]).await;
+        tokio::time::sleep(seconds(3600)).await;
+        let after: Vec<_> = pair.cloud.machines().iter().map(|machine| machine.id).collect();
+        assert_eq!(after, before, "something was touched: {}", story.words());
+        assert!(pair.cloud.volume_owners().contains(&lost));
+        assert_eq!(pair.control.database().alarms().await.unwrap().len(), 1, "{}", story.words());
+        let held = story.engine(W).await.unwrap();
+        assert_eq!((held.reason, held.generation), (Some(Reason::UnknownLaunch), Generation(1)));
     });
 }
 

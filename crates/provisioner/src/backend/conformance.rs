@@ -37,7 +37,7 @@ pub async fn run(subject: &dyn Subject) {
     launching_twice_gives_one_instance(subject).await;
     the_life_of_an_instance(subject).await;
     taking_away_what_is_gone_succeeds(subject).await;
-    another_launch_is_not_taken_away(subject).await;
+    another_launch_is_not_touched(subject).await;
     a_strangers_instance_is_never_touched(subject).await;
     another_installations_are_invisible(subject).await;
     an_impossible_image_is_refused(subject).await;
@@ -55,7 +55,7 @@ fn request(subject: &dyn Subject, seq: i64) -> LaunchRequest {
         instance,
         attempt,
         seq: LaunchSeq(seq),
-        token: Attempt::token_of(instance.workspace, instance.generation, attempt),
+        token: Attempt::token_of(instance.workspace, instance.generation, LaunchSeq(seq)),
         placement: String::new(),
         spec: subject.spec(),
         bootstrap_token: Some(BootstrapToken::new("for-conformance".to_owned())),
@@ -164,13 +164,16 @@ async fn the_life_of_an_instance(subject: &dyn Subject) {
     let instance = &request.instance;
     let up = reaches(&*backend, instance, is_running).await;
     assert!(up.endpoint.is_some(), "an instance that is up has an endpoint");
-    backend.start(instance).await.expect("starting what runs succeeds");
-    backend.stop(instance, Duration::from_secs(2)).await.expect("it stops");
+    backend.start(instance, request.seq).await.expect("starting what runs succeeds");
+    backend.stop(instance, request.seq, Duration::from_secs(2)).await.expect("it stops");
     let down = reaches(&*backend, instance, InstanceState::is_down).await;
     assert!(matches!(down.state, InstanceState::Exited(_)), "{down:?}");
-    backend.stop(instance, Duration::from_secs(2)).await.expect("stopping what is down succeeds");
-    assert!(backend.post_mortem(instance).await.is_ok());
-    backend.start(instance).await.expect("it starts again");
+    backend
+        .stop(instance, request.seq, Duration::from_secs(2))
+        .await
+        .expect("stopping what is down succeeds");
+    assert!(backend.post_mortem(instance, request.seq).await.is_ok());
+    backend.start(instance, request.seq).await.expect("it starts again");
     let again = reaches(&*backend, instance, is_running).await;
     assert_eq!((again.created_at, again.seq), (up.created_at, up.seq), "a start keeps the instance");
     cleared(&*backend, &request).await;
@@ -179,16 +182,23 @@ async fn the_life_of_an_instance(subject: &dyn Subject) {
 async fn taking_away_what_is_gone_succeeds(subject: &dyn Subject) {
     let backend = subject.backend();
     let request = request(subject, 3);
-    backend.stop(&request.instance, Duration::from_secs(1)).await.expect("stopping what is gone succeeds");
+    backend
+        .stop(&request.instance, request.seq, Duration::from_secs(1))
+        .await
+        .expect("stopping what is gone succeeds");
     cleared(&*backend, &request).await;
     cleared(&*backend, &request).await;
 }
 
-async fn another_launch_is_not_taken_away(subject: &dyn Subject) {
+async fn another_launch_is_not_touched(subject: &dyn Subject) {
     let backend = subject.backend();
     let request = launched(&*backend, request(subject, 5)).await;
     backend.remove(&request.instance, LaunchSeq(4)).await.expect("nothing of that launch is there");
-    assert!(find(&*backend, &request.instance).await.is_some(), "the wrong launch was taken away");
+    let stopped = backend.stop(&request.instance, LaunchSeq(4), Duration::from_secs(1)).await;
+    stopped.expect("nothing of that launch runs");
+    assert!(backend.start(&request.instance, LaunchSeq(4)).await.is_err(), "nothing of it can be started");
+    let found = find(&*backend, &request.instance).await.expect("the wrong launch was taken away");
+    assert_eq!(found.state, InstanceState::Running, "the wrong launch was stopped");
     cleared(&*backend, &request).await;
 }
 
@@ -205,7 +215,7 @@ async fn a_strangers_instance_is_never_touched(subject: &dyn Subject) {
     } else {
         launched(&*backend, request.clone()).await;
     }
-    backend.stop(&request.instance, Duration::ZERO).await.ok();
+    backend.stop(&request.instance, request.seq, Duration::ZERO).await.ok();
     backend.remove(&request.instance, request.seq).await.ok();
     assert!(subject.stranger_is_untouched(&request.instance).await, "a stranger's was touched");
     reaches_absence(&*backend, &request.instance).await;
@@ -217,7 +227,7 @@ async fn another_installations_are_invisible(subject: &dyn Subject) {
     let request = launched(&*ours, request(subject, 7)).await;
     assert_eq!(find(&*other, &request.instance).await, None);
     assert!(!has_resources(&*other, &request.instance).await);
-    other.stop(&request.instance, Duration::ZERO).await.ok();
+    other.stop(&request.instance, request.seq, Duration::ZERO).await.ok();
     other.remove(&request.instance, request.seq).await.ok();
     other.purge(request.instance.organization, request.instance.workspace).await.ok();
     let found = find(&*ours, &request.instance).await.expect("another installation took it away");
@@ -253,7 +263,7 @@ async fn errors_are_never_absence(subject: &dyn Subject) {
         let resources = tokio::time::timeout(Duration::from_secs(3), broken.list_resources()).await;
         assert!(!matches!(resources, Ok(Ok(_))), "{how}: a failing provider listed resources");
         for (call, result) in [
-            ("stop", broken.stop(&request.instance, Duration::ZERO)),
+            ("stop", broken.stop(&request.instance, request.seq, Duration::ZERO)),
             ("remove", broken.remove(&request.instance, request.seq)),
             ("purge", broken.purge(request.instance.organization, request.instance.workspace)),
         ] {

@@ -272,18 +272,19 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
-    async fn start(&self, instance: &InstanceRef) -> Result<(), CallError> {
+    async fn start(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
         let mut state = self.state()?;
-        if state.mine(self.installation, instance).is_none() {
+        if state.mine(self.installation, instance).is_none_or(|found| found.owned.seq != seq) {
             return Err(CallError::Unknown("there is no such instance".to_owned()));
         }
         state.run(self.installation, instance);
         Ok(())
     }
 
-    async fn stop(&self, instance: &InstanceRef, _grace: Duration) -> Result<(), CallError> {
+    async fn stop(&self, instance: &InstanceRef, seq: LaunchSeq, _grace: Duration) -> Result<(), CallError> {
         let mut state = self.state()?;
         if let Some(found) = state.mine(self.installation, instance)
+            && found.owned.seq == seq
             && !found.owned.state.is_down()
         {
             found.owned.state = InstanceState::Exited(Some(143));
@@ -326,9 +327,10 @@ impl Backend for MemoryBackend {
             .collect())
     }
 
-    async fn post_mortem(&self, instance: &InstanceRef) -> Result<PostMortem, CallError> {
+    async fn post_mortem(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<PostMortem, CallError> {
         let mut state = self.state()?;
-        let exit_code = match state.mine(self.installation, instance).map(|found| found.owned.state) {
+        let found = state.mine(self.installation, instance).filter(|found| found.owned.seq == seq);
+        let exit_code = match found.map(|found| found.owned.state) {
             Some(InstanceState::Exited(code)) => code,
             _ => None,
         };

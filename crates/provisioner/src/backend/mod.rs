@@ -37,11 +37,12 @@ pub trait Backend: Send + Sync + 'static {
         Err(CallError::Unknown(format!("nothing is to be attached to {:?}", found.instance)))
     }
 
-    /// Starts an instance that is down. Succeeds where it runs.
-    async fn start(&self, instance: &InstanceRef) -> Result<(), CallError>;
+    /// Starts the instance of a launch, which is down. Succeeds where it runs.
+    async fn start(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError>;
 
-    /// Stops an instance; its process has `grace` to end by itself. Succeeds where it is down or gone.
-    async fn stop(&self, instance: &InstanceRef, grace: Duration) -> Result<(), CallError>;
+    /// Stops the instance of a launch; its process has `grace` to end by itself. Succeeds where it is down or gone, and
+    /// where what has its name is of another launch.
+    async fn stop(&self, instance: &InstanceRef, seq: LaunchSeq, grace: Duration) -> Result<(), CallError>;
 
     /// Takes an instance away, running or not. Succeeds where it is gone, and where what has its name is of
     /// another launch than `seq`. Its workspace's data stays.
@@ -54,7 +55,8 @@ pub trait Backend: Send + Sync + 'static {
     /// All instances of this installation, whole or not at all.
     async fn list_instances(&self) -> Result<Vec<OwnedInstance>, CallError>;
 
-    /// Those of these that are there, whole or not at all. More than was asked for may be in the answer.
+    /// All instances of the workspaces of these, whatever their generation and launch, whole or not at all. More than was
+    /// asked for may be in the answer.
     async fn find_instances(&self, _wanted: &[InstanceRef]) -> Result<Vec<OwnedInstance>, CallError> {
         self.list_instances().await
     }
@@ -63,8 +65,8 @@ pub trait Backend: Send + Sync + 'static {
     /// instance, which is listed itself, may be left out.
     async fn list_resources(&self) -> Result<Vec<OwnedResource>, CallError>;
 
-    /// What can be told of an instance that ended.
-    async fn post_mortem(&self, instance: &InstanceRef) -> Result<PostMortem, CallError>;
+    /// What can be told of the instance of a launch that ended.
+    async fn post_mortem(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<PostMortem, CallError>;
 
     /// Whether [`logs`](Self::logs) has something to tell.
     fn streams_logs(&self) -> bool {

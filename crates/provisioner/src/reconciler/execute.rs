@@ -76,7 +76,7 @@ impl Executor {
 
     async fn step(&self, claimed: &Claimed, snapshot: &Snapshot) {
         let record = &claimed.record;
-        let seen = snapshot.observe(&record.instance());
+        let seen = snapshot.observe(record);
         let action = plan(record, &seen, &self.policy, self.backend.visibility_lag(), self.clock.now());
         tracing::Span::current().record("action", action.name());
         debug!(phase = %record.phase, desired = ?record.desired, "planned");
@@ -130,10 +130,10 @@ impl Executor {
             Action::Stop(sighting) => {
                 self.announce(lease, record, "being stopped").await?;
                 let grace = self.policy.stop_grace;
-                let instance = sighting.found().instance;
+                let found = sighting.found();
                 let limit = grace + self.policy.other_call;
-                let result =
-                    self.guarded(lease, "backend.stop", limit, || self.backend.stop(&instance, grace)).await;
+                let stop = || self.backend.stop(&found.instance, found.seq, grace);
+                let result = self.guarded(lease, "backend.stop", limit, stop).await;
                 self.look_again(lease, record, result).await
             }
             Action::Remove(sighting) => {
@@ -182,9 +182,10 @@ impl Executor {
             };
             self.commit_and_keep("commit.starting", lease, outcome).await?;
         }
-        let instance = sighting.found().instance;
+        let found = sighting.found();
         let limit = self.policy.other_call;
-        match self.guarded(lease, "backend.start", limit, || self.backend.start(&instance)).await {
+        let start = || self.backend.start(&found.instance, found.seq);
+        match self.guarded(lease, "backend.start", limit, start).await {
             Ok(()) => {
                 let outcome = Outcome {
                     phase: Some(Phase::Booting),
@@ -212,7 +213,7 @@ impl Executor {
         sighting: &Sighting,
     ) -> Result<(), StoreError> {
         let found = sighting.found();
-        let ask = || self.backend.post_mortem(&found.instance);
+        let ask = || self.backend.post_mortem(&found.instance, found.seq);
         // Without an answer the end is counted all the same; only its description is poorer.
         let told = self.call("backend.post_mortem", self.policy.other_call, ask).await.unwrap_or_default();
         let exit_code = told.exit_code.or(match found.state {

@@ -15,7 +15,10 @@ use crate::backend::OwnedResource;
 use crate::model::InstanceRef;
 use crate::observation::{InstanceState, OwnedInstance, Sighting, Snapshot};
 use crate::policy::Policy;
-use crate::store::{Expectations, Expected, StoreError};
+use crate::store::{Alarm, Expectations, Expected, StoreError};
+
+/// A launch that something at the provider carries by its labels, and the workspace that it is of.
+pub type Launched = (LaunchSeq, WorkspaceId);
 
 /// What a comparison found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,63 +29,83 @@ pub struct Comparison {
     pub instances: Vec<(InstanceRef, LaunchSeq)>,
     /// Workspaces of which other resources are left that no record explains, likewise.
     pub resources: Vec<(OrganizationId, WorkspaceId)>,
-    /// All that no record explains, whether it may be destroyed yet or not.
+    /// How many things no record explains, whether they may be destroyed yet or not.
     pub unexplained: usize,
-    /// Something carries a launch number that this store has not given out: nothing may be destroyed.
-    pub beyond: Option<LaunchSeq>,
+    /// How many of these this store has not launched. Where there are any, nothing may be destroyed.
+    pub unknown: usize,
 }
 
-/// Compares. `seen_since` says since when a resource has been unexplained: resources don't tell their age.
-pub fn compare(
-    sightings: &[Sighting],
-    resources: &[OwnedResource],
-    expected: &Expectations,
+/// Everything at the provider that no record explains.
+#[derive(Clone, Debug, Default)]
+struct Unexplained {
+    instances: Vec<OwnedInstance>,
+    resources: Vec<OwnedResource>,
+}
+
+impl Unexplained {
+    fn of(sightings: &[Sighting], resources: &[OwnedResource], expected: &Expectations) -> Self {
+        let records: HashMap<WorkspaceId, &Expected> =
+            expected.instances.iter().map(|record| (record.workspace, record)).collect();
+        let explains = |found: &OwnedInstance| {
+            let record = records.get(&found.instance.workspace);
+            record.is_some_and(|record| {
+                record.generation == found.instance.generation && record.seq == Some(found.seq)
+            })
+        };
+        let instances = sightings.iter().map(Sighting::found).filter(|found| !explains(found));
+        let resources = resources.iter().filter(|resource| !records.contains_key(&resource.workspace));
+        Self { instances: instances.cloned().collect(), resources: resources.cloned().collect() }
+    }
+
+    fn launches(&self) -> Vec<Launched> {
+        let instances = self.instances.iter().map(|found| (found.seq, found.instance.workspace));
+        let resources = self.resources.iter().map(|resource| (resource.seq, resource.workspace));
+        let mut all: Vec<_> = instances.chain(resources).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    fn len(&self) -> usize {
+        self.instances.len() + self.resources.len()
+    }
+
+    /// All of it, without grace or bound.
+    fn orphans(&self, known: &HashSet<Launched>) -> Orphans {
+        let mut instances: Vec<_> = self.instances.iter().map(|found| (found.instance, found.seq)).collect();
+        instances.sort_unstable();
+        let mut workspaces: Vec<_> =
+            self.resources.iter().map(|left| (left.organization, left.workspace)).collect();
+        workspaces.sort_unstable();
+        workspaces.dedup();
+        let unknown = self.launches().into_iter().filter(|launch| !known.contains(launch)).collect();
+        Orphans { instances, workspaces, unknown }
+    }
+}
+
+/// Instances by their launches, and workspaces of which other resources are left.
+type Removable = (Vec<(InstanceRef, LaunchSeq)>, Vec<(OrganizationId, WorkspaceId)>);
+
+/// What of these may be destroyed in one pass of a provider that has `owned` things. `seen_since` says since when a
+/// resource has been unexplained: resources don't tell their age.
+fn destroyable(
+    unexplained: &Unexplained,
+    owned: usize,
     seen_since: impl Fn(&OwnedResource) -> Timestamp,
     policy: &Policy,
     now: Timestamp,
-) -> Comparison {
-    let records: HashMap<WorkspaceId, &Expected> =
-        expected.instances.iter().map(|record| (record.workspace, record)).collect();
-    let by_instance: HashMap<InstanceRef, &Sighting> =
-        sightings.iter().map(|sighting| (sighting.found().instance, sighting)).collect();
-
-    let mut comparison = Comparison { wake: differing(expected, &by_instance), ..Comparison::default() };
-
-    let highest = sightings.iter().map(|s| s.found().seq).chain(resources.iter().map(|r| r.seq)).max();
-    comparison.beyond = highest.filter(|seq| *seq > expected.max_seq);
-
-    let mut instances = Vec::new();
-    for found in sightings.iter().map(Sighting::found).filter(|found| !explains(&records, found)) {
-        comparison.unexplained += 1;
-        if now.since(found.created_at) >= policy.orphan_grace {
-            instances.push((found.instance, found.seq));
-        }
-    }
-    let mut of_workspaces = HashSet::new();
-    for resource in resources.iter().filter(|resource| !records.contains_key(&resource.workspace)) {
-        comparison.unexplained += 1;
-        if now.since(seen_since(resource)) >= policy.orphan_grace {
-            of_workspaces.insert((resource.organization, resource.workspace));
-        }
-    }
-    if comparison.beyond.is_some() {
-        return comparison;
-    }
-    let budget = ((sightings.len() + resources.len()) / 10).max(1);
+) -> Removable {
+    let budget = (owned / 10).max(1);
+    let old = unexplained.instances.iter().filter(|one| now.since(one.created_at) >= policy.orphan_grace);
+    let mut instances: Vec<_> = old.map(|found| (found.instance, found.seq)).collect();
     instances.sort_unstable();
     instances.truncate(budget);
-    let mut of_workspaces: Vec<_> = of_workspaces.into_iter().collect();
-    of_workspaces.sort_unstable();
-    of_workspaces.truncate(budget - instances.len());
-    comparison.instances = instances;
-    comparison.resources = of_workspaces;
-    comparison
-}
-
-fn explains(records: &HashMap<WorkspaceId, &Expected>, found: &OwnedInstance) -> bool {
-    records
-        .get(&found.instance.workspace)
-        .is_some_and(|record| record.generation == found.instance.generation && record.seq == Some(found.seq))
+    let old = unexplained.resources.iter().filter(|one| now.since(seen_since(one)) >= policy.orphan_grace);
+    let mut workspaces: Vec<_> = old.map(|left| (left.organization, left.workspace)).collect();
+    workspaces.sort_unstable();
+    workspaces.dedup();
+    workspaces.truncate(budget - instances.len());
+    (instances, workspaces)
 }
 
 /// Everything that no record explains, without grace or bound: for an operator to decide about.
@@ -92,8 +115,8 @@ pub struct Orphans {
     pub instances: Vec<(InstanceRef, LaunchSeq)>,
     /// Workspaces of which other resources are left.
     pub workspaces: Vec<(OrganizationId, WorkspaceId)>,
-    /// Something carries a launch number that this store has not given out.
-    pub beyond: Option<LaunchSeq>,
+    /// The launches among these that this store does not know.
+    pub unknown: Vec<Launched>,
 }
 
 /// Lists orphans; `None` where the provider does not answer.
@@ -101,17 +124,9 @@ pub async fn list(executor: &Executor) -> Result<Option<Orphans>, StoreError> {
     let snapshot = executor.look().await;
     let Some((sightings, resources)) = everything(executor, &snapshot).await else { return Ok(None) };
     let expected = executor.store.expectations(executor.backend.kind()).await?;
-    let records: HashMap<WorkspaceId, &Expected> =
-        expected.instances.iter().map(|record| (record.workspace, record)).collect();
-    let highest = sightings.iter().map(|s| s.found().seq).chain(resources.iter().map(|r| r.seq)).max();
-    let unexplained = sightings.iter().map(Sighting::found).filter(|found| !explains(&records, found));
-    let mut instances: Vec<_> = unexplained.map(|found| (found.instance, found.seq)).collect();
-    instances.sort_unstable();
-    let left = resources.iter().filter(|resource| !records.contains_key(&resource.workspace));
-    let mut workspaces: Vec<_> = left.map(|left| (left.organization, left.workspace)).collect();
-    workspaces.sort_unstable();
-    workspaces.dedup();
-    Ok(Some(Orphans { instances, workspaces, beyond: highest.filter(|seq| *seq > expected.max_seq) }))
+    let unexplained = Unexplained::of(&sightings, &resources, &expected);
+    let known = executor.store.launched(&unexplained.launches()).await?;
+    Ok(Some(unexplained.orphans(&known)))
 }
 
 /// Removes orphans. What the provider does not remove now is listed again.
@@ -119,7 +134,15 @@ pub async fn remove(executor: &Executor, orphans: &Orphans) {
     destroy(executor, &orphans.instances, &orphans.workspaces).await;
 }
 
-fn differing(expected: &Expectations, seen: &HashMap<InstanceRef, &Sighting>) -> Vec<WorkspaceId> {
+/// The alarm that stands for this executor's backend.
+pub async fn alarm(executor: &Executor) -> Result<Option<Alarm>, StoreError> {
+    let kind = executor.backend.kind();
+    Ok(executor.store.alarms().await?.into_iter().find(|alarm| alarm.backend == kind))
+}
+
+fn differing(expected: &Expectations, sightings: &[Sighting]) -> Vec<WorkspaceId> {
+    let running = sightings.iter().map(Sighting::found).filter(|one| one.state == InstanceState::Running);
+    let running: HashSet<_> = running.map(|one| (one.instance, Some(one.seq))).collect();
     let settled = expected.instances.iter().filter(|record| record.settled);
     let differs = settled.filter(|record| {
         let instance = InstanceRef {
@@ -127,8 +150,7 @@ fn differing(expected: &Expectations, seen: &HashMap<InstanceRef, &Sighting>) ->
             workspace: record.workspace,
             generation: record.generation,
         };
-        let running = seen.get(&instance).is_some_and(|s| s.found().state == InstanceState::Running);
-        running != record.up
+        running.contains(&(instance, record.seq)) != record.up
     });
     differs.map(|record| record.workspace).collect()
 }
@@ -137,6 +159,8 @@ fn differing(expected: &Expectations, seen: &HashMap<InstanceRef, &Sighting>) ->
 #[derive(Debug, Default)]
 pub struct Sweeper {
     unexplained_since: HashMap<String, Timestamp>,
+    /// Whether it has told of the alarm that stands.
+    told: bool,
 }
 
 impl Sweeper {
@@ -147,44 +171,74 @@ impl Sweeper {
         let Some((sightings, resources)) = everything(executor, &snapshot).await else {
             return Ok(Comparison::default());
         };
-        let expected = executor.store.expectations(executor.backend.kind()).await?;
+        let kind = executor.backend.kind();
+        let expected = executor.store.expectations(kind).await?;
         let now = executor.clock.now();
+        let unexplained = Unexplained::of(&sightings, &resources, &expected);
+        let known = executor.store.launched(&unexplained.launches()).await?;
 
-        let known: HashSet<WorkspaceId> = expected.instances.iter().map(|record| record.workspace).collect();
-        let unexplained: Vec<_> = resources.iter().filter(|r| !known.contains(&r.workspace)).collect();
-        let names: HashSet<&str> = unexplained.iter().map(|r| r.name.as_str()).collect();
+        let names: HashSet<&str> = unexplained.resources.iter().map(|r| r.name.as_str()).collect();
         self.unexplained_since.retain(|name, _| names.contains(name.as_str()));
-        for resource in unexplained {
+        for resource in &unexplained.resources {
             self.unexplained_since.entry(resource.name.clone()).or_insert(now);
         }
-        let since =
-            |resource: &OwnedResource| self.unexplained_since.get(&resource.name).copied().unwrap_or(now);
-
-        let found = compare(&sightings, &resources, &expected, since, &executor.policy, now);
-        let kind = executor.backend.kind();
-        let records: HashMap<WorkspaceId, &Expected> =
-            expected.instances.iter().map(|record| (record.workspace, record)).collect();
-        let strays = sightings.iter().map(Sighting::found).filter(|one| !explains(&records, one));
-        let since = strays.map(|one| one.created_at).chain(self.unexplained_since.values().copied());
-        let oldest = since.min().map_or(Duration::ZERO, |since| now.since(since));
-        metrics::orphans(kind, found.unexplained, oldest);
+        let mut found = Comparison {
+            wake: differing(&expected, &sightings),
+            unexplained: unexplained.len(),
+            unknown: unexplained.orphans(&known).unknown.len(),
+            ..Comparison::default()
+        };
+        let created = unexplained.instances.iter().map(|one| one.created_at);
+        let oldest = created.chain(self.unexplained_since.values().copied()).min();
+        metrics::orphans(kind, found.unexplained, oldest.map_or(Duration::ZERO, |since| now.since(since)));
         for phase in Phase::ALL {
             let count = expected.instances.iter().filter(|record| record.phase == phase).count();
             metrics::instances(kind, &phase.to_string(), count);
-        }
-        if let Some(seq) = found.beyond {
-            error!(
-                launch = %seq, highest_known = %expected.max_seq, unexplained = found.unexplained,
-                "resources carry launch numbers that this database has not given out: it is an old backup or \
-                 another installation's. No orphan is removed until an operator has looked"
-            );
         }
         if !found.wake.is_empty() {
             info!(count = found.wake.len(), "instances are not as they were last known; looking at them");
             executor.store.wake(&found.wake, now).await?;
         }
-        destroy(executor, &found.instances, &found.resources).await;
+        let mut alarm = alarm(executor).await?;
+        if found.unknown > 0 && alarm.is_none() {
+            let message = format!(
+                "{} launches at the provider are not known to this database: it was put back to an earlier state, or it is \
+                 another installation's",
+                found.unknown
+            );
+            let raised = Alarm { backend: kind.to_owned(), raised_at: now, message };
+            executor.store.raise_alarm(&raised).await?;
+            alarm = Some(raised);
+        }
+        metrics::alarm(kind, alarm.is_some());
+        self.tell(alarm.as_ref());
+        if alarm.is_none() {
+            let owned = sightings.len() + resources.len();
+            let since =
+                |resource: &OwnedResource| self.unexplained_since.get(&resource.name).copied().unwrap_or(now);
+            (found.instances, found.resources) =
+                destroyable(&unexplained, owned, since, &executor.policy, now);
+            destroy(executor, &found.instances, &found.resources).await;
+        } else {
+            // what stands under the alarm has its grace once that has ended
+            self.unexplained_since.clear();
+        }
         Ok(found)
+    }
+
+    /// Tells of an alarm once: when it is raised, and after each start.
+    fn tell(&mut self, alarm: Option<&Alarm>) {
+        match alarm {
+            Some(alarm) if !self.told => error!(
+                backend = alarm.backend, raised_at = %alarm.raised_at,
+                "ALARM: {}. Nothing is removed until an operator has looked and ended it: see `molecule admin alarms`, or \
+                 `molecule alarms` of a self-hosted tenant",
+                alarm.message
+            ),
+            None if self.told => info!("the alarm has been ended"),
+            _ => {}
+        }
+        self.told = alarm.is_some();
     }
 }
 
@@ -253,7 +307,7 @@ mod tests {
         snapshot.sightings().unwrap().collect()
     }
 
-    fn expect(records: &[(u128, i64)], max_seq: i64) -> Expectations {
+    fn expect(records: &[(u128, i64)]) -> Expectations {
         let instances = records
             .iter()
             .map(|(n, seq)| Expected {
@@ -267,50 +321,80 @@ mod tests {
                 settled: true,
             })
             .collect();
-        Expectations { instances, max_seq: LaunchSeq(max_seq) }
+        Expectations { instances }
+    }
+
+    fn volume(n: u128) -> OwnedResource {
+        OwnedResource {
+            organization: OrganizationId::SELF_HOSTED,
+            workspace: instance(n).workspace,
+            name: format!("volume of {n}"),
+            seq: LaunchSeq(1),
+        }
     }
 
     const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
 
-    fn run(sightings: &[Sighting], expected: &Expectations) -> Comparison {
+    /// What of all this one pass may destroy, where volumes have been unexplained for so many seconds.
+    fn destroyed(
+        sightings: &[Sighting],
+        volumes: &[OwnedResource],
+        seconds: u64,
+        expected: &Expectations,
+    ) -> Removable {
         let policy = Policy { orphan_grace: Duration::from_secs(60), ..Policy::default() };
-        compare(sightings, &[], expected, |_| NOW, &policy, NOW)
+        let unexplained = Unexplained::of(sightings, volumes, expected);
+        let since = NOW - Duration::from_secs(seconds);
+        destroyable(&unexplained, sightings.len() + volumes.len(), |_| since, &policy, NOW)
     }
 
     #[test]
     fn what_a_record_explains_stays() {
-        let found = run(&seen(&[(1, 1, 0)]), &expect(&[(1, 1)], 1));
-        assert_eq!(found, Comparison::default());
+        let all = Unexplained::of(&seen(&[(1, 1, 0)]), &[volume(1)], &expect(&[(1, 1)]));
+        assert_eq!((all.len(), all.launches().len()), (0, 0));
     }
 
     #[test]
     fn an_orphan_goes_after_its_grace() {
-        assert_eq!(run(&seen(&[(1, 1, 950)]), &expect(&[], 1)).instances, []);
-        assert_eq!(run(&seen(&[(1, 1, 930)]), &expect(&[], 1)).instances, [(instance(1), LaunchSeq(1))]);
+        let one = (vec![(instance(1), LaunchSeq(1))], Vec::new());
+        assert_eq!(destroyed(&seen(&[(1, 1, 950)]), &[], 0, &expect(&[])), Removable::default());
+        assert_eq!(destroyed(&seen(&[(1, 1, 930)]), &[], 0, &expect(&[])), one);
+        let of = (Vec::new(), vec![(OrganizationId::SELF_HOSTED, instance(1).workspace)]);
+        assert_eq!(destroyed(&[], &[volume(1)], 59, &expect(&[])), Removable::default());
+        assert_eq!(destroyed(&[], &[volume(1)], 60, &expect(&[])), of);
     }
 
     #[test]
     fn an_instance_of_an_older_launch_is_an_orphan() {
-        assert_eq!(run(&seen(&[(1, 1, 0)]), &expect(&[(1, 2)], 2)).instances.len(), 1);
+        assert_eq!(destroyed(&seen(&[(1, 1, 0)]), &[], 0, &expect(&[(1, 2)])).0.len(), 1);
     }
 
     #[test]
     fn one_pass_destroys_a_tenth_at_most() {
         let orphans: Vec<_> = (0..50).map(|n| (n, 1, 0)).collect();
-        assert_eq!(run(&seen(&orphans), &expect(&[], 1)).instances.len(), 5);
-        assert_eq!(run(&seen(&orphans[..3]), &expect(&[], 1)).instances.len(), 1);
-    }
-
-    #[test]
-    fn a_restored_store_destroys_nothing() {
-        let found = run(&seen(&[(1, 1, 0), (2, 7, 0)]), &expect(&[], 6));
-        assert_eq!(found.beyond, Some(LaunchSeq(7)));
-        assert_eq!((found.instances.len(), found.unexplained), (0, 2));
+        assert_eq!(destroyed(&seen(&orphans), &[], 0, &expect(&[])).0.len(), 5);
+        assert_eq!(destroyed(&seen(&orphans[..3]), &[], 0, &expect(&[])).0.len(), 1);
+        // instances and volumes share it
+        let volumes: Vec<_> = (100..150).map(volume).collect();
+        let (instances, workspaces) = destroyed(&seen(&orphans), &volumes, 60, &expect(&[]));
+        assert_eq!((instances.len(), workspaces.len()), (10, 0));
+        let (instances, workspaces) = destroyed(&seen(&orphans[..3]), &volumes, 60, &expect(&[]));
+        assert_eq!((instances.len(), workspaces.len()), (3, 2));
     }
 
     #[test]
     fn what_differs_is_woken() {
-        let found = run(&seen(&[(1, 1, 0)]), &expect(&[(1, 1), (2, 2)], 2));
-        assert_eq!(found.wake, [instance(2).workspace]);
+        let expected = expect(&[(1, 1), (2, 2), (3, 3)]);
+        // of the third one an earlier launch runs
+        let sightings = seen(&[(1, 1, 0), (3, 1, 0)]);
+        assert_eq!(differing(&expected, &sightings), [instance(2).workspace, instance(3).workspace]);
+    }
+
+    #[test]
+    fn a_launch_is_known_by_its_number_and_its_workspace() {
+        let all = Unexplained::of(&seen(&[(1, 1, 0), (2, 2, 0)]), &[volume(3)], &expect(&[]));
+        let known = [(LaunchSeq(1), instance(1).workspace), (LaunchSeq(2), instance(9).workspace)];
+        let unknown = all.orphans(&known.into_iter().collect()).unknown;
+        assert_eq!(unknown, [(LaunchSeq(1), instance(3).workspace), (LaunchSeq(2), instance(2).workspace)]);
     }
 }

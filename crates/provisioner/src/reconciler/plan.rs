@@ -71,6 +71,9 @@ pub fn plan(
     match seen {
         Observation::Unknown(cause) => planner.on_unknown(cause),
         Observation::Present(sighting) => planner.on_present(sighting),
+        Observation::Doubled(sighting) => planner.on_doubled(sighting),
+        Observation::Earlier(sighting) => planner.on_earlier(sighting),
+        Observation::Later { later, own } => planner.on_later(later, own.as_ref()),
         Observation::Absent(absence) => planner.on_absent(*absence),
     }
 }
@@ -95,21 +98,44 @@ impl Planner<'_> {
         Action::AwaitProvider(cause.to_owned())
     }
 
+    /// Two instances on one disk: both are taken away, and another is launched.
+    fn on_doubled(&self, sighting: &Sighting) -> Action {
+        let runs = self.record.desired == Desired::Running && !self.record.is_being_replaced();
+        if runs { Action::Remove(sighting.clone()) } else { self.on_present(sighting) }
+    }
+
+    /// A late one of an earlier launch of ours. The orphan sweep, which has a grace and a budget, decides about it.
+    fn on_earlier(&self, sighting: &Sighting) -> Action {
+        let message = format!(
+            "an instance of another launch ({}) is in the way; the next sweep looks at it",
+            sighting.found().seq
+        );
+        if self.record.desired == Desired::Running && self.start_is_overdue() {
+            return self.give_up(Reason::NameTaken, message, None);
+        }
+        self.tell(Reason::NameTaken, message, None, self.policy.look_every * 5)
+    }
+
+    /// What was launched and is not known here may be all that holds the workspace's data, or write to its disk: nothing
+    /// is launched beside it, and nothing of the workspace is touched.
+    fn on_later(&self, later: &Sighting, own: Option<&Sighting>) -> Action {
+        let found = later.found();
+        let is_down = own.is_none_or(|own| own.found().state.is_down());
+        self.tell(
+            Reason::UnknownLaunch,
+            format!(
+                "the provider shows launch {} of generation {}, which the database does not know: it was put back to an \
+                 earlier state. Nothing of this workspace is launched, stopped or removed until an operator has ended \
+                 the alarm",
+                found.seq, found.instance.generation
+            ),
+            is_down.then_some(Fact::Down(later.at())),
+            self.policy.sweep_every * 2,
+        )
+    }
+
     fn on_present(&self, sighting: &Sighting) -> Action {
         let found = sighting.found();
-        let ours = self.record.live_attempt().is_some_and(|attempt| attempt.seq == found.seq);
-        if !ours {
-            // Of another launch: a late one of ours, or of another store's. The orphan sweep, which knows the
-            // highest launch number and has a budget, decides about it.
-            return self.tell(
-                Some(Reason::NameTaken),
-                format!(
-                    "an instance of another launch ({}) is in the way; the next sweep looks at it",
-                    found.seq
-                ),
-                self.policy.look_every * 5,
-            );
-        }
         if self.record.desired == Desired::Deleted {
             return Action::Remove(sighting.clone());
         }
@@ -318,12 +344,16 @@ impl Planner<'_> {
         Action::Settle(Box::new(give_up(self.record, reason, message, outcome, self.now)))
     }
 
-    fn tell(&self, reason: Option<Reason>, message: String, look_again: Duration) -> Action {
+    fn tell(&self, reason: Reason, message: String, fact: Option<Fact>, look_again: Duration) -> Action {
         let due = self.now + look_again;
-        if self.record.message == message && self.record.due_at.is_some_and(|due| due > self.now) {
+        let fact = fact.filter(|_| self.record.up_since.is_some());
+        // why it has FAILED is told for as long as it has
+        let is_news = self.record.message != message && self.record.phase != Phase::Failed;
+        if !is_news && fact.is_none() {
             return Action::Wait(due);
         }
-        let outcome = Outcome { reason, message: Some(message), due_at: Some(due), ..self.outcome() };
+        let message = is_news.then_some(message);
+        let outcome = Outcome { reason: Some(reason), message, fact, due_at: Some(due), ..self.outcome() };
         Action::Settle(Box::new(outcome))
     }
 

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_domain::error::ErrorReason;
-use molecule_domain::id::{Generation, IntentNumber, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{
+    Generation, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId,
+};
 use molecule_domain::launch::{LaunchSpec, Mount};
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_domain::limits::{Amounts, Limits, Permits, Standing};
 use molecule_domain::tier::{Resources, Tier};
 use molecule_domain::{Error, Timestamp};
 
-use super::{Store, StoreError};
+use super::{Alarm, Store, StoreError};
 use crate::admission::{Account, Change, ChangeRequest, ProvisionRequest};
 use crate::model::{AttemptState, Claimed, Endpoint, InstanceRecord};
 use crate::outcome::{Fact, Outcome};
@@ -40,7 +42,9 @@ where
     a_launch_that_was_overtaken_is_not_begun(fresh(&make).await).await;
     of_an_illegal_decision_the_facts_are_written(fresh(&make).await).await;
     launch_numbers_rise_and_attempts_are_reused(fresh(&make).await).await;
+    an_alarm_stands_until_it_is_ended(fresh(&make).await).await;
     segments_open_and_close_with_facts(fresh(&make).await).await;
+    what_is_gone_is_dropped_and_its_segments_stay(fresh(&make).await).await;
     revisions_rise_with_what_is_visible(fresh(&make).await).await;
     events_are_told_in_order_and_pruned(fresh(&make).await).await;
     organizations_are_apart(fresh(&make).await).await;
@@ -376,7 +380,38 @@ async fn launch_numbers_rise_and_attempts_are_reused(store: Arc<dyn Store>) {
     assert_eq!(other.placement, "there");
     assert_ne!(other.token, begun.token);
     assert!(other.seq > begun.seq);
-    assert_eq!(store.expectations(BACKEND).await.unwrap().max_seq, other.seq);
+    // after a restore from a backup it is above all that was given out before
+    assert!(begun.seq.0 >= at(1).micros(), "a launch's number is never behind the clock");
+    let known = [begun.seq, other.seq].map(|seq| (seq, first.workspace));
+    let asked =
+        [known[0], known[1], (other.seq, WorkspaceId::generate()), (other.seq.next(), first.workspace)];
+    assert_eq!(store.launched(&asked).await.unwrap(), known.into(), "it knows what it has launched");
+    assert_eq!(store.launched(&[]).await.unwrap().len(), 0);
+}
+
+async fn an_alarm_stands_until_it_is_ended(store: Arc<dyn Store>) {
+    let alarm = |second, message: &str| Alarm {
+        backend: BACKEND.to_owned(),
+        raised_at: at(second),
+        message: message.to_owned(),
+    };
+    let elsewhere = Alarm { backend: "zzz".to_owned(), ..alarm(1, "elsewhere") };
+    store.raise_alarm(&alarm(1, "first")).await.unwrap();
+    store.raise_alarm(&alarm(2, "again")).await.unwrap();
+    store.raise_alarm(&elsewhere).await.unwrap();
+    assert_eq!(store.alarms().await.unwrap(), [alarm(1, "first"), elsewhere.clone()]);
+    // whatever is launched meanwhile
+    up(&*store).await;
+    assert_eq!(store.alarms().await.unwrap().len(), 2);
+
+    let launches = [(LaunchSeq(7), WorkspaceId::generate()), (LaunchSeq(7), WorkspaceId::generate())];
+    assert_eq!(store.launched(&launches).await.unwrap().len(), 0);
+    store.end_alarm(BACKEND, &launches, at(3)).await.unwrap();
+    store.end_alarm(BACKEND, &launches, at(4)).await.unwrap();
+    assert_eq!(store.alarms().await.unwrap(), [elsewhere]);
+    assert_eq!(store.launched(&launches).await.unwrap(), launches.into(), "it answers for them now");
+    store.raise_alarm(&alarm(5, "once more")).await.unwrap();
+    assert_eq!(store.alarms().await.unwrap().len(), 2);
 }
 
 async fn segments_open_and_close_with_facts(store: Arc<dyn Store>) {
@@ -391,12 +426,40 @@ async fn segments_open_and_close_with_facts(store: Arc<dyn Store>) {
         (20, Fact::Down(at(20)), vec![(at(2), Some(at(20)))]),
         (30, Fact::Down(at(30)), vec![(at(2), Some(at(20)))]),
         (40, Fact::Up(at(40)), vec![(at(2), Some(at(20))), (at(40), None)]),
+        (50, Fact::Down(at(50)), vec![(at(2), Some(at(20))), (at(40), Some(at(50)))]),
+        // the clock stepped back: nothing is billed twice
+        (60, Fact::Up(at(45)), vec![(at(2), Some(at(20))), (at(40), Some(at(50))), (at(50), None)]),
+        (70, Fact::Down(at(46)), vec![(at(2), Some(at(20))), (at(40), Some(at(50))), (at(50), Some(at(50)))]),
     ] {
         store.wake(&[record.workspace], at(second)).await.unwrap();
         let claimed = claim_one(&*store, at(second)).await;
         commit(&*store, &claimed, at(second), Outcome { fact: Some(fact), ..outcome(&record) }).await;
         assert_eq!(segments().await, expected, "after {fact:?}");
     }
+}
+
+/// A month after it is gone a record is dropped, but what it used is billed.
+async fn what_is_gone_is_dropped_and_its_segments_stay(store: Arc<dyn Store>) {
+    let (kept, gone) = (up(&*store).await, up(&*store).await);
+    store.wake(&[gone.workspace], at(10)).await.unwrap();
+    let claimed = claim_one(&*store, at(10)).await;
+    let last = Outcome {
+        phase: Some(Phase::Gone),
+        fact: Some(Fact::Down(at(10))),
+        attempt: Some(AttemptState::Resolved),
+        ..outcome(&gone)
+    };
+    commit(&*store, &claimed, at(10), last).await;
+    let launches = [&kept, &gone].map(|record| (record.attempt.as_ref().unwrap().seq, record.workspace));
+    let left = || async {
+        let records = store.changed_after(ORG, Revision(0), 10).await.unwrap();
+        (records.len(), store.launched(&launches).await.unwrap().len())
+    };
+    store.prune(at(10)).await.unwrap();
+    assert_eq!(left().await, (2, 2));
+    store.prune(at(11)).await.unwrap();
+    assert_eq!(left().await, (1, 1), "what is not gone stays, however old it is");
+    assert_eq!(store.segments(gone.workspace).await.unwrap().len(), 1);
 }
 
 async fn revisions_rise_with_what_is_visible(store: Arc<dyn Store>) {
@@ -426,10 +489,6 @@ async fn events_are_told_in_order_and_pruned(store: Arc<dyn Store>) {
     let events = store.events_after(ORG, 0, 10).await.unwrap();
     let kinds: Vec<_> = events.iter().map(|event| event.detail.kind.as_ref()).collect();
     assert_eq!(kinds, ["admitted", "failed"]);
-        (50, Fact::Down(at(50)), vec![(at(2), Some(at(20))), (at(40), Some(at(50)))]),
-        // the clock stepped back: nothing is billed twice
-        (60, Fact::Up(at(45)), vec![(at(2), Some(at(20))), (at(40), Some(at(50))), (at(50), None)]),
-        (70, Fact::Down(at(46)), vec![(at(2), Some(at(20))), (at(40), Some(at(50))), (at(50), Some(at(50)))]),
     assert_eq!(store.events_after(ORG, events[0].id, 10).await.unwrap().len(), 1);
     store.prune(at(10)).await.unwrap();
     assert_eq!(store.events_after(ORG, 0, 10).await.unwrap(), events[1..]);

@@ -1,13 +1,14 @@
 //! A store in memory: the reference that the others are compared with, and quick enough for simulations.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Expectations, Expected, Store, StoreError};
+use super::{Alarm, Expectations, Expected, Store, StoreError};
 use crate::admission::{self, Account, Admitted, ChangeRequest, LAUNCH_WINDOW, ProvisionRequest};
 use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
 use crate::outcome::{self, Outcome};
+use crate::reconciler::orphans::Launched;
 use crate::wakes::Wakes;
 use async_trait::async_trait;
 use molecule_domain::id::{IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
@@ -36,7 +37,10 @@ struct State {
     events: Vec<(OrganizationId, Event)>,
     events_told: i64,
     segments: HashMap<WorkspaceId, Vec<Segment>>,
-    max_seq: LaunchSeq,
+    /// Every launch that was begun, or is answered for.
+    launched: BTreeSet<Launched>,
+    highest_launch: LaunchSeq,
+    alarms: BTreeMap<String, Alarm>,
     epochs: i64,
 }
 
@@ -241,16 +245,11 @@ impl Store for MemoryStore {
     ) -> Result<InstanceRecord, StoreError> {
         let mut state = self.lock();
         let mut record = state.held(lease, now)?;
-        let began = outcome::begin_launch(
-            &mut record,
-            planned_for,
-            state.max_seq.next(),
-            placement,
-            now,
-            call_until,
-        )?;
+        let next = outcome::next_launch(state.highest_launch, now);
+        let began = outcome::begin_launch(&mut record, planned_for, next, placement, now, call_until)?;
         if began.new_attempt {
-            state.max_seq = state.max_seq.next();
+            state.highest_launch = next;
+            state.launched.insert((next, record.workspace));
         }
         if began.visible {
             record.revision = state.next_revision(record.organization, now);
@@ -275,12 +274,12 @@ impl Store for MemoryStore {
         if let (Some(until), Some(open)) = (effects.close_segment, segments.last_mut()) {
             open.until = Some(until.max(open.from));
         }
+        if let Some(from) = effects.open_segment {
             // a clock that stepped back bills nothing twice
             let after = segments
                 .last()
                 .map(|last| last.until.unwrap_or(last.from).max(last.from + Duration::from_micros(1)));
             let from = after.map_or(from, |after| from.max(after));
-        if let Some(from) = effects.open_segment {
             segments.push(Segment { generation: record.generation, from, until: None });
         }
         let account = state.accounts.entry(record.organization).or_default();
@@ -316,7 +315,33 @@ impl Store for MemoryStore {
                 settled: record.due_at.is_none(),
             })
             .collect();
-        Ok(Expectations { instances, max_seq: state.max_seq })
+        Ok(Expectations { instances })
+    }
+
+    async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {
+        let state = self.lock();
+        Ok(launches.iter().filter(|launch| state.launched.contains(launch)).copied().collect())
+    }
+
+    async fn raise_alarm(&self, alarm: &Alarm) -> Result<(), StoreError> {
+        self.lock().alarms.entry(alarm.backend.clone()).or_insert_with(|| alarm.clone());
+        Ok(())
+    }
+
+    async fn alarms(&self) -> Result<Vec<Alarm>, StoreError> {
+        Ok(self.lock().alarms.values().cloned().collect())
+    }
+
+    async fn end_alarm(
+        &self,
+        backend: &str,
+        launches: &[Launched],
+        _now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        state.launched.extend(launches.iter().copied());
+        state.alarms.remove(backend);
+        Ok(())
     }
 
     async fn lead(
@@ -369,6 +394,9 @@ impl Store for MemoryStore {
         for launches in state.launches.values_mut() {
             launches.retain(|at| *at >= before);
         }
+        state.instances.retain(|_, record| record.phase != Phase::Gone || record.phase_since >= before);
+        let kept: BTreeSet<WorkspaceId> = state.instances.keys().copied().collect();
+        state.launched.retain(|(launch, workspace)| launch.0 >= before.micros() || kept.contains(workspace));
         Ok(())
     }
 

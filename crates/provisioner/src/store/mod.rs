@@ -4,6 +4,7 @@ pub mod codec;
 pub mod contract;
 pub mod memory;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ pub use molecule_domain::store::StoreError;
 use crate::admission::{Account, ChangeRequest, ProvisionRequest};
 use crate::model::{Claimed, Event, InstanceRecord, Lease, Segment};
 use crate::outcome::Outcome;
+use crate::reconciler::orphans::Launched;
 use crate::wakes::Wakes;
 
 /// Where the engine keeps what it knows.
@@ -93,8 +95,23 @@ pub trait Store: Send + Sync + 'static {
         release: bool,
     ) -> Result<InstanceRecord, StoreError>;
 
-    /// What should be at a backend, and the highest launch number given out by any.
+    /// What should be at a backend.
     async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError>;
+
+    /// Those of these launches that this store has begun, or was told to answer for by [`end_alarm`](Self::end_alarm). What
+    /// it launched is known at least for as long as the record of its workspace.
+    async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError>;
+
+    /// Raises an alarm of a backend's, where none stands. It stands until it is ended by a person's word.
+    async fn raise_alarm(&self, alarm: &Alarm) -> Result<(), StoreError>;
+
+    /// The alarms that stand, by backend.
+    async fn alarms(&self) -> Result<Vec<Alarm>, StoreError>;
+
+    /// Ends the alarm of a backend's. From now on this store answers for these launches as if it had begun them: what they
+    /// left, and no record explains, is an orphan like any other.
+    async fn end_alarm(&self, backend: &str, launches: &[Launched], now: Timestamp)
+    -> Result<(), StoreError>;
 
     /// Takes or keeps a role that one process has at a time, until a moment; whether `owner` has it.
     async fn lead(
@@ -117,7 +134,8 @@ pub trait Store: Send + Sync + 'static {
     /// Sets the limits, permits and standing of an organisation; what is counted is left as it is.
     async fn set_account(&self, organization: OrganizationId, account: Account) -> Result<(), StoreError>;
 
-    /// Drops events older than `before`.
+    /// Drops what is older than `before`: events, records of what is gone since then, and the launches of these. Usage
+    /// segments stay.
     async fn prune(&self, before: Timestamp) -> Result<(), StoreError>;
 
     /// Wakes after every commit that something waits for.
@@ -129,8 +147,17 @@ pub trait Store: Send + Sync + 'static {
 pub struct Expectations {
     /// All instances that are not GONE.
     pub instances: Vec<Expected>,
-    /// The highest launch number given out.
-    pub max_seq: LaunchSeq,
+}
+
+/// An alarm that is stored, and stands until a person ends it: nothing is removed at its backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// The kind of the backend.
+    pub backend: String,
+    /// When it was raised.
+    pub raised_at: Timestamp,
+    /// What is wrong, for people.
+    pub message: String,
 }
 
 /// What a record expects to find at the provider.

@@ -27,7 +27,7 @@ fn attempt(record: &InstanceRecord, state: AttemptState, at: Timestamp) -> Attem
     Attempt {
         number,
         seq: LaunchSeq(1),
-        token: Attempt::token_of(record.workspace, record.generation, number),
+        token: Attempt::token_of(record.workspace, record.generation, LaunchSeq(1)),
         placement: String::new(),
         state,
         call_until: at,
@@ -71,10 +71,8 @@ fn records(admitted: &InstanceRecord) -> Vec<InstanceRecord> {
 
 fn sights(record: &InstanceRecord) -> Vec<Observation> {
     use InstanceState::{Created, Exited, Running, Starting, Stopping, Unattached};
-    let mut all = vec![
-        Observation::Unknown("silence".to_owned()),
-        Snapshot::new(NOW, Ok(Vec::new())).observe(&record.instance()),
-    ];
+    let mut all =
+        vec![Observation::Unknown("silence".to_owned()), Snapshot::new(NOW, Ok(Vec::new())).observe(record)];
     for seq in [LaunchSeq(1), LaunchSeq(2)] {
         for state in [Created, Starting, Unattached, Running, Stopping, Exited(Some(0))] {
             let found = OwnedInstance {
@@ -84,7 +82,7 @@ fn sights(record: &InstanceRecord) -> Vec<Observation> {
                 endpoint: None,
                 created_at: record.phase_since,
             };
-            all.push(Snapshot::new(NOW, Ok(vec![found])).observe(&record.instance()));
+            all.push(Snapshot::new(NOW, Ok(vec![found])).observe(record));
         }
     }
     all
@@ -144,7 +142,7 @@ async fn what_has_failed_while_it_is_replaced_ends() {
         message: "the provider did not answer in time".to_owned(),
         ..admitted
     };
-    let absent = Snapshot::new(NOW, Ok(Vec::new())).observe(&before.instance());
+    let absent = Snapshot::new(NOW, Ok(Vec::new())).observe(&before);
     let Action::Settle(outcome) = plan(&before, &absent, &policy, Duration::ZERO, NOW) else { panic!() };
     let lease = Lease {
         workspace: before.workspace,

@@ -87,7 +87,7 @@ proptest! {
                     matches!(action, Action::AwaitProvider(_) | Action::Settle(_) | Action::Rest),
                     "an action on Unknown that is more than a note: {action:?}"
                 );
-                let seen = Snapshot::new(now, Ok(world.host.instances())).observe(&record.instance());
+                let seen = Snapshot::new(now, Ok(world.host.instances())).observe(&record);
                 let twice = [0, 1].map(|_| format!("{:?}", plan(&record, &seen, policy, lag, now)));
                 assert_eq!(twice[0], twice[1]);
             }

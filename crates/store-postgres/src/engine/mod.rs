@@ -4,6 +4,7 @@ mod queries;
 mod rows;
 mod write;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,8 +15,9 @@ use molecule_domain::limits::Amounts;
 use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment};
 use molecule_provisioner::outcome::{self, Outcome};
+use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::memory::workspace_taken;
-use molecule_provisioner::store::{Expectations, Store, StoreError};
+use molecule_provisioner::store::{Alarm, Expectations, Store, StoreError};
 use molecule_provisioner::wakes::Wakes;
 use sqlx::PgConnection;
 
@@ -168,7 +170,7 @@ impl Store for EngineStore {
             let mut record = held(&mut tx, lease, now).await?;
             let next = match record.live_attempt() {
                 Some(live) => live.seq,
-                None => queries::next_launch(&mut tx).await?,
+                None => queries::next_launch(&mut tx, lease.workspace, now).await?,
             };
             let begun = outcome::begin_launch(&mut record, planned_for, next, placement, now, call_until)?;
             let beside = Beside { visible: begun.visible, ..Beside::default() };
@@ -210,6 +212,29 @@ impl Store for EngineStore {
 
     async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError> {
         queries::expectations(&self.0.pool, backend).await
+    }
+
+    async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {
+        queries::launched(&self.0.pool, launches).await
+    }
+
+    async fn raise_alarm(&self, alarm: &Alarm) -> Result<(), StoreError> {
+        let once = || queries::raise_alarm(&self.0.pool, alarm);
+        self.0.transactions.run("raise_alarm", once).await
+    }
+
+    async fn alarms(&self) -> Result<Vec<Alarm>, StoreError> {
+        queries::alarms(&self.0.pool).await
+    }
+
+    async fn end_alarm(
+        &self,
+        backend: &str,
+        launches: &[Launched],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let once = || queries::end_alarm(&self.0.pool, backend, launches, now);
+        self.0.transactions.run("end_alarm", once).await
     }
 
     async fn lead(

@@ -1,13 +1,15 @@
 //! Single statements of the engine's store.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
 use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
+use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::codec::{from_text, json, number, text};
-use molecule_provisioner::store::{Expectations, Expected, StoreError};
+use molecule_provisioner::store::{Alarm, Expectations, Expected, StoreError};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -148,9 +150,88 @@ pub(super) async fn next_due(
     Ok(held.map(moment))
 }
 
-pub(super) async fn next_launch(db: &mut PgConnection) -> Result<LaunchSeq, StoreError> {
-    let next = sqlx::query_scalar!(r#"SELECT nextval('launch_seq') AS "next!""#);
+/// The next launch number, as [`next_launch`](molecule_provisioner::outcome::next_launch) has it, for a launch that begins in
+/// this transaction. Its row is locked until the end.
+pub(super) async fn next_launch(
+    db: &mut PgConnection,
+    workspace: WorkspaceId,
+    now: Timestamp,
+) -> Result<LaunchSeq, StoreError> {
+    let next = sqlx::query_scalar!(
+        "WITH next AS (UPDATE launch_numbers SET highest = GREATEST(highest + 1, $1) RETURNING highest)
+         INSERT INTO launched (launch, workspace_id, at) SELECT highest, $2, $3 FROM next RETURNING launch",
+        now.micros(),
+        workspace.as_uuid(),
+        column(now),
+    );
     next.fetch_one(db).await.map(LaunchSeq).map_err(store_error)
+}
+
+pub(super) async fn launched(pool: &PgPool, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {
+    if launches.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let numbers: Vec<i64> = launches.iter().map(|(launch, _)| launch.0).collect();
+    let workspaces: Vec<Uuid> = launches.iter().map(|(_, workspace)| *workspace.as_uuid()).collect();
+    let rows = sqlx::query!(
+        "SELECT launch, workspace_id FROM launched
+         WHERE (launch, workspace_id) IN (SELECT * FROM UNNEST($1::bigint[], $2::uuid[]))",
+        &numbers,
+        &workspaces,
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(store_error)?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (LaunchSeq(row.launch), WorkspaceId::from_uuid(row.workspace_id)))
+        .collect())
+}
+
+pub(super) async fn raise_alarm(pool: &PgPool, alarm: &Alarm) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO alarms (backend, raised_at, message) VALUES ($1, $2, $3) ON CONFLICT (backend) DO NOTHING",
+        alarm.backend,
+        column(alarm.raised_at),
+        alarm.message,
+    )
+    .execute(pool)
+    .await
+    .map_err(store_error)?;
+    Ok(())
+}
+
+pub(super) async fn alarms(pool: &PgPool) -> Result<Vec<Alarm>, StoreError> {
+    let rows = sqlx::query!("SELECT backend, raised_at, message FROM alarms ORDER BY backend")
+        .fetch_all(pool)
+        .await
+        .map_err(store_error)?;
+    let alarm = |backend, raised_at, message| Alarm { backend, raised_at: moment(raised_at), message };
+    Ok(rows.into_iter().map(|row| alarm(row.backend, row.raised_at, row.message)).collect())
+}
+
+pub(super) async fn end_alarm(
+    pool: &PgPool,
+    backend: &str,
+    launches: &[Launched],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let numbers: Vec<i64> = launches.iter().map(|(launch, _)| launch.0).collect();
+    let workspaces: Vec<Uuid> = launches.iter().map(|(_, workspace)| *workspace.as_uuid()).collect();
+    sqlx::query!(
+        "WITH ended AS (DELETE FROM alarms WHERE backend = $1)
+         INSERT INTO launched (launch, workspace_id, at)
+         SELECT launch, workspace_id, $4 FROM UNNEST($2::bigint[], $3::uuid[]) AS these (launch, workspace_id)
+         ON CONFLICT DO NOTHING",
+        backend,
+        &numbers,
+        &workspaces,
+        column(now),
+    )
+    .execute(pool)
+    .await
+    .map_err(store_error)?;
+    Ok(())
 }
 
 pub(super) async fn expectations(pool: &PgPool, backend: &str) -> Result<Expectations, StoreError> {
@@ -176,15 +257,7 @@ pub(super) async fn expectations(pool: &PgPool, backend: &str) -> Result<Expecta
             settled: row.due_at.is_none(),
         })
     });
-    let instances = instances.collect::<Result<_, StoreError>>()?;
-    // a sequence is never behind what it has given out, whichever transaction commits first
-    let max_seq = sqlx::query_scalar!(
-        r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "max!" FROM launch_seq"#
-    )
-    .fetch_one(pool)
-    .await
-    .map_err(store_error)?;
-    Ok(Expectations { instances, max_seq: LaunchSeq(max_seq) })
+    Ok(Expectations { instances: instances.collect::<Result<_, StoreError>>()? })
 }
 
 pub(super) async fn lead(
@@ -290,5 +363,17 @@ pub(super) async fn prune(pool: &PgPool, before: Timestamp) -> Result<(), StoreE
         .execute(pool)
         .await
         .map_err(store_error)?;
+    sqlx::query!("DELETE FROM instances WHERE phase = 'Gone' AND phase_since < $1", column(before))
+        .execute(pool)
+        .await
+        .map_err(store_error)?;
+    sqlx::query!(
+        "DELETE FROM launched WHERE at < $1
+             AND NOT EXISTS (SELECT 1 FROM instances WHERE instances.workspace_id = launched.workspace_id)",
+        column(before),
+    )
+    .execute(pool)
+    .await
+    .map_err(store_error)?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod parts;
 mod rows;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,11 +15,12 @@ use molecule_domain::{Error, Timestamp};
 use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
 use molecule_provisioner::outcome::{self, Outcome};
+use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::memory::workspace_taken;
-use molecule_provisioner::store::{Expectations, Expected, Store, StoreError};
+use molecule_provisioner::store::{Alarm, Expectations, Expected, Store, StoreError};
 use molecule_provisioner::wakes::Wakes;
 
-use self::parts::{admit, held, max_seq, tell};
+use self::parts::{admit, begun, held, highest_launch, tell};
 use self::rows::{InstanceRow, account, add_usage, find, next_revision, save};
 use crate::Database;
 use crate::codec::{from_text, id, json, number, text, unavailable};
@@ -200,18 +202,10 @@ impl Store for EngineStore {
     ) -> Result<InstanceRecord, StoreError> {
         let mut tx = self.0.begin().await?;
         let mut record = held(&mut tx, lease, now).await?;
-        let next = max_seq(&mut tx).await?.next();
+        let next = outcome::next_launch(highest_launch(&mut tx).await?, now);
         let began = outcome::begin_launch(&mut record, planned_for, next, placement, now, call_until)?;
         if began.new_attempt {
-            let next = next.to_string();
-            sqlx::query!(
-                "INSERT INTO settings (name, value) VALUES ('launch_seq', ?)
-                 ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                next,
-            )
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
+            begun(&mut tx, (next, record.workspace), now).await?;
         }
         if began.visible {
             record.revision = next_revision(&mut tx, record.organization).await?;
@@ -251,6 +245,7 @@ impl Store for EngineStore {
                 workspace,
                 generation.0,
                 from,
+                workspace,
             )
             .execute(&mut *tx)
             .await
@@ -301,8 +296,70 @@ impl Store for EngineStore {
                 settled: row.due_at.is_none(),
             })
         });
-        let instances = instances.collect::<Result<_, StoreError>>()?;
-        Ok(Expectations { instances, max_seq: max_seq(&mut tx).await? })
+        Ok(Expectations { instances: instances.collect::<Result<_, StoreError>>()? })
+    }
+
+    async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {
+        if launches.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let asked: HashSet<&Launched> = launches.iter().collect();
+        let numbers = json(&launches.iter().map(|(launch, _)| launch.0).collect::<Vec<_>>())?;
+        let rows = sqlx::query!(
+            "SELECT launch, workspace_id FROM launched WHERE launch IN (SELECT value FROM json_each(?))",
+            numbers,
+        )
+        .fetch_all(&self.0.reader)
+        .await
+        .map_err(unavailable)?;
+        let known = rows.into_iter().map(|row| Ok((LaunchSeq(row.launch), id(&row.workspace_id)?)));
+        let known = known.collect::<Result<Vec<Launched>, StoreError>>()?;
+        Ok(known.into_iter().filter(|launch| asked.contains(launch)).collect())
+    }
+
+    async fn raise_alarm(&self, alarm: &Alarm) -> Result<(), StoreError> {
+        let mut tx = self.0.begin().await?;
+        let raised_at = alarm.raised_at.micros();
+        sqlx::query!(
+            "INSERT INTO alarms (backend, raised_at, message) VALUES (?, ?, ?) ON CONFLICT (backend) DO NOTHING",
+            alarm.backend,
+            raised_at,
+            alarm.message,
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        tx.commit().await.map_err(unavailable)
+    }
+
+    async fn alarms(&self) -> Result<Vec<Alarm>, StoreError> {
+        let rows = sqlx::query!("SELECT backend, raised_at, message FROM alarms ORDER BY alarms.backend")
+            .fetch_all(&self.0.reader)
+            .await
+            .map_err(unavailable)?;
+        let alarms = rows.into_iter().map(|row| Alarm {
+            backend: row.backend,
+            raised_at: Timestamp::from_micros(row.raised_at),
+            message: row.message,
+        });
+        Ok(alarms.collect())
+    }
+
+    async fn end_alarm(
+        &self,
+        backend: &str,
+        launches: &[Launched],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.0.begin().await?;
+        sqlx::query!("DELETE FROM alarms WHERE backend = ?", backend)
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        for launch in launches {
+            begun(&mut tx, *launch, now).await?;
+        }
+        tx.commit().await.map_err(unavailable)
     }
 
     async fn lead(
@@ -416,6 +473,18 @@ impl Store for EngineStore {
             .execute(&mut *tx)
             .await
             .map_err(unavailable)?;
+        sqlx::query!("DELETE FROM instances WHERE phase = 'Gone' AND phase_since < ?", before)
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        sqlx::query!(
+            "DELETE FROM launched WHERE at < ?
+                 AND NOT EXISTS (SELECT 1 FROM instances WHERE instances.workspace_id = launched.workspace_id)",
+            before,
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
         tx.commit().await.map_err(unavailable)
     }
 

@@ -4,11 +4,12 @@ use molecule_domain::Timestamp;
 use molecule_domain::id::LaunchSeq;
 use molecule_provisioner::admission::Admitted;
 use molecule_provisioner::model::{EventDetail, InstanceRecord, Lease};
+use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::StoreError;
 use sqlx::SqliteConnection;
 
 use super::rows::{add_usage, find, next_revision, save};
-use crate::codec::{id, text, unavailable};
+use crate::codec::{text, unavailable};
 
 pub(super) async fn tell(
     db: &mut SqliteConnection,
@@ -72,10 +73,27 @@ pub(super) async fn held(
     }
 }
 
-pub(super) async fn max_seq(db: &mut SqliteConnection) -> Result<LaunchSeq, StoreError> {
-    let stored = sqlx::query_scalar!("SELECT value FROM settings WHERE name = 'launch_seq'")
-        .fetch_optional(db)
-        .await
-        .map_err(unavailable)?;
-    stored.map_or(Ok(LaunchSeq(0)), |text| id::<i64>(&text).map(LaunchSeq))
+/// The highest launch number that was given out, or that this database answers for.
+pub(super) async fn highest_launch(db: &mut SqliteConnection) -> Result<LaunchSeq, StoreError> {
+    let highest = sqlx::query_scalar!(r#"SELECT MAX(launch) AS "highest: i64" FROM launched"#);
+    highest.fetch_one(db).await.map(|highest| LaunchSeq(highest.unwrap_or(0))).map_err(unavailable)
+}
+
+/// From now on this database answers for a launch.
+pub(super) async fn begun(
+    db: &mut SqliteConnection,
+    (launch, workspace): Launched,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (workspace, now) = (workspace.to_string(), now.micros());
+    sqlx::query!(
+        "INSERT INTO launched (launch, workspace_id, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        launch.0,
+        workspace,
+        now,
+    )
+    .execute(db)
+    .await
+    .map_err(unavailable)?;
+    Ok(())
 }

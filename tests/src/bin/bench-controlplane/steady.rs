@@ -165,7 +165,7 @@ async fn fill(database: &Scratch, count: usize) -> anyhow::Result<()> {
     let organization = OrganizationId::SELF_HOSTED;
     let statement = format!(
         "INSERT INTO organizations (organization_id, revision, used_workspaces) VALUES ('{organization}', {count}, {count});
-         SELECT setval('launch_seq', {count});
+         UPDATE launch_numbers SET highest = {count};
          INSERT INTO instances (workspace_id, organization_id, backend, desired, intent, generation, wanted_generation,
              spec, phase, phase_since, message, restarts, up_since, failures, charge_id, running_counted, revision,
              attempt_number, attempt_seq, attempt_token, attempt_state, attempt_call_until, attempt_unsure_until,
