@@ -140,9 +140,14 @@ pub async fn alarm(executor: &Executor) -> Result<Option<Alarm>, StoreError> {
     Ok(executor.store.alarms().await?.into_iter().find(|alarm| alarm.backend == kind))
 }
 
+/// Records whose instance does not run as they last knew it, or of whose launch there are two.
 fn differing(expected: &Expectations, sightings: &[Sighting]) -> Vec<WorkspaceId> {
-    let running = sightings.iter().map(Sighting::found).filter(|one| one.state == InstanceState::Running);
-    let running: HashSet<_> = running.map(|one| (one.instance, Some(one.seq))).collect();
+    let mut seen: HashMap<_, (usize, bool)> = HashMap::new();
+    for found in sightings.iter().map(Sighting::found) {
+        let (count, runs) = seen.entry((found.instance, Some(found.seq))).or_default();
+        *count += 1;
+        *runs |= found.state == InstanceState::Running;
+    }
     let settled = expected.instances.iter().filter(|record| record.settled);
     let differs = settled.filter(|record| {
         let instance = InstanceRef {
@@ -150,7 +155,8 @@ fn differing(expected: &Expectations, sightings: &[Sighting]) -> Vec<WorkspaceId
             workspace: record.workspace,
             generation: record.generation,
         };
-        running.contains(&(instance, record.seq)) != record.up
+        let (count, runs) = seen.get(&(instance, record.seq)).copied().unwrap_or_default();
+        count > 1 || runs != record.up
     });
     differs.map(|record| record.workspace).collect()
 }
@@ -388,6 +394,9 @@ mod tests {
         // of the third one an earlier launch runs
         let sightings = seen(&[(1, 1, 0), (3, 1, 0)]);
         assert_eq!(differing(&expected, &sightings), [instance(2).workspace, instance(3).workspace]);
+        // and of the first one's launch there are two
+        let sightings = seen(&[(1, 1, 0), (1, 1, 0), (2, 2, 0), (3, 3, 0)]);
+        assert_eq!(differing(&expected, &sightings), [instance(1).workspace]);
     }
 
     #[test]
