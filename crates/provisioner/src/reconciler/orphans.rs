@@ -178,6 +178,8 @@ impl Sweeper {
             return Ok(Comparison::default());
         };
         let kind = executor.backend.kind();
+        // before it is asked what is known: who ends it meanwhile makes more known, never less
+        let mut alarm = alarm(executor).await?;
         let expected = executor.store.expectations(kind).await?;
         let now = executor.clock.now();
         let unexplained = Unexplained::of(&sightings, &resources, &expected);
@@ -205,7 +207,6 @@ impl Sweeper {
             info!(count = found.wake.len(), "instances are not as they were last known; looking at them");
             executor.store.wake(&found.wake, now).await?;
         }
-        let mut alarm = alarm(executor).await?;
         if found.unknown > 0 && alarm.is_none() {
             let message = format!(
                 "{} launches at the provider are not known to this database: it was put back to an earlier state, or it is \
