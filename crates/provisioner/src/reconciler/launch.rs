@@ -15,7 +15,7 @@ use crate::store::StoreError;
 impl Executor {
     /// Launches, or finishes a launch: places it, stores the attempt, calls, and writes what came of it.
     pub(super) async fn launch(&self, lease: &Lease, record: &InstanceRecord) -> Result<(), StoreError> {
-        // Waiting here takes from the lease; `guarded` looks at what is left of it.
+        // waiting here takes from the lease, which must outlast the call
         let _permit = self.launches.acquire().await;
         let placement = match self.prepare(record).await {
             Prepared::Ready(placement) => placement,
@@ -48,6 +48,10 @@ impl Executor {
         };
         let now = self.clock.now();
         let call_until = now + self.policy.launch_call;
+        if call_until >= lease.until {
+            // it waited for its turn: its deadline begins with its attempt, so it is claimed anew before that
+            return self.look_again(lease, record, Ok(())).await;
+        }
         let begin = || self.store.begin_launch(lease, record.intent, &placement, now, call_until);
         let record = match self.steps.run("store.begin_launch", begin).await {
             // it is planned anew at once

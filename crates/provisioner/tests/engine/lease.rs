@@ -1,0 +1,28 @@
+//! A launch that had to wait for its turn begins only under a lease that outlasts its call.
+
+use std::time::Duration;
+
+use molecule_domain::Clock;
+use molecule_domain::id::{LeaseOwner, WorkspaceId};
+use molecule_domain::lifecycle::Phase;
+use molecule_provisioner::store::Store;
+
+use crate::world::{Op, World};
+
+#[tokio::test]
+async fn a_launch_that_waited_for_too_long_is_claimed_anew() {
+    let mut world = World::new();
+    let workspace = WorkspaceId::generate();
+    world.ask(workspace, Op::Create).await;
+    let (owner, lease) = (LeaseOwner::generate(), world.executor.policy.lease);
+    let claimed = world.store.claim("memory", owner, world.clock.now(), lease, 10).await.unwrap();
+    let snapshot = world.executor.look_at(&[claimed[0].record.instance()]).await;
+    world.clock.advance(lease.saturating_sub(world.executor.policy.launch_call) + Duration::from_secs(1));
+    world.executor.work(&claimed[0], &snapshot).await;
+    let record = world.record(workspace).await.unwrap();
+    assert_eq!((record.phase, record.attempt, record.failures), (Phase::Admitted, None, 0));
+    assert_eq!(record.due_at, Some(world.clock.now()), "it is due at once");
+    assert!(world.host.instances().is_empty());
+    world.settle().await;
+    assert_eq!(world.record(workspace).await.unwrap().phase, Phase::Up);
+}
