@@ -263,6 +263,15 @@ async fn tables_that_grow_do_not_disturb_a_running_version() {
         execute(&database.url(), grow).await.unwrap();
     }
     life(&request(OrganizationId::SELF_HOSTED)).await;
+    // and this version starts again over what the next one has made
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                 VALUES (9999, 'of the next version', true, '', 0)";
+    execute(&database.url(), newer.to_owned()).await.unwrap();
+    let again = Database::open(&database.url(), 2, cancel.clone()).await.unwrap();
+    let store_again = EngineStore::new(again.clone());
+    let records = store_again.changed_after(OrganizationId::SELF_HOSTED, Revision(0), 10).await.unwrap();
+    assert_eq!(records.len(), 2);
+    again.close().await;
     opened.close().await;
     cancel.cancel();
 }

@@ -77,7 +77,10 @@ impl Database {
             .connect_with(options.clone())
             .await
             .map_err(store_error)?;
-        sqlx::migrate!().run(&pool).await.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        let mut migrations = sqlx::migrate!();
+        // a newer version may have brought the tables further: they only grow, so this one may start over them again
+        migrations.set_ignore_missing(true);
+        migrations.run(&pool).await.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         let wakes = Arc::new(Wakes::default());
         let notifier = Notifier::start(pool.clone(), Arc::clone(&wakes), cancel);
         Ok(Self { pool, transactions: Arc::default(), wakes, notifier, options: Arc::new(options), expected })

@@ -58,7 +58,10 @@ impl Database {
             .connect_with(options.clone())
             .await
             .map_err(codec::unavailable)?;
-        sqlx::migrate!().run(&writer).await.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        let mut migrations = sqlx::migrate!();
+        // a newer version may have brought the tables further: they only grow, so this one may start over them again
+        migrations.set_ignore_missing(true);
+        migrations.run(&writer).await.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         // what an earlier process held is due at once
         sqlx::query!(
             "UPDATE instances SET lease_owner = NULL, lease_until = 0, due_at = 0 WHERE lease_owner IS NOT NULL",

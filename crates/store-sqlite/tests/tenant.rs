@@ -7,6 +7,8 @@ use molecule_store_sqlite::Database;
 use molecule_store_sqlite::tenant::SqliteStore;
 use molecule_workspace::store::contract::{at, new_workspace};
 use molecule_workspace::store::{TenantStore, contract};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 
 const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
 
@@ -48,6 +50,24 @@ async fn what_an_earlier_process_left_counts_as_begun() {
     assert_eq!((after.held[0].id, after.held[1].id), (first, store.incarnation()));
     assert_eq!((after.held[0].begins_at.0, after.held[1].begins_at), (0, revision));
     assert!(revision.0 >= at(1).micros(), "a revision is never behind the clock");
+}
+
+/// A newer version has brought the tables further, and this one is started again.
+#[tokio::test]
+async fn an_older_version_starts_again_over_newer_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let workspace = WorkspaceId::generate();
+    let (database, store) = open(&folder).await;
+    store.create(&new_workspace(workspace), None, at(1)).await.unwrap();
+    database.close().await;
+    let file = SqliteConnectOptions::new().filename(folder.path().join("t.db"));
+    let mut newer = file.connect().await.unwrap();
+    let migration = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'of the next version', 1, x'', 0)";
+    sqlx::raw_sql(migration).execute(&mut newer).await.unwrap();
+    newer.close().await.unwrap();
+    let (_database, store) = open(&folder).await;
+    assert!(store.get(ORG, workspace).await.unwrap().is_some());
 }
 
 /// A copied file that is put back is known by what the provider had seen since the copy was made.
