@@ -86,14 +86,12 @@ async fn on_tenant(mut client: Client, command: TenantCommand, format: Format) -
 async fn alarms(client: &mut Client, what: Option<Alarms>, format: Format) -> Result<()> {
     let Some(Alarms::Clear { confirm }) = what else {
         let listed = client.list_alarms(ListAlarmsRequest {}).await?.into_inner();
-        output::alarms(&listed.alarms, &listed.leftovers, format);
+        output::alarms(&listed.alarms, &listed.leftovers, false, format);
         return Ok(());
     };
     let cleared = changed(client.clear_alarms(ClearAlarmsRequest { confirm }).await)?;
-    output::alarms(&cleared.alarms, &cleared.leftovers, format);
-    if cleared.cleared {
-        eprintln!("the alarm is ended; the next sweeps remove what is listed, a tenth at a time");
-    } else if !cleared.alarms.is_empty() {
+    output::alarms(&cleared.alarms, &cleared.leftovers, cleared.cleared, format);
+    if !cleared.cleared && !cleared.alarms.is_empty() {
         eprintln!("nothing was ended; with --confirm the alarm is, and then what is listed is removed");
     }
     Ok(())

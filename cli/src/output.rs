@@ -220,7 +220,7 @@ pub(crate) fn server(info: &GetServerInfoResponse, format: Format) {
 }
 
 /// The alarm that stands, and what would be removed once it is ended.
-pub(crate) fn alarms(all: &[Alarm], leftovers: &[Leftover], format: Format) {
+pub(crate) fn alarms(all: &[Alarm], leftovers: &[Leftover], ended: bool, format: Format) {
     if format == Format::Json {
         let alarm =
             |alarm: &Alarm| json!({ "raised_at": time(alarm.raised_at.as_ref()), "message": alarm.message });
@@ -234,7 +234,14 @@ pub(crate) fn alarms(all: &[Alarm], leftovers: &[Leftover], format: Format) {
         return;
     };
     println!("ALARM since {}: {}.\n", time(alarm.raised_at.as_ref()), alarm.message);
-    println!("Nothing is removed while it stands. Once it is ended, the sweeps remove all of this:");
+    println!(
+        "{}",
+        if ended {
+            "It is ended. The next sweeps remove all of this, a tenth of what is owned at a time:"
+        } else {
+            "No sweep removes anything while it stands. Once it is ended, they remove all of this:"
+        }
+    );
     let mut rows = table(&["WORKSPACE", "WHAT"]);
     for one in leftovers {
         let what = match one.generation {

@@ -106,10 +106,11 @@ async fn what_is_unknown_goes_by_an_operators_word(
     .await;
     let listed = operator.list_orphans(wire::ListOrphansRequest {}).await.unwrap().into_inner();
     assert_eq!(listed.alarms.len(), 1);
-    assert_eq!(listed.orphans.iter().map(|orphan| orphan.launch).collect::<Vec<_>>(), [999]);
+    // whatever else there is of its workspace goes with it, and is shown
+    assert_eq!(listed.orphans.iter().map(|orphan| orphan.launch).collect::<Vec<_>>(), [999, 0]);
     let sweep = |confirm| wire::SweepOrphansRequest { confirm };
     let dry = operator.sweep_orphans(sweep(false)).await.unwrap().into_inner();
-    assert_eq!((dry.removed, dry.orphans.len()), (false, 1));
+    assert_eq!((dry.removed, dry.orphans.len()), (false, 2));
     let refused = from_status(operator.sweep_orphans(sweep(true)).await.unwrap_err());
     assert_eq!(refused.reason, ErrorReason::AlarmStands, "{refused}");
 

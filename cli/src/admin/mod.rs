@@ -67,15 +67,14 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
         }
         Do::Alarms { what: None } => {
             let listed = client.list_alarms(wire::ListAlarmsRequest {}).await?.into_inner();
-            show::alarms(&listed.alarms, &listed.orphans, &listed.unreachable_backends, format);
+            show::alarms(&listed.alarms, &listed.orphans, &listed.unreachable_backends, false, format);
             Ok(())
         }
         Do::Alarms { what: Some(Alarms::Clear { confirm }) } => {
             let cleared = changed(client.clear_alarms(wire::ClearAlarmsRequest { confirm }).await)?;
-            show::alarms(&cleared.alarms, &cleared.orphans, &cleared.unreachable_backends, format);
-            if cleared.cleared {
-                eprintln!("the alarms are ended; the next sweeps remove what is listed, a tenth at a time");
-            } else if !cleared.alarms.is_empty() {
+            let ended = cleared.cleared;
+            show::alarms(&cleared.alarms, &cleared.orphans, &cleared.unreachable_backends, ended, format);
+            if !ended && !cleared.alarms.is_empty() {
                 eprintln!(
                     "nothing was ended; with --confirm the alarms are, and then what is listed is removed"
                 );

@@ -171,7 +171,13 @@ pub(super) fn audit(all: &[wire::AuditEvent], format: Format) {
 }
 
 /// The alarms that stand, and what would be removed once they are ended.
-pub(super) fn alarms(all: &[wire::Alarm], orphans: &[wire::Orphan], unreachable: &[String], format: Format) {
+pub(super) fn alarms(
+    all: &[wire::Alarm],
+    orphans: &[wire::Orphan],
+    unreachable: &[String],
+    ended: bool,
+    format: Format,
+) {
     if format == Format::Json {
         let alarms = all.iter().map(|alarm| {
             json!({
@@ -188,13 +194,20 @@ pub(super) fn alarms(all: &[wire::Alarm], orphans: &[wire::Orphan], unreachable:
     }
     if all.is_empty() {
         println!("no alarm stands");
-        return;
+        return unreachable_backends(unreachable);
     }
     for alarm in all {
         println!("ALARM at the backend {} since {}", alarm.backend, time(alarm.raised_at.as_ref()));
         println!("{}.\n", alarm.message);
     }
-    println!("Nothing is removed there while it stands. Once it is ended, the sweeps remove all of this:");
+    println!(
+        "{}",
+        if ended {
+            "It is ended. The next sweeps remove all of this, a tenth of what is owned at a time:"
+        } else {
+            "No sweep removes anything there while it stands. Once it is ended, they remove all of this:"
+        }
+    );
     self::orphans(orphans, None, unreachable, format);
 }
 
@@ -251,6 +264,10 @@ pub(super) fn orphans(
         }
         println!("{rows}");
     }
+    unreachable_backends(unreachable);
+}
+
+fn unreachable_backends(unreachable: &[String]) {
     for backend in unreachable {
         eprintln!("the backend {backend} does not answer; of it nothing is known");
     }

@@ -130,9 +130,12 @@ pub(super) async fn clear_alarms(
     let alarms = alarms(parts).await?;
     let (found, unreachable_backends) = find(parts).await?;
     let found = under(&alarms, found);
+    // one of a backend that is not configured any more stands until that is back, and keeps no other from ending
+    let alarms: Vec<_> =
+        alarms.into_iter().filter(|alarm| parts.engines.get(&alarm.backend).is_ok()).collect();
     if confirm {
-        let answers = |alarm: &&Alarm| !found.iter().any(|one| one.engine.backend_kind() == alarm.backend);
-        if let Some(silent) = alarms.iter().find(answers) {
+        let is_silent = |alarm: &&Alarm| unreachable_backends.contains(&alarm.backend);
+        if let Some(silent) = alarms.iter().find(is_silent) {
             let message = format!(
                 "the backend {} does not answer, so nobody can say what would be removed there. Its alarm stands, and so do \
                  the others; try again once it does",

@@ -189,11 +189,15 @@ impl Backend for Ec2Backend {
 
     async fn stop(&self, instance: &InstanceRef, seq: LaunchSeq, _grace: Duration) -> Result<(), CallError> {
         // The machine's own shutdown gives its processes their time; EC2 takes no wish about it.
-        let Some(found) = self.of_launch(instance, seq).await?.filter(|found| !found.is_stopping_or_down())
-        else {
+        let filters = tags::of_launch(self.installation, instance, seq);
+        let found = self.describe(Some(instance.organization), filters).await;
+        let found = found.map_err(|problem| problem.into_call_error("look at the machine"))?;
+        let ids: Vec<String> =
+            found.into_iter().filter(|one| !one.is_stopping_or_down()).map(|one| one.id).collect();
+        if ids.is_empty() {
             return Ok(());
-        };
-        let stop = || self.client.stop_instances().instance_ids(&found.id).send();
+        }
+        let stop = || self.client.stop_instances().set_instance_ids(Some(ids.clone())).send();
         match self.call(Some(instance.organization), "ec2.stop", stop).await {
             Ok(_) | Err(Problem::NotFound(_)) => Ok(()),
             Err(problem) => Err(problem.into_retry("stop the machine")),

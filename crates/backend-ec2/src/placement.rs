@@ -97,11 +97,8 @@ impl Ec2Backend {
         let found = async {
             let image = self.image(organization).await?;
             let subnets = self.subnets(organization).await?;
-            let disk = if request.is_first() {
-                None
-            } else {
-                self.data_disk(organization, request.instance.workspace).await?
-            };
+            // a first launch as well: the store that asks for it may have been put back to before an earlier one
+            let disk = self.data_disk(organization, request.instance.workspace).await?;
             Ok((image, subnets, disk))
         };
         let (image, subnets, disk) = match found.await {

@@ -175,6 +175,6 @@ impl Engine {
     /// Ends the alarm by a person's word, who has seen these orphans: the sweeps remove them from now on.
     pub async fn end_alarm(&self, orphans: &Orphans) -> Result<()> {
         let (store, now) = (&self.executor.store, self.executor.clock.now());
-        Ok(store.end_alarm(self.backend_kind(), &orphans.unknown, now).await?)
+        Ok(store.end_alarm(self.backend_kind(), &orphans.answered_for(), now).await?)
     }
 }

@@ -107,7 +107,7 @@ impl Snapshot {
         if let Some(later) = later.max_by_key(|found| place(found)) {
             return Observation::Later { later: sighting(later), own: own.map(sighting) };
         }
-        match (own, owned.iter().find(of_this)) {
+        match (own, owned.iter().max_by_key(|found| place(found))) {
             (Some(own), _) if is_doubled => Observation::Doubled(sighting(own)),
             (Some(own), _) => Observation::Present(sighting(own)),
             (None, Some(earlier)) => Observation::Earlier(sighting(earlier)),
@@ -139,7 +139,8 @@ pub enum Observation {
     Present(Sighting),
     /// The provider has made more than one of the launch; this is one of them.
     Doubled(Sighting),
-    /// The provider has one of an earlier launch of the same generation, and not this one.
+    /// The provider has one of an earlier launch or generation of the workspace, and not this one: nothing is launched beside
+    /// it.
     Earlier(Sighting),
     /// The provider has one of a later generation, or of a later launch of the same generation, than is stored: the store
     /// was put back to an earlier state.
@@ -184,5 +185,78 @@ impl Absence {
     /// When the provider was asked.
     pub const fn at(&self) -> Timestamp {
         self.at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use molecule_domain::id::{AttemptNumber, Generation};
+
+    use super::*;
+    use crate::model::{Attempt, AttemptState};
+    use crate::store::Store;
+    use crate::store::contract::provision;
+    use crate::store::memory::MemoryStore;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_000_000);
+
+    /// What is observed of a record of generation 2 whose last launch was the fifth, where these are there, by generation and
+    /// launch.
+    async fn observed(state: AttemptState, there: &[(u32, i64)]) -> &'static str {
+        let store = MemoryStore::default();
+        let mut record = store.provision(&provision(WorkspaceId::generate()), NOW).await.unwrap();
+        (record.generation, record.wanted_generation) = (Generation(2), Generation(2));
+        record.attempt = Some(Attempt {
+            number: AttemptNumber(1),
+            seq: LaunchSeq(5),
+            token: String::new(),
+            placement: String::new(),
+            state,
+            call_until: NOW,
+            unsure_until: NOW,
+            created_at: NOW,
+        });
+        let owned = there.iter().map(|(generation, seq)| OwnedInstance {
+            instance: InstanceRef { generation: Generation(*generation), ..record.instance() },
+            seq: LaunchSeq(*seq),
+            state: InstanceState::Running,
+            endpoint: None,
+            created_at: NOW,
+        });
+        match Snapshot::new(NOW, Ok(owned.collect())).observe(&record) {
+            Observation::Present(found) => {
+                assert_eq!(found.found().seq, LaunchSeq(5));
+                "present"
+            }
+            Observation::Doubled(_) => "doubled",
+            Observation::Earlier(_) => "earlier",
+            Observation::Later { own: None, .. } => "later",
+            Observation::Later { own: Some(_), .. } => "later, beside it",
+            Observation::Absent(_) => "absent",
+            Observation::Unknown(_) => "unknown",
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_observed_is_this_table() {
+        use AttemptState::{Confirmed, Resolved};
+        for (state, there, expected) in [
+            (Confirmed, &[][..], "absent"),
+            (Confirmed, &[(2, 5)], "present"),
+            (Confirmed, &[(2, 4), (2, 5), (1, 3)], "present"),
+            (Confirmed, &[(2, 5), (2, 5)], "doubled"),
+            (Confirmed, &[(2, 4)], "earlier"),
+            // nothing is launched beside another generation
+            (Confirmed, &[(1, 3)], "earlier"),
+            (Confirmed, &[(2, 6)], "later"),
+            (Confirmed, &[(3, 4)], "later"),
+            (Confirmed, &[(2, 5), (2, 6)], "later, beside it"),
+            (Confirmed, &[(2, 5), (3, 9)], "later, beside it"),
+            // the last launch was resolved: what shows up of it is late, and no launch that is not known
+            (Resolved, &[(2, 5)], "earlier"),
+            (Resolved, &[(2, 6)], "later"),
+        ] {
+            assert_eq!(observed(state, there).await, expected, "{state:?} {there:?}");
+        }
     }
 }

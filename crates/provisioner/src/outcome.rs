@@ -212,7 +212,7 @@ pub fn begin_launch(
         attempt.unsure_until = attempt.unsure_until.max(attempt.call_until);
         attempt.call_until = call_until;
     }
-    let visible = record.phase != Phase::Launching;
+    let visible = record.phase != Phase::Launching || record.reason == Some(Reason::UnknownLaunch);
     if visible {
         record.phase = Phase::Launching;
         record.phase_since = now;

@@ -1,6 +1,7 @@
 -- What the lifecycle engine keeps, for many organisations and many replicas.
 --
--- Locks are taken in this order: the instance's row, then the organisation's, which is held as briefly as can be.
+-- Locks are taken in this order: the instance's row, then that of `launch_numbers`, then the organisation's, which is held as
+-- briefly as can be.
 
 CREATE TABLE settings (
     name  text PRIMARY KEY,
@@ -106,6 +107,7 @@ CREATE TABLE alarms (
 
 -- What is billed: it outlives the instance's row.
 CREATE TABLE segments (
+    organization_id uuid NOT NULL,
     workspace_id uuid NOT NULL,
     generation   bigint NOT NULL,
     from_at      timestamptz NOT NULL,

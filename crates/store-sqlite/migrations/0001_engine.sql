@@ -78,6 +78,7 @@ CREATE TABLE alarms (
 
 -- What is billed: it outlives the instance's row.
 CREATE TABLE segments (
+    organization_id TEXT NOT NULL,
     workspace_id TEXT NOT NULL,
     generation   INTEGER NOT NULL,
     from_at      INTEGER NOT NULL,

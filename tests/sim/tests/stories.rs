@@ -485,14 +485,20 @@ fn b5_a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
     in_a_world(async {
         let mut story = Story::with_one_that_runs(Shape::small()).await;
         let pair = story.pair.clone();
+        let (lost, admitted) = (Pair::workspace(2), Pair::workspace(3));
+        // one is admitted when the backup is made, and launched then
+        story.arm("store.begin_launch", Fault::Delay);
+        let request = story.request(Ask::Create, admitted);
+        assert!(matches!(pair.client(0).ask(request).await, Heard::Accepted));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(story.engine(admitted).await.unwrap().phase, Phase::Admitted, "{}", story.words());
         let backup = pair.control.backup();
-        let lost = Pair::workspace(2);
         let request = story.request(Ask::Create, lost);
         assert!(matches!(pair.client(0).ask(request).await, Heard::Accepted));
         story.accepted(Ask::Restart).await;
         tokio::time::sleep(seconds(300)).await;
         let before: Vec<_> = pair.cloud.machines().iter().map(|machine| machine.id).collect();
-        assert_eq!(before.len(), 2, "{}", story.words());
+        assert_eq!(before.len(), 3, "{}", story.words());
         // its tenant is away, so nobody tells what was lost
         pair.tenants[0].network.cut(seconds(4 * 3600));
         pair.control.put_back(backup, &[pair.tenants[0].organization]).await;
@@ -501,8 +507,25 @@ fn b5_a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
         assert_eq!(after, before, "something was touched: {}", story.words());
         assert!(pair.cloud.volume_owners().contains(&lost));
         assert_eq!(pair.control.database().alarms().await.unwrap().len(), 1, "{}", story.words());
-        let held = story.engine(W).await.unwrap();
-        assert_eq!((held.reason, held.generation), (Some(Reason::UnknownLaunch), Generation(1)));
+        for workspace in [W, admitted] {
+            let held = story.engine(workspace).await.unwrap();
+            assert_eq!((held.reason, held.generation), (Some(Reason::UnknownLaunch), Generation(1)));
+        }
+        let engine = pair.control.replica(0).engine;
+        let orphans = engine.orphans().await.unwrap().unwrap();
+        assert_eq!(
+            (orphans.instances.len(), &orphans.workspaces[..]),
+            (3, &[(pair.tenants[0].organization, lost)][..])
+        );
+        engine.end_alarm(&orphans).await.unwrap();
+        // one is removed in a pass
+        tokio::time::sleep(seconds(1800)).await;
+        assert!(!pair.cloud.volume_owners().contains(&lost), "{}", story.words());
+        for workspace in [W, admitted] {
+            // however long the alarm stood
+            let served = story.engine(workspace).await.unwrap();
+            assert_eq!((served.phase, served.reason), (Phase::Up, None), "{}", story.words());
+        }
     });
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, OrganizationId, WorkspaceId};
+use molecule_domain::id::{AttemptNumber, LaunchSeq, OrganizationId, WorkspaceId};
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::Reason;
 
@@ -105,11 +105,6 @@ impl PrepareRequest<'_> {
     /// Whether a call was made that is only to be repeated.
     pub fn is_placed(&self) -> bool {
         self.attempt.is_some_and(|attempt| attempt.state != AttemptState::Resolved)
-    }
-
-    /// Whether nothing was ever launched for the workspace.
-    pub fn is_first(&self) -> bool {
-        self.attempt.is_none() && self.instance.generation == Generation(1)
     }
 }
 

@@ -124,7 +124,11 @@ async fn sweep(executor: Arc<Executor>, cancel: CancellationToken) {
                     warn!(error = &error as &dyn std::error::Error, "the sweep could not be finished");
                 }
             }
-            Ok(false) => sweeper = Sweeper::default(),
+            Ok(false) => {
+                sweeper = Sweeper::default();
+                // whoever sweeps says whether one stands
+                molecule_telemetry::metrics::alarm(executor.backend.kind(), false);
+            }
             Err(error) => {
                 warn!(error = &error as &dyn std::error::Error, "the store does not say who sweeps");
             }

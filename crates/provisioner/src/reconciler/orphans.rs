@@ -1,11 +1,11 @@
 //! Compares everything the provider has with everything the store expects: wakes what differs, and takes
 //! away what nobody expects.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{LaunchSeq, OrganizationId, WorkspaceId};
+use molecule_domain::id::{Generation, LaunchSeq, OrganizationId, WorkspaceId};
 use molecule_domain::lifecycle::Phase;
 use molecule_telemetry::metrics;
 use tracing::{error, info, warn};
@@ -15,7 +15,7 @@ use crate::backend::OwnedResource;
 use crate::model::InstanceRef;
 use crate::observation::{InstanceState, OwnedInstance, Sighting, Snapshot};
 use crate::policy::Policy;
-use crate::store::{Alarm, Expectations, Expected, StoreError};
+use crate::store::{Alarm, Expectations, Expected, Store, StoreError};
 
 /// A launch that something at the provider carries by its labels, and the workspace that it is of.
 pub type Launched = (LaunchSeq, WorkspaceId);
@@ -40,6 +40,8 @@ pub struct Comparison {
 struct Unexplained {
     instances: Vec<OwnedInstance>,
     resources: Vec<OwnedResource>,
+    /// The workspaces of these that have no record.
+    unrecorded: BTreeSet<(OrganizationId, WorkspaceId)>,
 }
 
 impl Unexplained {
@@ -53,8 +55,14 @@ impl Unexplained {
             })
         };
         let instances = sightings.iter().map(Sighting::found).filter(|found| !explains(found));
+        let instances: Vec<_> = instances.cloned().collect();
         let resources = resources.iter().filter(|resource| !records.contains_key(&resource.workspace));
-        Self { instances: instances.cloned().collect(), resources: resources.cloned().collect() }
+        let resources: Vec<_> = resources.cloned().collect();
+        let of_instances = instances.iter().map(|one| (one.instance.organization, one.instance.workspace));
+        let of_resources = resources.iter().map(|one| (one.organization, one.workspace));
+        let all = of_instances.chain(of_resources);
+        let unrecorded = all.filter(|(_, workspace)| !records.contains_key(workspace)).collect();
+        Self { instances, resources, unrecorded }
     }
 
     fn launches(&self) -> Vec<Launched> {
@@ -70,18 +78,23 @@ impl Unexplained {
         self.instances.len() + self.resources.len()
     }
 
-    /// All of it, without grace or bound.
-    fn orphans(&self, known: &HashSet<Launched>) -> Orphans {
+    /// All of it, without grace or bound, and which launches of it the store does not know.
+    async fn orphans(&self, store: &dyn Store) -> Result<Orphans, StoreError> {
         let mut instances: Vec<_> = self.instances.iter().map(|found| (found.instance, found.seq)).collect();
         instances.sort_unstable();
-        let mut workspaces: Vec<_> =
-            self.resources.iter().map(|left| (left.organization, left.workspace)).collect();
-        workspaces.sort_unstable();
-        workspaces.dedup();
-        let unknown = self.launches().into_iter().filter(|launch| !known.contains(launch)).collect();
-        Orphans { instances, workspaces, unknown }
+        // a disk that is attached to an instance may be listed only once that is gone
+        let workspaces: Vec<_> = self.unrecorded.iter().copied().collect();
+        let launches = self.launches();
+        let whole = workspaces.iter().map(|(_, workspace)| (WHOLE, *workspace));
+        let known = store.launched(&launches.iter().copied().chain(whole).collect::<Vec<_>>()).await?;
+        let is_known = |launch: &Launched| known.contains(launch) || known.contains(&(WHOLE, launch.1));
+        let unknown = launches.into_iter().filter(|launch| !is_known(launch)).collect();
+        Ok(Orphans { instances, workspaces, unknown })
     }
 }
+
+/// Stands for all launches of a workspace that has no record: no launch has this number.
+const WHOLE: LaunchSeq = LaunchSeq(0);
 
 /// Instances by their launches, and workspaces of which other resources are left.
 type Removable = (Vec<(InstanceRef, LaunchSeq)>, Vec<(OrganizationId, WorkspaceId)>);
@@ -119,14 +132,21 @@ pub struct Orphans {
     pub unknown: Vec<Launched>,
 }
 
+impl Orphans {
+    /// What the store answers for once the alarm is ended: the launches, and whatever else comes to light of the workspaces
+    /// that have no record, as a disk does when its instance is gone.
+    pub fn answered_for(&self) -> Vec<Launched> {
+        let whole = self.workspaces.iter().map(|(_, workspace)| (WHOLE, *workspace));
+        self.unknown.iter().copied().chain(whole).collect()
+    }
+}
+
 /// Lists orphans; `None` where the provider does not answer.
 pub async fn list(executor: &Executor) -> Result<Option<Orphans>, StoreError> {
     let snapshot = executor.look().await;
     let Some((sightings, resources)) = everything(executor, &snapshot).await else { return Ok(None) };
     let expected = executor.store.expectations(executor.backend.kind()).await?;
-    let unexplained = Unexplained::of(&sightings, &resources, &expected);
-    let known = executor.store.launched(&unexplained.launches()).await?;
-    Ok(Some(unexplained.orphans(&known)))
+    Ok(Some(Unexplained::of(&sightings, &resources, &expected).orphans(&*executor.store).await?))
 }
 
 /// Removes orphans. What the provider does not remove now is listed again.
@@ -140,10 +160,14 @@ pub async fn alarm(executor: &Executor) -> Result<Option<Alarm>, StoreError> {
     Ok(executor.store.alarms().await?.into_iter().find(|alarm| alarm.backend == kind))
 }
 
-/// Records whose instance does not run as they last knew it, or of whose launch there are two.
+/// Records whose instance does not run as they last knew it, of whose launch there are two, or of whose workspace a later
+/// one is there.
 fn differing(expected: &Expectations, sightings: &[Sighting]) -> Vec<WorkspaceId> {
     let mut seen: HashMap<_, (usize, bool)> = HashMap::new();
+    let mut latest: HashMap<WorkspaceId, (Generation, LaunchSeq)> = HashMap::new();
     for found in sightings.iter().map(Sighting::found) {
+        let last = latest.entry(found.instance.workspace).or_default();
+        *last = (found.instance.generation, found.seq).max(*last);
         let (count, runs) = seen.entry((found.instance, Some(found.seq))).or_default();
         *count += 1;
         *runs |= found.state == InstanceState::Running;
@@ -156,7 +180,11 @@ fn differing(expected: &Expectations, sightings: &[Sighting]) -> Vec<WorkspaceId
             generation: record.generation,
         };
         let (count, runs) = seen.get(&(instance, record.seq)).copied().unwrap_or_default();
-        count > 1 || runs != record.up
+        let is_later = latest.get(&record.workspace).is_some_and(|(generation, seq)| {
+            *generation > record.generation
+                || *generation == record.generation && record.seq.is_some_and(|own| *seq > own)
+        });
+        count > 1 || runs != record.up || is_later
     });
     differs.map(|record| record.workspace).collect()
 }
@@ -165,25 +193,26 @@ fn differing(expected: &Expectations, sightings: &[Sighting]) -> Vec<WorkspaceId
 #[derive(Debug, Default)]
 pub struct Sweeper {
     unexplained_since: HashMap<String, Timestamp>,
-    /// Whether it has told of the alarm that stands.
-    told: bool,
+    /// The alarm that it has told of.
+    told: Option<Timestamp>,
 }
 
 impl Sweeper {
     /// One pass: the provider's lists first, then the store's, so that whatever is listed was stored before.
     #[tracing::instrument(skip_all)]
     pub async fn pass(&mut self, executor: &Executor) -> Result<Comparison, StoreError> {
+        let kind = executor.backend.kind();
+        // before it is asked what is known: who ends it meanwhile makes more known, never less
+        let mut alarm = alarm(executor).await?;
+        self.tell(kind, alarm.as_ref());
         let snapshot = executor.look().await;
         let Some((sightings, resources)) = everything(executor, &snapshot).await else {
             return Ok(Comparison::default());
         };
-        let kind = executor.backend.kind();
-        // before it is asked what is known: who ends it meanwhile makes more known, never less
-        let mut alarm = alarm(executor).await?;
         let expected = executor.store.expectations(kind).await?;
         let now = executor.clock.now();
         let unexplained = Unexplained::of(&sightings, &resources, &expected);
-        let known = executor.store.launched(&unexplained.launches()).await?;
+        let unknown = unexplained.orphans(&*executor.store).await?.unknown.len();
 
         let names: HashSet<&str> = unexplained.resources.iter().map(|r| r.name.as_str()).collect();
         self.unexplained_since.retain(|name, _| names.contains(name.as_str()));
@@ -193,7 +222,7 @@ impl Sweeper {
         let mut found = Comparison {
             wake: differing(&expected, &sightings),
             unexplained: unexplained.len(),
-            unknown: unexplained.orphans(&known).unknown.len(),
+            unknown,
             ..Comparison::default()
         };
         let created = unexplained.instances.iter().map(|one| one.created_at);
@@ -215,10 +244,9 @@ impl Sweeper {
             );
             let raised = Alarm { backend: kind.to_owned(), raised_at: now, message };
             executor.store.raise_alarm(&raised).await?;
+            self.tell(kind, Some(&raised));
             alarm = Some(raised);
         }
-        metrics::alarm(kind, alarm.is_some());
-        self.tell(alarm.as_ref());
         if alarm.is_none() {
             let owned = sightings.len() + resources.len();
             let since =
@@ -234,18 +262,20 @@ impl Sweeper {
     }
 
     /// Tells of an alarm once: when it is raised, and after each start.
-    fn tell(&mut self, alarm: Option<&Alarm>) {
+    fn tell(&mut self, kind: &'static str, alarm: Option<&Alarm>) {
+        metrics::alarm(kind, alarm.is_some());
+        let now = alarm.map(|alarm| alarm.raised_at);
         match alarm {
-            Some(alarm) if !self.told => error!(
+            Some(alarm) if self.told != now => error!(
                 backend = alarm.backend, raised_at = %alarm.raised_at,
                 "ALARM: {}. Nothing is removed until an operator has looked and ended it: see `molecule admin alarms`, or \
                  `molecule alarms` of a self-hosted tenant",
                 alarm.message
             ),
-            None if self.told => info!("the alarm has been ended"),
+            None if self.told.is_some() => info!("the alarm has been ended"),
             _ => {}
         }
-        self.told = alarm.is_some();
+        self.told = now;
     }
 }
 
@@ -286,10 +316,10 @@ async fn everything(executor: &Executor, snapshot: &Snapshot) -> Option<(Vec<Sig
 
 #[cfg(test)]
 mod tests {
-    use molecule_domain::id::Generation;
     use molecule_domain::lifecycle::Desired;
 
     use super::*;
+    use crate::store::memory::MemoryStore;
 
     fn instance(n: u128) -> InstanceRef {
         InstanceRef {
@@ -398,13 +428,28 @@ mod tests {
         // and of the first one's launch there are two
         let sightings = seen(&[(1, 1, 0), (1, 1, 0), (2, 2, 0), (3, 3, 0)]);
         assert_eq!(differing(&expected, &sightings), [instance(1).workspace]);
+        // and of the third one a later launch is there, beside its own
+        let sightings = seen(&[(1, 1, 0), (2, 2, 0), (3, 3, 0), (3, 9, 0)]);
+        assert_eq!(differing(&expected, &sightings), [instance(3).workspace]);
     }
 
-    #[test]
-    fn a_launch_is_known_by_its_number_and_its_workspace() {
-        let all = Unexplained::of(&seen(&[(1, 1, 0), (2, 2, 0)]), &[volume(3)], &expect(&[]));
+    #[tokio::test]
+    async fn a_launch_is_known_by_its_number_and_its_workspace() {
+        let store = MemoryStore::default();
         let known = [(LaunchSeq(1), instance(1).workspace), (LaunchSeq(2), instance(9).workspace)];
-        let unknown = all.orphans(&known.into_iter().collect()).unknown;
-        assert_eq!(unknown, [(LaunchSeq(1), instance(3).workspace), (LaunchSeq(2), instance(2).workspace)]);
+        store.end_alarm("memory", &known, NOW).await.unwrap();
+        let all = Unexplained::of(&seen(&[(1, 1, 0), (2, 2, 0)]), &[volume(3)], &expect(&[]));
+        let orphans = all.orphans(&store).await.unwrap();
+        let unknown = [(LaunchSeq(1), instance(3).workspace), (LaunchSeq(2), instance(2).workspace)];
+        assert_eq!(orphans.unknown, unknown);
+        assert_eq!(orphans.workspaces.len(), 3, "what is attached to an instance is shown as well");
+        // once somebody has said so, whatever comes to light of these workspaces may go
+        store.end_alarm("memory", &orphans.answered_for(), NOW).await.unwrap();
+        let disk = OwnedResource { seq: LaunchSeq(77), ..volume(2) };
+        let later = Unexplained::of(&[], std::slice::from_ref(&disk), &expect(&[]));
+        assert_eq!(later.orphans(&store).await.unwrap().unknown, []);
+        let another = OwnedResource { workspace: instance(5).workspace, ..disk };
+        let another = Unexplained::of(&[], &[another], &expect(&[]));
+        assert_eq!(another.orphans(&store).await.unwrap().unknown.len(), 1);
     }
 }

@@ -110,7 +110,10 @@ impl Planner<'_> {
             "an instance of another launch ({}) is in the way; the next sweep looks at it",
             sighting.found().seq
         );
-        if self.record.desired == Desired::Running && self.start_is_overdue() {
+        // longer than a sweep leaves it alone
+        let deadline = self.policy.launch_deadline + self.policy.orphan_grace * 2;
+        let starts = matches!(self.record.phase, Phase::Admitted | Phase::Launching);
+        if self.record.desired == Desired::Running && starts && self.overdue(deadline) {
             return self.give_up(Reason::NameTaken, message, None);
         }
         self.tell(Reason::NameTaken, message, None, self.policy.look_every * 5)
@@ -326,7 +329,7 @@ impl Planner<'_> {
         let first = self.record.phase != phase;
         let outcome = Outcome {
             phase: Some(phase),
-            reason: self.record.reason,
+            reason: self.record.reason.filter(|reason| *reason != Reason::UnknownLaunch),
             message: (phase == Phase::Stopped).then(|| "stopped".to_owned()),
             attempt: attempt.filter(|_| self.record.live_attempt().is_some()),
             fact: Some(Fact::Down(at)),
@@ -375,6 +378,10 @@ impl Planner<'_> {
 
     /// Whether what is to come up has taken too long over the stage it is in.
     fn start_is_overdue(&self) -> bool {
+        if self.record.reason == Some(Reason::UnknownLaunch) {
+            // the time in which nothing was done about it does not count
+            return false;
+        }
         let (since, deadline) = match (self.record.phase, self.record.live_attempt()) {
             (Phase::Booting, _) => (self.record.phase_since, self.policy.boot_deadline),
             (Phase::Launching, Some(attempt)) => {

@@ -173,8 +173,8 @@ pub(super) async fn update(
              UPDATE segments SET until_at = GREATEST($43::timestamptz, from_at)
              WHERE workspace_id = $1 AND until_at IS NULL AND $43::timestamptz IS NOT NULL
          ), opened AS (
-             INSERT INTO segments (workspace_id, generation, from_at)
-             SELECT $1, $45::bigint, GREATEST($44::timestamptz, MAX(before.until_at),
+             INSERT INTO segments (organization_id, workspace_id, generation, from_at)
+             SELECT $2, $1, $45::bigint, GREATEST($44::timestamptz, MAX(before.until_at),
                  MAX(before.from_at) + interval '1 microsecond')
              FROM segments before WHERE before.workspace_id = $1
              HAVING $44::timestamptz IS NOT NULL

@@ -226,7 +226,7 @@ impl Store for EngineStore {
         let mut record = held(&mut tx, lease, now).await?;
         let generation = record.generation;
         let effects = outcome::apply(&mut record, outcome, lease, release, now);
-        let workspace = record.workspace.to_string();
+        let (organization, workspace) = (record.organization.to_string(), record.workspace.to_string());
         if let Some(until) = effects.close_segment.map(Timestamp::micros) {
             sqlx::query!(
                 "UPDATE segments SET until_at = MAX(?, from_at) WHERE workspace_id = ? AND until_at IS NULL",
@@ -239,9 +239,10 @@ impl Store for EngineStore {
         }
         if let Some(from) = effects.open_segment.map(Timestamp::micros) {
             sqlx::query!(
-                "INSERT INTO segments (workspace_id, generation, from_at)
-                 SELECT ?, ?, MAX(?, COALESCE(MAX(until_at), 0), COALESCE(MAX(from_at) + 1, 0))
+                "INSERT INTO segments (organization_id, workspace_id, generation, from_at)
+                 SELECT ?, ?, ?, MAX(?, COALESCE(MAX(until_at), 0), COALESCE(MAX(from_at) + 1, 0))
                  FROM segments WHERE workspace_id = ?",
+                organization,
                 workspace,
                 generation.0,
                 from,
