@@ -66,14 +66,14 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
 /// another one ended.
 pub(crate) fn soak(cases: u32, lives: u64, first: u64) -> anyhow::Result<()> {
     say(&format!("{lives} simulated lives of the whole pair, from seed {first} on"));
-    let mut test = cargo(&["test", "--locked", "--release", "-p", "molecule-sim", "--test", "lives"]);
+    let mut test = cargo(&["test", "--locked", "--profile", "soak", "-p", "molecule-sim", "--test", "lives"]);
     test.args(["every_life", "--", "--nocapture"]);
     run(test.env("MOLECULE_SIM_SEED", first.to_string()).env("MOLECULE_SIM_LIVES", lives.to_string()))?;
 
     let _docker = Docker::ensure()?;
     say(&format!("{cases} random lives per property"));
     let mut test =
-        cargo(&["test", "--locked", "--release", "-p", "molecule-provisioner", "--test", "engine"]);
+        cargo(&["test", "--locked", "--profile", "soak", "-p", "molecule-provisioner", "--test", "engine"]);
     run(test.env("SOAK_CASES", cases.to_string()))?;
     run(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
     build_static()?;
