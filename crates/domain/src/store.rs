@@ -27,6 +27,15 @@ pub enum StoreError {
     /// Another transaction came in between, and nothing was done. Stores try such again by themselves.
     #[error("the store is too busy")]
     LostRace(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The tables were made by another revision of this program.
+    #[error(
+        "the tables were made by an unreleased revision of this program (migration {migration} is another one), and such are \
+         not carried along: begin with an empty database, or an empty data directory"
+    )]
+    OtherTables {
+        /// The first migration that differs.
+        migration: i64,
+    },
     /// What is stored can't be understood.
     #[error("the store holds {what} that can't be read")]
     Corrupt {

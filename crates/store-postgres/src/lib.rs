@@ -26,6 +26,7 @@ use molecule_provisioner::store::StoreError;
 use molecule_provisioner::store::codec::corrupt;
 use molecule_provisioner::wakes::Wakes;
 use sqlx::ConnectOptions;
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
@@ -80,7 +81,10 @@ impl Database {
         let mut migrations = sqlx::migrate!();
         // a newer version may have brought the tables further: they only grow, so this one may start over them again
         migrations.set_ignore_missing(true);
-        migrations.run(&pool).await.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        migrations.run(&pool).await.map_err(|error| match error {
+            MigrateError::VersionMismatch(migration) => StoreError::OtherTables { migration },
+            error => StoreError::Unavailable(Box::new(error)),
+        })?;
         let wakes = Arc::new(Wakes::default());
         let notifier = Notifier::start(pool.clone(), Arc::clone(&wakes), cancel);
         Ok(Self { pool, transactions: Arc::default(), wakes, notifier, options: Arc::new(options), expected })

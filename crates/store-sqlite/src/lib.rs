@@ -17,6 +17,7 @@ use std::time::Duration;
 use molecule_domain::id::OrganizationId;
 use molecule_provisioner::store::StoreError;
 use molecule_provisioner::wakes::Wakes;
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -61,7 +62,10 @@ impl Database {
         let mut migrations = sqlx::migrate!();
         // a newer version may have brought the tables further: they only grow, so this one may start over them again
         migrations.set_ignore_missing(true);
-        migrations.run(&writer).await.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        migrations.run(&writer).await.map_err(|error| match error {
+            MigrateError::VersionMismatch(migration) => StoreError::OtherTables { migration },
+            error => StoreError::Unavailable(Box::new(error)),
+        })?;
         // what an earlier process held is due at once
         sqlx::query!(
             "UPDATE instances SET lease_owner = NULL, lease_until = 0, due_at = 0 WHERE lease_owner IS NOT NULL",

@@ -66,8 +66,19 @@ async fn an_older_version_starts_again_over_newer_tables() {
          VALUES (9999, 'of the next version', 1, x'', 0)";
     sqlx::raw_sql(migration).execute(&mut newer).await.unwrap();
     newer.close().await.unwrap();
-    let (_database, store) = open(&folder).await;
+    let (database, store) = open(&folder).await;
     assert!(store.get(ORG, workspace).await.unwrap().is_some());
+    database.close().await;
+
+    // tables that were made in another way are refused, with a word
+    let mut other = file.connect().await.unwrap();
+    sqlx::raw_sql("UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = 1")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    other.close().await.unwrap();
+    let refused = Database::open(&folder.path().join("t.db")).await.unwrap_err().to_string();
+    assert!(refused.contains("migration 1") && refused.contains("empty data directory"), "{refused}");
 }
 
 /// A copied file that is put back is known by what the provider had seen since the copy was made.
