@@ -197,8 +197,9 @@ impl Planner<'_> {
                         None,
                     );
                 }
+                // from STOPPING as well, which may not become BOOTING: else it would wait there for good
                 if found.state == InstanceState::Unattached
-                    && self.record.phase == Phase::Booting
+                    && matches!(self.record.phase, Phase::Booting | Phase::Stopping)
                     && confirmed
                 {
                     return Action::Attach(sighting.clone());

@@ -127,6 +127,27 @@ async fn no_decision_is_illegal() {
     assert!(decided > 1000, "{decided} decisions were looked at");
 }
 
+/// One of two machines of a launch was taken away, and the other, which has no disk yet, showed up only then.
+#[tokio::test]
+async fn what_is_to_run_is_attached_while_it_is_stopping_too() {
+    let admitted = admitted().await;
+    let record = InstanceRecord {
+        phase: Phase::Stopping,
+        attempt: Some(attempt(&admitted, AttemptState::Confirmed, NOW)),
+        ..admitted
+    };
+    let found = OwnedInstance {
+        instance: record.instance(),
+        seq: LaunchSeq(1),
+        state: InstanceState::Unattached,
+        endpoint: None,
+        created_at: NOW,
+    };
+    let seen = Snapshot::new(NOW, Ok(vec![found])).observe(&record);
+    let action = plan(&record, &seen, &Policy::default(), Duration::ZERO, NOW);
+    assert!(matches!(action, Action::Attach(_)), "{action:?}");
+}
+
 /// It was given up after it was to be replaced: the old generation goes, and nothing of it is counted any more.
 #[tokio::test]
 async fn what_has_failed_while_it_is_replaced_ends() {
