@@ -100,6 +100,7 @@ impl Workspace {
         }
         for later in &mut self.outbox[place..] {
             take_back(&mut later.undo.spec, &entry.spec, &undo.spec);
+            take_back(&mut later.spec, &entry.spec, &undo.spec);
             if later.undo.generation == entry.generation {
                 later.undo.generation = undo.generation;
             }

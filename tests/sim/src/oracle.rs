@@ -9,7 +9,8 @@ use molecule_domain::error::Error;
 use molecule_domain::id::{IntentNumber, OrganizationId, WorkspaceId};
 use molecule_domain::lifecycle::Desired;
 use molecule_domain::spec::{CONFIG_FILE, PrivateParts, WorkspaceSpec};
-use molecule_workspace::Wish;
+use molecule_domain::tier::Tier;
+use molecule_workspace::{Entry, Wish};
 use tokio::sync::mpsc;
 
 use crate::coverage::{Told, WishKind};
@@ -86,8 +87,8 @@ pub struct Wished {
     pub organization: OrganizationId,
     /// In the order in which they were stored.
     pub wishes: Vec<SeenWish>,
-    /// The numbers of which a call was begun.
-    begun: BTreeSet<IntentNumber>,
+    /// The numbers of which a call was begun, with the tier that it carries where it launches something.
+    begun: BTreeMap<IntentNumber, Option<Tier>>,
     /// The numbers of which a call is under way.
     under_way: BTreeSet<IntentNumber>,
     /// The refusals that the provider gave, by number.
@@ -114,12 +115,12 @@ pub struct Expected {
 }
 
 impl SeenWish {
-    /// What was refused holds all the same; of what it was to set, its tenant takes over what the provider tells.
+    /// What was refused holds all the same; of its fields, its tenant takes over what the provider tells.
     fn is_granted_late(&mut self) {
         if self.wish.as_ref().is_some_and(|wish| !matches!(wish, Wish::Provision { .. })) {
             self.refused = false;
             self.late = true;
-            self.sets.retain(|field, _| *field == Field::Tier);
+            self.sets.clear();
         }
     }
 }
@@ -127,7 +128,7 @@ impl SeenWish {
 impl Wished {
     /// The wishes that an entry of this number tells: those since the last one of which a call was begun.
     fn told_as(&mut self, number: IntentNumber) -> impl Iterator<Item = &mut SeenWish> {
-        let before = self.begun.range(..number).next_back().copied().unwrap_or_default();
+        let before = self.begun.range(..number).next_back().map(|(before, _)| *before).unwrap_or_default();
         let told = self.wishes.iter_mut();
         told.filter(move |wish| wish.number > before && wish.number <= number && wish.wish.is_some())
     }
@@ -136,8 +137,14 @@ impl Wished {
     pub fn expected(&self) -> Expected {
         let mut expected =
             Expected { desired: None, failed_for: None, fields: Fields::new(), since: Timestamp::default() };
+        let mut after_late = false;
         for wish in self.wishes.iter().filter(|wish| !wish.refused) {
             expected.fields.extend(wish.sets.clone());
+            after_late |= wish.late;
+            if let Some(Some(tier)) = self.begun.get(&wish.number).filter(|_| after_late) {
+                // each call carries the whole, as its tenant knew it before it heard of the late one
+                expected.fields.insert(Field::Tier, tier.to_string());
+            }
             let Some(asked) = &wish.wish else { continue };
             expected.desired = Some(asked.desired());
             expected.failed_for = match asked {
@@ -230,7 +237,7 @@ impl Oracle {
         let wished = all.entry(workspace).or_insert_with(|| Wished {
             organization,
             wishes: Vec::new(),
-            begun: BTreeSet::new(),
+            begun: BTreeMap::new(),
             under_way: BTreeSet::new(),
             refusals: BTreeSet::new(),
             granted: BTreeSet::new(),
@@ -283,9 +290,10 @@ impl Oracle {
     }
 
     /// A call for an entry was begun.
-    pub fn begun(&self, workspace: WorkspaceId, number: IntentNumber) {
+    pub fn begun(&self, workspace: WorkspaceId, entry: &Entry) {
         if let Some(wished) = lock(&self.all).get_mut(&workspace) {
-            wished.begun.insert(number);
+            let launches = matches!(entry.wish, Wish::Provision { .. } | Wish::Replace { .. });
+            wished.begun.insert(entry.number, launches.then_some(entry.spec.tier));
         }
     }
 

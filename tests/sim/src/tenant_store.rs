@@ -164,7 +164,7 @@ impl TenantStore for ProcessStore {
         let begin = async {
             let begun = self.database.begin_call(workspace).await?;
             if let Some((_, entry)) = &begun {
-                self.oracle.begun(workspace, entry.number);
+                self.oracle.begun(workspace, entry);
             }
             Ok(begun)
         };

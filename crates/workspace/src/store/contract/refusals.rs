@@ -5,12 +5,14 @@ use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{Desired, Phase, Readiness, Reason};
 
 use super::{ORG, RESTART, Subject, at, instance, key, new_workspace, refused};
-use crate::aggregate::Answer;
+use crate::aggregate::{Answer, Change};
+use crate::store::Conditions;
 use crate::wish::Wish;
 
 pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_refused_replacement_is_taken_back_whole(store().await).await;
     a_refusal_spares_what_was_asked_for_since(store().await).await;
+    what_follows_a_refused_replacement_is_told_without_it(store().await).await;
     stop_and_delete_are_never_taken_back(store().await).await;
     a_stop_stands_whatever_it_was_composed_with(store().await).await;
     the_id_of_a_refused_creation_is_free_again(store().await).await;
@@ -68,6 +70,20 @@ async fn a_refusal_spares_what_was_asked_for_since(store: Subject) {
     assert_eq!((now.spec.name.as_str(), now.spec.labels.len()), ("first", 1));
     let stop = store.begins(workspace).await.unwrap();
     assert_eq!((stop.wish, stop.generation), (Wish::Stop(None), Generation(1)));
+}
+
+/// A plain restart that waits behind an update of the tier must not bring the tier that was refused.
+async fn what_follows_a_refused_replacement_is_told_without_it(store: Subject) {
+    let up = store.up().await;
+    let first = store.asks(up.workspace, RESTART).await.number.unwrap();
+    store.begins(up.workspace).await.unwrap();
+    let restart = |_: &crate::Workspace| Ok(Change { wish: Some(RESTART), ..Change::default() });
+    let on = Conditions::default();
+    store.0.change(ORG, up.workspace, &on, at(3), Box::new(restart)).await.unwrap();
+    let record = store.0.answered(up.workspace, first, &refused(), at(4)).await.unwrap().unwrap();
+    assert_eq!(record.spec, up.spec);
+    let second = store.begins(up.workspace).await.unwrap();
+    assert_eq!((second.generation, second.spec), (Generation(3), up.spec));
 }
 
 async fn stop_and_delete_are_never_taken_back(store: Subject) {
