@@ -356,13 +356,13 @@ impl Workspace {
         effects
     }
 
-    /// Whether what tells again an earlier state makes no difference to the wish behind it.
+    /// Whether what tells again an earlier state makes no difference to the wishes behind it.
     fn is_outdated(&self, place: usize) -> bool {
-        let (entry, next) = (&self.outbox[place], self.outbox.get(place + 1));
+        let (entry, later) = (&self.outbox[place], &self.outbox[place + 1..]);
         let launched = !matches!(entry.wish, Wish::Provision { .. });
-        let outdates =
-            |next: &Entry| next.wish == Wish::Delete || launched && matches!(next.wish, Wish::Stop(_));
-        entry.retold && next.is_some_and(outdates)
+        let is_stop = |next: &Entry| launched && matches!(next.wish, Wish::Stop(_));
+        let is_deleted = later.iter().any(|later| later.wish == Wish::Delete);
+        entry.retold && (is_deleted || later.first().is_some_and(is_stop))
     }
 
     /// Notes why a call for the first entry did not succeed. Watchers see the first cause, and each that differs.

@@ -258,8 +258,8 @@ impl Workspace {
             Some(has) if has.wanted_generation < self.record.generation => {
                 Wish::Replace { run, reset_session }
             }
-            Some(has) if run && has.phase == Phase::Failed => {
-                // what has failed there can't be started
+            Some(has) if run && has.phase != Phase::Stopped => {
+                // what has failed there can't be started, and what is still on its way down may come to that
                 self.record.generation = self.record.highest.next();
                 self.record.highest = self.record.generation;
                 Wish::Replace { run, reset_session }

@@ -9,7 +9,7 @@ use molecule_domain::tier::Tier;
 
 use super::{ORG, PlainMinter, RESTART, Subject, at, instance, refused, token};
 use crate::agent::{Patience, Verdict};
-use crate::aggregate::Answer;
+use crate::aggregate::{Answer, Change};
 use crate::agreement::{Met, Minter};
 use crate::store::{Redeemed, Redemption};
 use crate::wish::Wish;
@@ -97,6 +97,17 @@ async fn what_is_told_again_holds_up_no_stop_and_no_deletion(store: Subject) {
         assert_eq!((again.retold, again.generation), (true, Generation(2)));
         store.0.answered(workspace, again.number, &refused(), at(51)).await.unwrap();
         assert_eq!(store.outbox(workspace).await, [Wish::Replace { run: true, reset_session: false }]);
+        // a restart lies between that and a deletion, and counts as begun after a restart of the process
+        let mut between = store.0.load(ORG, workspace).await.unwrap().unwrap();
+        for wish in [RESTART, Wish::Delete] {
+            between.outbox.iter_mut().for_each(|entry| entry.begun = true);
+            let change = Change { wish: Some(wish), ..Change::default() };
+            between.change(change, None, at(52), IncarnationId::generate());
+        }
+        between.answered(again.number, &refused(), at(52), IncarnationId::generate());
+        let left: Vec<_> = between.outbox.iter().map(|entry| entry.retold).collect();
+        assert_eq!(left, [false, false]);
+
         store.asks(workspace, wish.clone()).await;
         store.0.answered(workspace, again.number, &refused(), at(52)).await.unwrap();
         assert_eq!(store.outbox(workspace).await, [wish]);
@@ -117,20 +128,25 @@ async fn a_deletion_of_what_the_provider_lost_is_done(store: Subject) {
     assert_eq!(record.phase, Phase::Gone);
 }
 
+/// What is still on its way down may fail as well, and is refused a start then.
 async fn what_has_failed_at_the_provider_is_replaced(store: Subject) {
-    let up = store.up().await;
-    let number = store.asks(up.workspace, Wish::Start).await.number.unwrap();
-    store.begins(up.workspace).await.unwrap();
-    let started = Answer::Granted(instance(&up, number, Phase::Up, 5));
-    store.0.answered(up.workspace, number, &started, at(5)).await.unwrap();
-    let failed =
-        InstanceView { desired: Some(Desired::Stopped), ..instance(&up, IntentNumber(1), Phase::Failed, 2) };
-    store.meets(&[failed], false).await;
-    let again = store.begins(up.workspace).await.unwrap();
-    assert_eq!(
-        (again.wish, again.generation),
-        (Wish::Replace { run: true, reset_session: false }, Generation(2))
-    );
+    let replace = Wish::Replace { run: true, reset_session: false };
+    for (phase, wish, generation) in [
+        (Phase::Failed, replace.clone(), Generation(2)),
+        (Phase::Stopping, replace, Generation(2)),
+        (Phase::Stopped, Wish::Start, Generation(1)),
+    ] {
+        let up = store.up().await;
+        let number = store.asks(up.workspace, Wish::Start).await.number.unwrap();
+        store.begins(up.workspace).await.unwrap();
+        let started = Answer::Granted(instance(&up, number, Phase::Up, 5));
+        store.0.answered(up.workspace, number, &started, at(5)).await.unwrap();
+        let has =
+            InstanceView { desired: Some(Desired::Stopped), ..instance(&up, IntentNumber(1), phase, 2) };
+        store.meets(&[has], false).await;
+        let again = store.begins(up.workspace).await.unwrap();
+        assert_eq!((again.wish, again.generation), (wish, generation), "{phase}");
+    }
 }
 
 async fn later_wishes_that_the_provider_knows_win(store: Subject) {
