@@ -19,9 +19,11 @@ impl<'a> Configs<'a> {
         Self(folder)
     }
 
-    /// The bootstrap token, on a generation's first boot.
+    /// The bootstrap token, until it has given the credential. An instance that replaces another of its generation brings the
+    /// same one again, which is worth nothing by then.
     pub(crate) fn bootstrap_token(&self) -> Result<Option<String>, Error> {
-        self.read(".bootstrap")
+        let redeemed = self.read(".bootstrap_redeemed")?;
+        Ok(self.read(".bootstrap")?.filter(|token| redeemed.as_ref() != Some(token)))
     }
 
     /// The credential that an earlier boot of this generation got.
@@ -39,9 +41,10 @@ impl<'a> Configs<'a> {
         Ok(nonce)
     }
 
-    /// Stores the credential; then token and nonce have done their work.
-    pub(crate) fn keep_credential(&self, credential: &str) -> Result<(), Error> {
+    /// Stores the credential that the token gave; then token and nonce have done their work.
+    pub(crate) fn keep_credential(&self, credential: &str, token: &str) -> Result<(), Error> {
         Self::replace(&self.0.join(".auth_token"), credential.as_bytes(), 0o600, true)?;
+        Self::replace(&self.0.join(".bootstrap_redeemed"), token.as_bytes(), 0o600, true)?;
         for name in [".bootstrap", ".bootstrap_nonce"] {
             let path = self.0.join(name);
             match fs::remove_file(&path) {
@@ -116,8 +119,13 @@ mod tests {
         assert_eq!(configs.bootstrap_token().unwrap().as_deref(), Some("token"));
         let nonce = configs.nonce().unwrap();
         assert_eq!(configs.nonce().unwrap(), nonce);
-        configs.keep_credential("credential").unwrap();
+        configs.keep_credential("credential", "token").unwrap();
         assert_eq!(configs.bootstrap_token().unwrap(), None);
+        // an instance that replaces it brings the token again; the next generation brings another
+        fs::write(folder.path().join(".bootstrap"), "token\n").unwrap();
+        assert_eq!(configs.bootstrap_token().unwrap(), None);
+        fs::write(folder.path().join(".bootstrap"), "another").unwrap();
+        assert_eq!(configs.bootstrap_token().unwrap().as_deref(), Some("another"));
         assert_eq!(configs.credential().unwrap().as_deref(), Some("credential"));
         assert_ne!(configs.nonce().unwrap(), nonce);
         let mode = fs::metadata(folder.path().join(".auth_token")).unwrap().permissions().mode();

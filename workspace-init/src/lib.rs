@@ -102,7 +102,7 @@ fn prepare(configs: &Path) -> Result<std::collections::BTreeMap<String, String>,
     let bundle = if let Some(token) = folder.bootstrap_token()? {
         let nonce = folder.nonce()?;
         let bundle = fetch::bundle(&agent, &url, &token, Some(nonce))?;
-        folder.keep_credential(&bundle.auth_token)?;
+        folder.keep_credential(&bundle.auth_token, &token)?;
         bundle
     } else {
         let credential = folder.credential()?.ok_or_else(|| Error::NoCredential(configs.to_owned()))?;

@@ -30,7 +30,8 @@ pub struct InstanceRecord {
     pub wanted_generation: Generation,
     /// What the wanted generation is launched from.
     pub spec: LaunchSpec,
-    /// The wanted generation's bootstrap token, sealed; erased once its launch is confirmed.
+    /// The wanted generation's bootstrap token, sealed: what was lost on its way up is launched again with it. Once its agent
+    /// has connected it is worth nothing. Erased with the workspace.
     pub sealed_token: Option<Vec<u8>>,
     /// Where the instance is.
     pub phase: Phase,

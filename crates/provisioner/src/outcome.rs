@@ -96,9 +96,6 @@ pub fn apply(
             attempt.call_until = ended.max(attempt.unsure_until);
         }
     }
-    if outcome.attempt == Some(AttemptState::Confirmed) && !record.is_being_replaced() {
-        record.sealed_token = None;
-    }
     record.failures = outcome.failures;
 
     match (outcome.fact, before.up_since) {
@@ -152,6 +149,9 @@ pub fn apply(
     let down = matches!(outcome.fact, Some(Fact::Down(_))) && record.desired != Desired::Running;
     if down || record.phase == Phase::Gone {
         record.running_counted = false;
+    }
+    if record.phase == Phase::Gone {
+        record.sealed_token = None;
     }
     effects.released = counted(&before).minus(counted(record));
     effects.visible = record.phase != before.phase

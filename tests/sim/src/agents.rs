@@ -245,10 +245,11 @@ impl Agents {
             (Some(credential), _) => credential,
             (None, None) => return false,
             (None, Some(token)) => {
-                let nonce = format!("nonce of machine {}", machine.id);
+                // it is on the disk before it is used
+                let nonce = format!("nonce of {}/{}", key.0, key.1);
                 let redeemed = ask(&serving, |serving| redeemed(serving, token, nonce));
                 let Some(Some(credential)) = redeemed.await else { return false };
-                // it is on disk before it is used
+                // so is what it gives
                 lock(&self.inside).credentials.insert(key, credential.clone());
                 credential
             }

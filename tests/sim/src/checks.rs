@@ -329,17 +329,7 @@ impl Pair {
     fn explains_failure(&self, seen: &Seen<'_>, reason: Reason, failed_at: Timestamp) -> bool {
         let since = failed_at - Duration::from_secs(50 * 60);
         let until = failed_at + Duration::from_secs(60);
-        // What vanished with its credential can't connect, however much later it is started again.
-        let is_without = |machine: &Machine| machine.bootstrap.is_none();
-        let kinds: &[&str] = match reason {
-            Reason::AgentNotConnected if seen.machines.iter().copied().any(is_without) => {
-                &["vanish", "shows late", "late", "doubles"]
-            }
-            Reason::AgentNotConnected => &["vanish"],
-            _ => &[],
-        };
-        let launched_nothing = self.world.was_wrong(kinds, seen.id, Timestamp::default(), until);
-        launched_nothing || self.world.was_wrong(explains(reason), seen.id, since, until)
+        self.world.was_wrong(explains(reason), seen.id, since, until)
     }
 
     async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>) {

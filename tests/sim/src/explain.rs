@@ -31,19 +31,7 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
         Reason::CrashLoop => &["crash loop", "init fails", "crash", "vanish", "shows late"],
         Reason::InitFailed => &["init fails"],
         Reason::AgentNotConnected => {
-            // the token of a launch is erased once that is confirmed, so an instance that replaces it can't connect
-            &[
-                "silent",
-                "vanish",
-                "shows late",
-                "crash",
-                "tenant down",
-                "frozen",
-                "cut",
-                "crash loop",
-                "init fails",
-                "slow boot",
-            ]
+            &["silent", "tenant down", "frozen", "cut", "crash loop", "init fails", "slow boot"]
         }
         // a restore may bring back a launch that had found no room long before
         Reason::NoCapacity => &["full", "restored"],

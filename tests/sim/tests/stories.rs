@@ -468,13 +468,28 @@ fn b4_a_launch_that_made_two_machines_comes_to_one() {
         story.accepted(Ask::Create).await;
         tokio::time::sleep(seconds(10)).await;
         assert_eq!(story.pair.cloud.machines().len(), 2, "{}", story.words());
-        let mut story = story.ends_well().await;
-        assert_eq!(story.pair.cloud.machines().len(), 1, "{}", story.words());
-        // the token of its generation went with the first two
-        story.accepted(Ask::Restart).await;
         let story = story.ends_well().await;
         assert_eq!(story.pair.cloud.machines().len(), 1, "{}", story.words());
         assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running);
+    });
+}
+
+/// Before: its bootstrap token was erased once its launch was confirmed, so nothing that took its place could connect.
+#[test]
+fn what_is_lost_before_its_agent_has_connected_comes_up_again() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape::small()).await;
+        story.accepted(Ask::Create).await;
+        for _ in 0..600 {
+            if story.engine(W).await.unwrap().phase == Phase::Booting {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(story.pair.cloud.vanish(W), "{}", story.words());
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running, "{}", story.words());
+        assert_eq!(story.engine(W).await.unwrap().generation, Generation(1));
     });
 }
 

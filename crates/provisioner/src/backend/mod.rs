@@ -123,7 +123,7 @@ pub struct LaunchRequest {
     pub placement: String,
     /// What to launch.
     pub spec: LaunchSpec,
-    /// The bootstrap token for workspace-init, on a generation's first launch.
+    /// The bootstrap token of the generation, for workspace-init.
     pub bootstrap_token: Option<BootstrapToken>,
 }
 
