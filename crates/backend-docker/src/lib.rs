@@ -31,7 +31,7 @@ use molecule_domain::id::{InstallationId, LaunchSeq, OrganizationId, WorkspaceId
 use molecule_domain::network::NetworkSpec;
 use molecule_provisioner::backend::{
     Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, PrepareRequest,
-    Prepared,
+    Prepared, Progress,
 };
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::model::InstanceRef;
@@ -178,34 +178,42 @@ impl Backend for DockerBackend {
         }
     }
 
-    async fn stop(&self, instance: &InstanceRef, seq: LaunchSeq, grace: Duration) -> Result<(), CallError> {
+    async fn stop(
+        &self,
+        instance: &InstanceRef,
+        seq: LaunchSeq,
+        grace: Duration,
+    ) -> Result<Progress, CallError> {
         let docker = self.client.get().await?;
-        let Some(found) = self.find_launch(instance, seq).await? else { return Ok(()) };
+        let Some(found) = self.find_launch(instance, seq).await? else { return Ok(Progress::Done) };
         let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::default().t(seconds).build();
         match docker.stop_container(&found.id, Some(options)).await.map_err(Problem::from) {
-            Ok(()) | Err(Problem::NotModified | Problem::NotFound(_)) => Ok(()),
+            Ok(()) | Err(Problem::NotModified | Problem::NotFound(_)) => Ok(Progress::Done),
             Err(problem) => Err(problem.into_call_error("stop the container")),
         }
     }
 
-    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
+    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<Progress, CallError> {
         let docker = self.client.get().await?;
         // By labels and then by id: an orphan may have any name, and whatever takes its name is another's.
         let filter = names::launch_filter(self.settings.installation, instance, seq);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
         let listed = docker.list_containers(Some(options)).await;
         let listed = listed.map_err(|error| Problem::from(error).into_call_error("list the containers"))?;
+        let mut progress = Progress::Done;
         for id in listed.into_iter().filter_map(|container| container.id) {
             let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
             match docker.remove_container(&id, Some(options)).await.map_err(Problem::from) {
                 Ok(()) | Err(Problem::NotFound(_)) => {}
                 // "removal … is already in progress": the next look tells
-                Err(Problem::Conflict(message)) if message.contains("in progress") => {}
+                Err(Problem::Conflict(message)) if message.contains("in progress") => {
+                    progress = Progress::InProgress;
+                }
                 Err(problem) => return Err(problem.into_call_error("remove the container")),
             }
         }
-        Ok(())
+        Ok(progress)
     }
 
     async fn purge(&self, _organization: OrganizationId, workspace: WorkspaceId) -> Result<(), CallError> {

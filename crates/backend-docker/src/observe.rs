@@ -30,7 +30,8 @@ pub(crate) fn owned_instance(
         Some(State::CREATED) => InstanceState::Created,
         Some(State::RESTARTING) => InstanceState::Starting,
         Some(State::RUNNING | State::PAUSED) => InstanceState::Running,
-        Some(State::REMOVING | State::STOPPING) => InstanceState::Stopping,
+        Some(State::STOPPING) => InstanceState::Stopping,
+        Some(State::REMOVING) => InstanceState::Removing,
         Some(State::EXITED | State::DEAD) => InstanceState::Exited(exit_code(summary.status.as_deref())),
         Some(State::EMPTY) | None => return Err(unreadable()),
     };

@@ -33,7 +33,7 @@ use molecule_domain::id::{InstallationId, LaunchSeq, OrganizationId, WorkspaceId
 use molecule_domain::launch::LaunchSpec;
 use molecule_provisioner::backend::{
     Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, PrepareRequest,
-    Prepared,
+    Prepared, Progress,
 };
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::model::InstanceRef;
@@ -187,35 +187,46 @@ impl Backend for Ec2Backend {
         started.map(drop).map_err(|problem| problem.into_call_error("start the machine"))
     }
 
-    async fn stop(&self, instance: &InstanceRef, seq: LaunchSeq, _grace: Duration) -> Result<(), CallError> {
+    async fn stop(
+        &self,
+        instance: &InstanceRef,
+        seq: LaunchSeq,
+        _grace: Duration,
+    ) -> Result<Progress, CallError> {
         // The machine's own shutdown gives its processes their time; EC2 takes no wish about it.
         let filters = tags::of_launch(self.installation, instance, seq);
         let found = self.describe(Some(instance.organization), filters).await;
         let found = found.map_err(|problem| problem.into_call_error("look at the machine"))?;
+        if found.iter().all(machines::Machine::is_stopped) {
+            return Ok(Progress::Done);
+        }
         let ids: Vec<String> =
             found.into_iter().filter(|one| !one.is_stopping_or_down()).map(|one| one.id).collect();
         if ids.is_empty() {
-            return Ok(());
+            return Ok(Progress::InProgress);
         }
         let stop = || self.client.stop_instances().set_instance_ids(Some(ids.clone())).send();
         match self.call(Some(instance.organization), "ec2.stop", stop).await {
-            Ok(_) | Err(Problem::NotFound(_)) => Ok(()),
+            Ok(_) | Err(Problem::NotFound(_)) => Ok(Progress::InProgress),
             Err(problem) => Err(problem.into_retry("stop the machine")),
         }
     }
 
-    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
+    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<Progress, CallError> {
         let filters = tags::of_launch(self.installation, instance, seq);
         let found = self.describe(Some(instance.organization), filters).await;
         let found = found.map_err(|problem| problem.into_retry("look at the machine"))?;
+        if found.is_empty() {
+            return Ok(Progress::Done);
+        }
         let ids: Vec<String> =
             found.into_iter().filter(|one| !one.is_shutting_down()).map(|one| one.id).collect();
         if ids.is_empty() {
-            return Ok(());
+            return Ok(Progress::InProgress);
         }
         let terminate = || self.client.terminate_instances().set_instance_ids(Some(ids.clone())).send();
         match self.call(Some(instance.organization), "ec2.terminate", terminate).await {
-            Ok(_) | Err(Problem::NotFound(_)) => Ok(()),
+            Ok(_) | Err(Problem::NotFound(_)) => Ok(Progress::InProgress),
             Err(problem) => Err(problem.into_retry("terminate the machine")),
         }
     }

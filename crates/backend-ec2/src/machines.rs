@@ -35,9 +35,12 @@ impl Machine {
         matches!(self.state(), Some(InstanceStateName::ShuttingDown | InstanceStateName::Terminated))
     }
 
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state() == Some(&InstanceStateName::Stopped)
+    }
+
     pub(crate) fn is_stopping_or_down(&self) -> bool {
-        self.is_shutting_down()
-            || matches!(self.state(), Some(InstanceStateName::Stopping | InstanceStateName::Stopped))
+        self.is_shutting_down() || self.is_stopped() || self.state() == Some(&InstanceStateName::Stopping)
     }
 
     fn has_disk(&self, device: &str) -> bool {
@@ -55,7 +58,8 @@ impl Machine {
             Some(InstanceStateName::Pending) => InstanceState::Starting,
             Some(InstanceStateName::Running) if self.has_disk(DATA_DEVICE) => InstanceState::Running,
             Some(InstanceStateName::Running) => InstanceState::Unattached,
-            Some(InstanceStateName::Stopping | InstanceStateName::ShuttingDown) => InstanceState::Stopping,
+            Some(InstanceStateName::Stopping) => InstanceState::Stopping,
+            Some(InstanceStateName::ShuttingDown) => InstanceState::Removing,
             Some(InstanceStateName::Stopped) => InstanceState::Exited(None),
             other => return Err(format!("the machine {} is in no known state: {other:?}", self.id)),
         };

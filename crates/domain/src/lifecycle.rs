@@ -17,7 +17,7 @@ pub enum Desired {
 /// Where an instance is, from the provider's word alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Phase {
-    /// Admitted; nothing has been asked of the provider for this generation.
+    /// Admitted; nothing has been asked of the provider since.
     Admitted,
     /// Being launched or started.
     Launching,
@@ -57,15 +57,16 @@ impl Phase {
             (Gone, _) => false,
             // deletion is legal everywhere, and a new generation starts where the old one ended
             (_, Gone | Admitted) => true,
-            (Admitted, Launching | Stopping | Stopped | Failed) => true,
+            // to BOOTING or UP: what was stopped, and is to start again, runs already
+            (Admitted, Launching | Booting | Up | Stopping | Stopped | Failed) => true,
             (Launching, Launching | Booting | Up | Stopping | Stopped | Failed) => true,
             // back to LAUNCHING: it ended and is started again
             (Booting, Launching | Booting | Up | Stopping | Stopped | Failed) => true,
             (Up, Launching | Booting | Up | Stopping | Stopped | Failed) => true,
             // to UP or LAUNCHING: asked to run again before it had stopped
             (Stopping, Launching | Up | Stopping | Stopped | Failed) => true,
-            // to STOPPING: a stale start made it run, and the level corrects that; to UP or BOOTING, where it is to run again
-            (Stopped, Launching | Booting | Up | Stopping | Stopped | Failed) => true,
+            // to STOPPING: it is replaced, or a stale start made it run, and the level corrects that
+            (Stopped, Stopping | Stopped | Failed) => true,
             // what is left of a failed one is stopped without leaving FAILED; a replacement takes it away
             (Failed, Failed | Stopping) => true,
             _ => false,
@@ -292,12 +293,12 @@ mod tests {
         // One row per phase, in the order of Phase::ALL; x = legal.
         let expected = [
             // from       Ad  La  Bo  Up  Sg  Sd  Fa  Go
-            ("ADMITTED", "x   x   .   .   x   x   x   x"),
+            ("ADMITTED", "x   x   x   x   x   x   x   x"),
             ("LAUNCHING", "x   x   x   x   x   x   x   x"),
             ("BOOTING", "x   x   x   x   x   x   x   x"),
             ("UP", "x   x   x   x   x   x   x   x"),
             ("STOPPING", "x   x   .   x   x   x   x   x"),
-            ("STOPPED", "x   x   x   x   x   x   x   x"),
+            ("STOPPED", "x   .   .   .   x   x   x   x"),
             ("FAILED", "x   .   .   .   x   .   x   x"),
             ("GONE", ".   .   .   .   .   .   .   ."),
         ];

@@ -238,6 +238,10 @@ pub fn change(
             record.desired = Desired::Running;
             record.restarts = 0;
             record.reason = None;
+            if record.phase == Phase::Stopped {
+                record.phase = Phase::Admitted;
+                record.phase_since = now;
+            }
             "start asked for".clone_into(&mut record.message);
             event("start_requested", record.generation, "start asked for")
         }
@@ -257,13 +261,18 @@ pub fn change(
             record.desired = if *run { Desired::Running } else { Desired::Stopped };
             record.reason = None;
             format!("being replaced by generation {generation}").clone_into(&mut record.message);
-            if record.phase == Phase::Failed {
+            if record.phase == Phase::Failed || matches!(record.phase, Phase::Up | Phase::Stopped) && *run {
                 record.phase = Phase::Stopping;
                 record.phase_since = now;
+                record.endpoint = None;
             }
             event("replace_requested", *generation, "a new generation was asked for")
         }
     };
+    if record.phase == Phase::Stopping && record.desired == Desired::Running {
+        // how long it may take until it runs counts from when that was asked for
+        record.phase_since = now;
+    }
     let asked = asked_by(before, &record);
     let starts = record.desired == Desired::Running && before.desired != Desired::Running;
     let replaces = matches!(request.change, Change::Replace { .. });

@@ -37,8 +37,10 @@ pub enum InstanceState {
     Unattached,
     /// Up.
     Running,
-    /// On its way down.
+    /// On its way down; it can be started again.
     Stopping,
+    /// On its way out: it is being removed, and can't be started again.
+    Removing,
     /// Down, with its exit code where the provider tells it.
     Exited(Option<i32>),
 }
@@ -47,6 +49,11 @@ impl InstanceState {
     /// Whether it can run nothing as it is.
     pub const fn is_down(self) -> bool {
         matches!(self, Self::Created | Self::Exited(_))
+    }
+
+    /// Whether it is on its way down or out.
+    pub const fn is_ending(self) -> bool {
+        matches!(self, Self::Stopping | Self::Removing)
     }
 }
 
@@ -100,7 +107,7 @@ impl Snapshot {
         let of_this = |found: &&OwnedInstance| found.instance.generation == instance.generation;
         let of_live = owned.iter().filter(of_this).filter(|found| Some(found.seq) == live);
         // where a provider made two of one launch, what is done to one is done to both: what runs counts
-        let own = of_live.clone().min_by_key(|found| found.state.is_down());
+        let own = of_live.clone().min_by_key(|found| (found.state.is_down(), found.state.is_ending()));
         let is_doubled = of_live.count() > 1;
         let place = |found: &OwnedInstance| (found.instance.generation, Some(found.seq));
         let later = owned.iter().filter(|found| place(found) > (instance.generation, last));

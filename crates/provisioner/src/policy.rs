@@ -29,7 +29,8 @@ pub struct Policy {
     pub backoff_base: Duration,
     /// The longest delay before trying again.
     pub backoff_max: Duration,
-    /// How long until what is on its way is looked at again: an image that is being prepared, an instance that boots.
+    /// How long until what is on its way is looked at again: an image that is being prepared, an instance that boots. What
+    /// is stopped or removed is looked at after three times as long, and then ever less often: a sweep sees its end.
     pub look_every: Duration,
     /// The longest sleep where nothing is due: what a lost wake-up costs.
     pub longest_sleep: Duration,
@@ -75,6 +76,14 @@ impl Policy {
         let doubled = self.backoff_base.saturating_mul(1_u32 << failures.saturating_sub(1).min(16));
         let delay = doubled.min(self.backoff_max);
         delay + delay.mul_f64(spread(seed ^ u64::from(failures)) / 4.0)
+    }
+}
+
+impl Policy {
+    /// How long until an instance that is stopped or removed is looked at again, after so many looks that found it still on
+    /// its way: 3, 15, then 75 times [`look_every`](Self::look_every).
+    pub fn pause(&self, looks: u32) -> Duration {
+        self.look_every * 3 * 5_u32.pow(looks.min(2))
     }
 }
 

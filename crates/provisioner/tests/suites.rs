@@ -8,7 +8,7 @@ use molecule_domain::id::InstallationId;
 use molecule_domain::launch::LaunchSpec;
 use molecule_provisioner::backend::Backend;
 use molecule_provisioner::backend::conformance::{self, Subject};
-use molecule_provisioner::backend::memory::{Host, MISSING_IMAGE, MemoryBackend};
+use molecule_provisioner::backend::memory::{Host, MISSING_IMAGE, MemoryBackend, Trouble};
 use molecule_provisioner::model::InstanceRef;
 use molecule_provisioner::observation::InstanceState;
 use molecule_provisioner::store::memory::MemoryStore;
@@ -60,7 +60,7 @@ impl Subject for Memory {
 
     async fn broken(&self) -> Vec<(&'static str, Arc<dyn Backend>)> {
         let away = Arc::new(Host::default());
-        away.set_away(true);
+        away.set(Trouble::Away, true);
         vec![("away", Self::on(&away, self.1))]
     }
 }

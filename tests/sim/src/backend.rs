@@ -11,7 +11,7 @@ use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::Reason;
 use molecule_provisioner::backend::{
     Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, PrepareRequest,
-    Prepared, Refusal,
+    Prepared, Progress, Refusal,
 };
 use molecule_provisioner::model::InstanceRef;
 use molecule_provisioner::observation::OwnedInstance;
@@ -109,26 +109,33 @@ impl Backend for CloudBackend {
         result
     }
 
-    async fn stop(&self, instance: &InstanceRef, seq: LaunchSeq, _grace: Duration) -> Result<(), CallError> {
+    async fn stop(
+        &self,
+        instance: &InstanceRef,
+        seq: LaunchSeq,
+        _grace: Duration,
+    ) -> Result<Progress, CallError> {
         let pause = self.way().await?;
         let down = self.cloud.stop(instance, seq);
         self.back(pause).await;
-        if let Some(down) = down {
-            let wait = down.since(self.process.world().now());
-            match self.cloud.flavour {
-                Flavour::Containers => tokio::time::sleep(wait).await,
-                // where it takes long, so does the answer: else the engine asks again and again
-                Flavour::Machines => tokio::time::sleep(wait.min(Duration::from_secs(20)) / 4).await,
+        let Some(down) = down else { return Ok(Progress::Done) };
+        match self.cloud.flavour {
+            Flavour::Containers => {
+                tokio::time::sleep(down.since(self.process.world().now())).await;
+                Ok(Progress::Done)
             }
+            Flavour::Machines => Ok(Progress::InProgress),
         }
-        Ok(())
     }
 
-    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
+    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<Progress, CallError> {
         let pause = self.way().await?;
         self.cloud.remove(instance, seq);
         self.back(pause).await;
-        Ok(())
+        Ok(match self.cloud.flavour {
+            Flavour::Containers => Progress::Done,
+            Flavour::Machines => Progress::InProgress,
+        })
     }
 
     async fn purge(&self, _organization: OrganizationId, workspace: WorkspaceId) -> Result<(), CallError> {

@@ -74,7 +74,7 @@ pub const STREAM_FAULTS: [Fault; 5] =
     [Fault::AnswerLost, Fault::AnswerLate, Fault::Unreachable, Fault::Denied, Fault::Unreadable];
 
 /// The engine's steps.
-pub const ENGINE_STEPS: [&str; 30] = [
+pub const ENGINE_STEPS: [&str; 31] = [
     "backend.find",
     "backend.list",
     "backend.list_resources",
@@ -91,6 +91,7 @@ pub const ENGINE_STEPS: [&str; 30] = [
     "store.begin_launch",
     "commit.settle",
     "commit.wait",
+    "commit.await_end",
     "commit.rest",
     "commit.stopping",
     "commit.look_again",

@@ -62,7 +62,8 @@ impl Machine {
             State::Starting { .. } => InstanceState::Starting,
             State::Unattached => InstanceState::Unattached,
             State::Running { .. } => InstanceState::Running,
-            State::Stopping { .. } | State::Leaving { .. } => InstanceState::Stopping,
+            State::Stopping { .. } => InstanceState::Stopping,
+            State::Leaving { .. } => InstanceState::Removing,
             State::Exited { code } => InstanceState::Exited(Some(code)),
         };
         let running = self.is_running();

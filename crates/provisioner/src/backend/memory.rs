@@ -14,7 +14,7 @@ use molecule_domain::{Clock, Timestamp};
 
 use super::{
     Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, PrepareRequest,
-    Prepared, Refusal,
+    Prepared, Progress, Refusal,
 };
 use crate::model::{Endpoint, InstanceRef};
 use crate::observation::{InstanceState, OwnedInstance};
@@ -34,14 +34,27 @@ struct HostState {
     volumes: BTreeMap<(WorkspaceId, &'static str), (InstallationId, OrganizationId, LaunchSeq)>,
     /// Every time that a process was started, by instance.
     starts: Vec<(InstanceRef, LaunchSeq)>,
-    away: bool,
+    troubles: BTreeSet<Trouble>,
     /// How late launches take effect after their call seemed lost.
     late: Option<Duration>,
-    /// Whether launches get only half-way.
-    half: bool,
-    /// Whether there is no room for launches.
-    full: bool,
+    /// How long stopping and removing takes, where the answer does not wait for it.
+    slow: Option<Duration>,
+    /// What is stopped or removed, until when, and its state then; `None` is gone.
+    ending: Vec<(Timestamp, InstanceRef, Option<InstanceState>)>,
     postponed: Vec<(Timestamp, InstallationId, LaunchRequest)>,
+}
+
+/// What a host can be told to do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// No call gets an answer, and none has an effect.
+    Away,
+    /// A launch makes its instance, but does not start it, and seems lost.
+    Half,
+    /// There is no room for a launch.
+    Full,
+    /// Volumes can't be removed.
+    Unpurgeable,
 }
 
 #[derive(Clone, Debug)]
@@ -71,9 +84,21 @@ impl Host {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// While away, no call gets an answer and none has an effect.
-    pub fn set_away(&self, away: bool) {
-        self.lock().away = away;
+    /// Begins or ends a trouble.
+    pub fn set(&self, trouble: Trouble, is: bool) {
+        let troubles = &mut self.lock().troubles;
+        if is {
+            troubles.insert(trouble)
+        } else {
+            troubles.remove(&trouble)
+        };
+    }
+
+    /// Ends all troubles.
+    pub fn clear(&self) {
+        let mut state = self.lock();
+        state.troubles.clear();
+        (state.late, state.slow) = (None, None);
     }
 
     /// From now on a launch seems lost and takes effect so much later; `None` ends that.
@@ -81,19 +106,21 @@ impl Host {
         self.lock().late = late;
     }
 
-    /// From now on a launch makes its instance, but does not start it, and seems lost.
-    pub fn set_half(&self, half: bool) {
-        self.lock().half = half;
-    }
-
-    /// From now on there is no room for a launch.
-    pub fn set_full(&self, full: bool) {
-        self.lock().full = full;
+    /// From now on stopping and removing takes so long, and its answer does not wait for it.
+    pub fn set_slow(&self, slow: Option<Duration>) {
+        self.lock().slow = slow;
     }
 
     /// Lets what was postponed until `now` take effect.
     pub fn deliver(&self, now: Timestamp) {
         let mut state = self.lock();
+        let ended: Vec<_> = state.ending.extract_if(.., |(at, ..)| *at <= now).collect();
+        for (_, instance, end) in ended {
+            match (end, state.instances.get_mut(&instance)) {
+                (Some(end), Some(found)) => found.owned.state = end,
+                _ => drop(state.instances.remove(&instance)),
+            }
+        }
         let (due, later) = std::mem::take(&mut state.postponed).into_iter().partition(|(at, ..)| *at <= now);
         state.postponed = later;
         let due: Vec<(Timestamp, InstallationId, LaunchRequest)> = due;
@@ -154,11 +181,19 @@ impl MemoryBackend {
 
     fn state(&self) -> Result<MutexGuard<'_, HostState>, CallError> {
         let state = self.host.lock();
-        if state.away { Err(CallError::Unknown("the provider is away".to_owned())) } else { Ok(state) }
+        if state.is(Trouble::Away) {
+            Err(CallError::Unknown("the provider is away".to_owned()))
+        } else {
+            Ok(state)
+        }
     }
 }
 
 impl HostState {
+    fn is(&self, trouble: Trouble) -> bool {
+        self.troubles.contains(&trouble)
+    }
+
     fn mine(&mut self, installation: InstallationId, instance: &InstanceRef) -> Option<&mut HostInstance> {
         self.instances.get_mut(instance).filter(|found| found.owner == Some(installation))
     }
@@ -179,7 +214,7 @@ impl HostState {
             if found.token != request.token {
                 return Err(CallError::Unknown("an instance of another launch is in the way".to_owned()));
             }
-        } else if self.full {
+        } else if self.is(Trouble::Full) {
             return Err(CallError::NoRoom(Refusal {
                 reason: Reason::NoCapacity,
                 message: "there is no room for it".to_owned(),
@@ -199,7 +234,7 @@ impl HostState {
                 self.volumes.entry((workspace, name)).or_insert((installation, organization, request.seq));
             }
         }
-        if self.half {
+        if self.is(Trouble::Half) {
             return Err(CallError::Unknown("the launch seems lost".to_owned()));
         }
         // A launch that was done stays done: the process may have ended since.
@@ -225,6 +260,31 @@ impl HostState {
         found.owned.endpoint = Some(Endpoint { host: "127.0.0.1".to_owned(), port: 8000 });
         let seq = found.owned.seq;
         self.starts.push((*instance, seq));
+    }
+
+    /// Begins to stop or remove what is there, or does so.
+    fn end(
+        &mut self,
+        found: InstanceRef,
+        meanwhile: InstanceState,
+        end: Option<InstanceState>,
+        now: Timestamp,
+    ) -> Progress {
+        let Some(one) = self.instances.get_mut(&found) else { return Progress::Done };
+        one.owned.endpoint = None;
+        if let Some(slow) = self.slow {
+            if one.owned.state != meanwhile {
+                one.owned.state = meanwhile;
+                self.ending.retain(|(_, instance, _)| *instance != found);
+                self.ending.push((now + slow, found, end));
+            }
+            return Progress::InProgress;
+        }
+        match end {
+            Some(end) => one.owned.state = end,
+            None => drop(self.instances.remove(&found)),
+        }
+        Progress::Done
     }
 
     fn attach(&mut self, installation: InstallationId, instance: &InstanceRef) {
@@ -281,28 +341,34 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
-    async fn stop(&self, instance: &InstanceRef, seq: LaunchSeq, _grace: Duration) -> Result<(), CallError> {
+    async fn stop(
+        &self,
+        instance: &InstanceRef,
+        seq: LaunchSeq,
+        _grace: Duration,
+    ) -> Result<Progress, CallError> {
         let mut state = self.state()?;
-        if let Some(found) = state.mine(self.installation, instance)
-            && found.owned.seq == seq
-            && !found.owned.state.is_down()
-        {
-            found.owned.state = InstanceState::Exited(Some(143));
-            found.owned.endpoint = None;
+        let runs = |found: &mut HostInstance| found.owned.seq == seq && !found.owned.state.is_down();
+        if !state.mine(self.installation, instance).is_some_and(runs) {
+            return Ok(Progress::Done);
         }
-        Ok(())
+        let exited = InstanceState::Exited(Some(143));
+        Ok(state.end(*instance, InstanceState::Stopping, Some(exited), self.clock.now()))
     }
 
-    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError> {
+    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<Progress, CallError> {
         let mut state = self.state()?;
-        if state.mine(self.installation, instance).is_some_and(|found| found.owned.seq == seq) {
-            state.instances.remove(instance);
+        if state.mine(self.installation, instance).is_none_or(|found| found.owned.seq != seq) {
+            return Ok(Progress::Done);
         }
-        Ok(())
+        Ok(state.end(*instance, InstanceState::Removing, None, self.clock.now()))
     }
 
     async fn purge(&self, _organization: OrganizationId, workspace: WorkspaceId) -> Result<(), CallError> {
         let mut state = self.state()?;
+        if state.is(Trouble::Unpurgeable) {
+            return Err(CallError::Unknown("its volumes are in use".to_owned()));
+        }
         let installation = self.installation;
         state.volumes.retain(|(of, _), (owner, ..)| !(*of == workspace && *owner == installation));
         Ok(())

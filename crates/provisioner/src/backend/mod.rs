@@ -40,13 +40,18 @@ pub trait Backend: Send + Sync + 'static {
     /// Starts the instance of a launch, which is down. Succeeds where it runs.
     async fn start(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError>;
 
-    /// Stops the instance of a launch; its process has `grace` to end by itself. Succeeds where it is down or gone, and
+    /// Stops the instance of a launch; its process has `grace` to end by itself. Done where it is down or gone, and
     /// where what has its name is of another launch.
-    async fn stop(&self, instance: &InstanceRef, seq: LaunchSeq, grace: Duration) -> Result<(), CallError>;
+    async fn stop(
+        &self,
+        instance: &InstanceRef,
+        seq: LaunchSeq,
+        grace: Duration,
+    ) -> Result<Progress, CallError>;
 
-    /// Takes an instance away, running or not. Succeeds where it is gone, and where what has its name is of
+    /// Takes an instance away, running or not. Done where it is gone, and where what has its name is of
     /// another launch than `seq`. Its workspace's data stays.
-    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<(), CallError>;
+    async fn remove(&self, instance: &InstanceRef, seq: LaunchSeq) -> Result<Progress, CallError>;
 
     /// Takes away everything else of a workspace's: volumes, disks, addresses. Succeeds only once the provider
     /// confirms that nothing is left.
@@ -162,6 +167,15 @@ pub enum Prepared {
     Refused(Refusal),
     /// The provider gave no answer.
     Unknown(String),
+}
+
+/// How far a call has come that the provider has accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It has taken effect: the next look shows it.
+    Done,
+    /// It is under way at the provider, which may take minutes.
+    InProgress,
 }
 
 /// The provider's definite no: nothing was done.

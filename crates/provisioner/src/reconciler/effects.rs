@@ -10,7 +10,7 @@ use tracing::{debug_span, info};
 
 use super::execute::Executor;
 use super::plan::give_up;
-use crate::backend::{CallError, Refusal};
+use crate::backend::{CallError, Progress, Refusal};
 use crate::model::{InstanceRecord, Lease};
 use crate::outcome::Outcome;
 use crate::store::StoreError;
@@ -37,19 +37,20 @@ impl Executor {
         self.commit_and_keep("commit.stopping", lease, outcome).await
     }
 
+    /// Looks again at what a call was to bring about: at once, or once the provider may have come to its end.
     pub(super) async fn look_again(
         &self,
         lease: &Lease,
         record: &InstanceRecord,
-        result: Result<(), CallError>,
+        result: Result<Progress, CallError>,
     ) -> Result<(), StoreError> {
-        match result {
-            Ok(()) => {
-                let outcome = Outcome { due_at: Some(self.clock.now()), ..outcome_of(record) };
-                self.commit("commit.look_again", lease, outcome).await
-            }
-            Err(error) => self.retry_later(lease, record, &error.to_string(), false).await,
-        }
+        let pause = match result {
+            Ok(Progress::Done) => Duration::ZERO,
+            Ok(Progress::InProgress) => self.policy.pause(0),
+            Err(error) => return self.retry_later(lease, record, &error.to_string(), false).await,
+        };
+        let outcome = Outcome { due_at: Some(self.clock.now() + pause), ..outcome_of(record) };
+        self.commit("commit.look_again", lease, outcome).await
     }
 
     pub(super) async fn refused(
@@ -72,6 +73,18 @@ impl Executor {
         cause: &str,
         unreachable: bool,
     ) -> Result<(), StoreError> {
+        self.retry_knowing(lease, record, cause, unreachable, outcome_of(record)).await
+    }
+
+    /// The same, with what is known all the same.
+    pub(super) async fn retry_knowing(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        cause: &str,
+        unreachable: bool,
+        known: Outcome,
+    ) -> Result<(), StoreError> {
         let failures = record.failures.saturating_add(1);
         let due = self.clock.now() + self.policy.backoff(failures, seed_of(record));
         // One hiccup is no news.
@@ -81,7 +94,7 @@ impl Executor {
             message: worth_telling.then(|| format!("waiting for the provider: {cause}")),
             failures,
             due_at: Some(due),
-            ..outcome_of(record)
+            ..known
         };
         self.commit("commit.retry_later", lease, outcome).await
     }
@@ -119,15 +132,15 @@ impl Executor {
     }
 
     /// A call that changes something: only where the lease outlives it.
-    pub(super) async fn guarded<F>(
+    pub(super) async fn guarded<T, F>(
         &self,
         lease: &Lease,
         step: &'static str,
         limit: Duration,
         call: impl Fn() -> F,
-    ) -> Result<(), CallError>
+    ) -> Result<T, CallError>
     where
-        F: Future<Output = Result<(), CallError>>,
+        F: Future<Output = Result<T, CallError>>,
     {
         if self.clock.now() + limit >= lease.until {
             return Err(CallError::Unknown(

@@ -109,6 +109,11 @@ impl Executor {
                     Outcome { due_at: Some(until), failures: record.failures, ..outcome_of(record) };
                 self.commit("commit.wait", lease, outcome).await
             }
+            Action::AwaitEnd(until) => {
+                let failures = record.failures.saturating_add(1);
+                let outcome = Outcome { due_at: Some(until), failures, ..outcome_of(record) };
+                self.commit("commit.await_end", lease, outcome).await
+            }
             Action::AwaitProvider(cause) => self.retry_later(lease, record, &cause, true).await,
             Action::Launch => self.launch(lease, record).await,
             Action::Crashed(sighting) => self.crashed(lease, record, &sighting).await,
@@ -117,7 +122,8 @@ impl Executor {
                 let attach = || self.backend.attach(sighting.found(), &record.spec);
                 match self.guarded(lease, "backend.attach", limit, attach).await {
                     Ok(()) => {
-                        let due_at = Some(self.clock.now());
+                        // the provider may not show it at once
+                        let due_at = Some(self.clock.now() + self.policy.look_every);
                         self.commit("commit.attached", lease, Outcome { due_at, ..outcome_of(record) }).await
                     }
                     Err(CallError::Refused(refusal) | CallError::NoRoom(refusal)) => {
@@ -160,7 +166,15 @@ impl Executor {
                         };
                         self.commit("commit.gone", lease, outcome).await
                     }
-                    Err(error) => self.retry_later(lease, record, &error.to_string(), false).await,
+                    Err(error) => {
+                        // its instance is gone for good, whatever else is left
+                        let known = Outcome {
+                            attempt: record.attempt.is_some().then_some(AttemptState::Resolved),
+                            fact: Some(Fact::Down(absence.at())),
+                            ..outcome_of(record)
+                        };
+                        self.retry_knowing(lease, record, &error.to_string(), false, known).await
+                    }
                 }
             }
         }

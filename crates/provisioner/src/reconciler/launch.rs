@@ -7,7 +7,7 @@ use tracing::info;
 use super::effects::{outcome_of, seed_of};
 use super::execute::Executor;
 use super::plan::engine_event;
-use crate::backend::{BootstrapToken, CallError, LaunchRequest, PrepareRequest, Prepared, Refusal};
+use crate::backend::{BootstrapToken, CallError, LaunchRequest, PrepareRequest, Prepared, Progress, Refusal};
 use crate::model::{AttemptState, InstanceRecord, Lease};
 use crate::outcome::Outcome;
 use crate::store::StoreError;
@@ -50,12 +50,14 @@ impl Executor {
         let call_until = now + self.policy.launch_call;
         if call_until >= lease.until {
             // it waited for its turn: its deadline begins with its attempt, so it is claimed anew before that
-            return self.look_again(lease, record, Ok(())).await;
+            return self.look_again(lease, record, Ok(Progress::Done)).await;
         }
         let begin = || self.store.begin_launch(lease, record.intent, &placement, now, call_until);
         let record = match self.steps.run("store.begin_launch", begin).await {
             // it is planned anew at once
-            Ok(Err(StoreError::Overtaken(_))) => return self.look_again(lease, record, Ok(())).await,
+            Ok(Err(StoreError::Overtaken(_))) => {
+                return self.look_again(lease, record, Ok(Progress::Done)).await;
+            }
             Ok(begun) => begun?,
             Err(_) => return Ok(()), // nothing was called; the next holder of the lease goes on
         };

@@ -160,26 +160,30 @@ pub async fn alarm(executor: &Executor) -> Result<Option<Alarm>, StoreError> {
     Ok(executor.store.alarms().await?.into_iter().find(|alarm| alarm.backend == kind))
 }
 
-/// Records whose instance does not run as they last knew it, of whose launch there are two, or of whose workspace a later
-/// one is there.
+/// Records whose instance does not run as they last knew it, or has come to the end that they wait for, of whose launch there
+/// are two, or of whose workspace a later one is there.
 fn differing(expected: &Expectations, sightings: &[Sighting]) -> Vec<WorkspaceId> {
-    let mut seen: HashMap<_, (usize, bool)> = HashMap::new();
+    let mut seen: HashMap<_, (usize, bool, bool)> = HashMap::new();
     let mut latest: HashMap<WorkspaceId, (Generation, LaunchSeq)> = HashMap::new();
     for found in sightings.iter().map(Sighting::found) {
         let last = latest.entry(found.instance.workspace).or_default();
         *last = (found.instance.generation, found.seq).max(*last);
-        let (count, runs) = seen.entry((found.instance, Some(found.seq))).or_default();
+        let (count, runs, lives) = seen.entry((found.instance, Some(found.seq))).or_default();
         *count += 1;
         *runs |= found.state == InstanceState::Running;
+        *lives |= !found.state.is_down();
     }
-    let settled = expected.instances.iter().filter(|record| record.settled);
-    let differs = settled.filter(|record| {
+    let differs = expected.instances.iter().filter(|record| {
         let instance = InstanceRef {
             organization: record.organization,
             workspace: record.workspace,
             generation: record.generation,
         };
-        let (count, runs) = seen.get(&(instance, record.seq)).copied().unwrap_or_default();
+        let (count, runs, lives) = seen.get(&(instance, record.seq)).copied().unwrap_or_default();
+        if !record.settled {
+            let ends = matches!(record.phase, Phase::Stopping | Phase::Failed);
+            return ends && record.seq.is_some() && !lives;
+        }
         let is_later = latest.get(&record.workspace).is_some_and(|(generation, seq)| {
             *generation > record.generation
                 || *generation == record.generation && record.seq.is_some_and(|own| *seq > own)
@@ -431,6 +435,23 @@ mod tests {
         // and of the third one a later launch is there, beside its own
         let sightings = seen(&[(1, 1, 0), (2, 2, 0), (3, 3, 0), (3, 9, 0)]);
         assert_eq!(differing(&expected, &sightings), [instance(3).workspace]);
+    }
+
+    /// What waits for the provider to stop or remove it is woken once it is down or gone, and not before.
+    #[test]
+    fn what_has_come_to_its_end_is_woken() {
+        let mut expected = expect(&[(1, 1), (2, 2), (3, 3)]);
+        for (record, phase) in
+            expected.instances.iter_mut().zip([Phase::Stopping, Phase::Failed, Phase::Booting])
+        {
+            (record.settled, record.phase) = (false, phase);
+        }
+        let alive = seen(&[(1, 1, 0), (2, 2, 0)]);
+        assert_eq!(differing(&expected, &alive), []);
+        let ends = [instance(1).workspace, instance(2).workspace];
+        assert_eq!(differing(&expected, &[]), ends);
+        expected.instances[0].seq = None;
+        assert_eq!(differing(&expected, &[]), ends[1..], "its absence is known");
     }
 
     #[tokio::test]

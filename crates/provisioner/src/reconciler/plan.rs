@@ -35,6 +35,8 @@ pub enum Action {
     AwaitProvider(String),
     /// Wait until this moment.
     Wait(Timestamp),
+    /// The provider is stopping or removing it: look again at this moment.
+    AwaitEnd(Timestamp),
 }
 
 impl Action {
@@ -52,6 +54,7 @@ impl Action {
             Self::Purge(_) => "purge",
             Self::AwaitProvider(_) => "await_provider",
             Self::Wait(_) => "wait",
+            Self::AwaitEnd(_) => "await_end",
         }
     }
 }
@@ -101,7 +104,7 @@ impl Planner<'_> {
     /// Two instances on one disk: both are taken away, and another is launched.
     fn on_doubled(&self, sighting: &Sighting) -> Action {
         let runs = self.record.desired == Desired::Running && !self.record.is_being_replaced();
-        if runs { Action::Remove(sighting.clone()) } else { self.on_present(sighting) }
+        if runs { self.remove(sighting) } else { self.on_present(sighting) }
     }
 
     /// A late one of an earlier launch of ours. The orphan sweep, which has a grace and a budget, decides about it.
@@ -140,15 +143,18 @@ impl Planner<'_> {
     fn on_present(&self, sighting: &Sighting) -> Action {
         let found = sighting.found();
         if self.record.desired == Desired::Deleted {
-            return Action::Remove(sighting.clone());
+            return self.remove(sighting);
         }
         if self.record.is_being_replaced() {
-            let patient =
-                self.record.phase != Phase::Stopping || !self.overdue(self.policy.stop_deadline / 2);
-            return if patient && !found.state.is_down() {
-                Action::Stop(sighting.clone())
-            } else {
-                Action::Remove(sighting.clone())
+            if self.record.desired == Desired::Running && self.start_is_overdue() {
+                return self.stop_timeout("the instance before it did not end in time, and is still removed");
+            }
+            let patience = self.policy.stop_deadline / 2;
+            let patient = self.record.phase != Phase::Stopping || !self.overdue(patience);
+            return match found.state {
+                state if state.is_down() || !patient => self.remove(sighting),
+                state if state.is_ending() && self.is_told() => self.await_end(patience),
+                _ => Action::Stop(sighting.clone()),
             };
         }
         match self.record.desired {
@@ -163,13 +169,37 @@ impl Planner<'_> {
             return self.settle_down(phase, sighting.at(), Some(AttemptState::Confirmed));
         }
         if self.record.phase == Phase::Stopping && self.overdue(self.policy.stop_deadline) {
-            return self.give_up(
-                Reason::StopTimeout,
-                "it did not stop in time; stopping goes on".to_owned(),
-                None,
-            );
+            return self.stop_timeout("it did not stop in time; stopping goes on");
+        }
+        if sighting.found().state.is_ending() && self.is_told() {
+            return self.await_end(self.policy.stop_deadline);
         }
         Action::Stop(sighting.clone())
+    }
+
+    /// Takes it away, where the provider is not at it already.
+    fn remove(&self, sighting: &Sighting) -> Action {
+        if sighting.found().state == InstanceState::Removing && self.is_told() {
+            return self.await_end(self.policy.stop_deadline);
+        }
+        Action::Remove(sighting.clone())
+    }
+
+    /// Whether watchers know that it is on its way down.
+    fn is_told(&self) -> bool {
+        matches!(self.record.phase, Phase::Stopping | Phase::Failed)
+    }
+
+    /// Leaves it to the provider, which is stopping or removing it: each look comes later than the one before, and one comes
+    /// right after the deadline.
+    fn await_end(&self, deadline: Duration) -> Action {
+        let due = self.now + self.policy.pause(self.record.failures.saturating_add(1));
+        let ends = self.record.phase_since + deadline + Duration::from_millis(1);
+        Action::AwaitEnd(if ends > self.now { due.min(ends) } else { due })
+    }
+
+    fn stop_timeout(&self, message: &str) -> Action {
+        self.give_up(Reason::StopTimeout, message.to_owned(), None)
     }
 
     fn run_present(&self, sighting: &Sighting) -> Action {
@@ -188,7 +218,18 @@ impl Planner<'_> {
                 };
                 Action::Settle(Box::new(outcome))
             }
-            InstanceState::Starting | InstanceState::Stopping | InstanceState::Unattached => {
+            InstanceState::Stopping | InstanceState::Removing
+                if matches!(self.record.phase, Phase::Booting | Phase::Stopping) =>
+            {
+                if self.start_is_overdue() {
+                    return self.stop_timeout("it was to be started again, and did not end in time");
+                }
+                self.await_end(self.policy.boot_deadline)
+            }
+            InstanceState::Starting
+            | InstanceState::Stopping
+            | InstanceState::Removing
+            | InstanceState::Unattached => {
                 let deadline = self.policy.boot_deadline;
                 if self.record.phase == Phase::Booting && self.overdue(deadline) {
                     return self.give_up(
@@ -388,7 +429,8 @@ impl Planner<'_> {
             (Phase::Launching, Some(attempt)) => {
                 (self.record.phase_since.max(attempt.created_at), self.policy.launch_deadline)
             }
-            (Phase::Admitted | Phase::Launching, _) => {
+            // STOPPING: what is there first has to end
+            (Phase::Admitted | Phase::Launching | Phase::Stopping, _) => {
                 (self.record.phase_since, self.policy.prepare_deadline)
             }
             _ => return false,

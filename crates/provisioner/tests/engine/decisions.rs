@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use molecule_domain::Timestamp;
 use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, LeaseOwner, WorkspaceId};
-use molecule_domain::lifecycle::{Desired, Phase};
+use molecule_domain::lifecycle::{Desired, Phase, Reason};
+use molecule_provisioner::backend::memory::Trouble;
 use molecule_provisioner::model::{Attempt, AttemptState, InstanceRecord, Lease};
 use molecule_provisioner::observation::{InstanceState, Observation, OwnedInstance, Snapshot};
 use molecule_provisioner::outcome;
@@ -13,6 +14,8 @@ use molecule_provisioner::reconciler::plan::{Action, plan};
 use molecule_provisioner::store::Store;
 use molecule_provisioner::store::contract::provision;
 use molecule_provisioner::store::memory::MemoryStore;
+
+use crate::world::{Op, World};
 
 /// The moment of the plan. Every deadline of the policy is shorter.
 const NOW: Timestamp = Timestamp::from_micros(100_000_000_000);
@@ -36,18 +39,20 @@ fn attempt(record: &InstanceRecord, state: AttemptState, at: Timestamp) -> Attem
     }
 }
 
-/// Every record that there can be: what has FAILED is wanted stopped or deleted, and what is ADMITTED was not launched.
+/// Every record that there can be: what has FAILED or is STOPPED is not wanted running, and what is ADMITTED has no launch
+/// under way.
 fn records(admitted: &InstanceRecord) -> Vec<InstanceRecord> {
     let mut all = Vec::new();
     let states =
         [None, Some(AttemptState::Intended), Some(AttemptState::Confirmed), Some(AttemptState::Resolved)];
     for phase in Phase::ALL.into_iter().filter(|phase| *phase != Phase::Gone) {
         for desired in [Desired::Running, Desired::Stopped, Desired::Deleted] {
-            if phase == Phase::Failed && desired == Desired::Running {
+            if matches!(phase, Phase::Failed | Phase::Stopped) && desired == Desired::Running {
                 continue;
             }
             for wanted in [Generation(1), Generation(2)] {
-                for state in states.into_iter().filter(|state| phase != Phase::Admitted || state.is_none()) {
+                let launching = |state| phase == Phase::Admitted && state == Some(AttemptState::Intended);
+                for state in states.into_iter().filter(|state| !launching(*state)) {
                     for age in [Duration::from_secs(1), Duration::from_secs(90_000)] {
                         let since = NOW - age;
                         let up_since = (phase == Phase::Up).then_some(since);
@@ -70,11 +75,11 @@ fn records(admitted: &InstanceRecord) -> Vec<InstanceRecord> {
 }
 
 fn sights(record: &InstanceRecord) -> Vec<Observation> {
-    use InstanceState::{Created, Exited, Running, Starting, Stopping, Unattached};
+    use InstanceState::{Created, Exited, Removing, Running, Starting, Stopping, Unattached};
     let mut all =
         vec![Observation::Unknown("silence".to_owned()), Snapshot::new(NOW, Ok(Vec::new())).observe(record)];
     for seq in [LaunchSeq(1), LaunchSeq(2)] {
-        for state in [Created, Starting, Unattached, Running, Stopping, Exited(Some(0))] {
+        for state in [Created, Starting, Unattached, Running, Stopping, Removing, Exited(Some(0))] {
             let found = OwnedInstance {
                 instance: record.instance(),
                 seq,
@@ -159,7 +164,7 @@ async fn what_has_failed_while_it_is_replaced_ends() {
         attempt: Some(attempt(&admitted, AttemptState::Confirmed, NOW - Duration::from_secs(90_000))),
         phase_since: NOW - Duration::from_secs(60),
         up_since: Some(NOW - Duration::from_secs(600)),
-        reason: Some(molecule_domain::lifecycle::Reason::BackendUnreachable),
+        reason: Some(Reason::BackendUnreachable),
         message: "the provider did not answer in time".to_owned(),
         ..admitted
     };
@@ -176,4 +181,89 @@ async fn what_has_failed_while_it_is_replaced_ends() {
     assert_eq!((after.phase, after.generation), (Phase::Failed, Generation(2)));
     assert_eq!((after.reason, &after.message), (before.reason, &before.message), "why it failed stays");
     assert_eq!((effects.close_segment, after.running_counted), (Some(NOW), false));
+}
+
+/// Whatever is to run and gets no answer from its provider comes to an end, and says why.
+#[tokio::test]
+async fn what_is_to_run_has_a_deadline_in_every_phase() {
+    for (first, then) in [
+        (&[Op::Stop][..], Op::Start),
+        (&[Op::Stop], Op::Restart),
+        (&[], Op::Restart),
+        (&[Op::Restart], Op::Restart),
+    ] {
+        let mut world = World::new();
+        let workspace = WorkspaceId::generate();
+        world.ask(workspace, Op::Create).await;
+        world.settle().await;
+        for op in first {
+            world.ask(workspace, *op).await;
+            world.settle().await;
+        }
+        world.ask(workspace, Op::ProviderAway).await;
+        world.ask(workspace, then).await;
+        let longest = Policy::default().prepare_deadline.as_secs() + 120;
+        let mut took = None;
+        for second in 0..longest {
+            world.tick().await;
+            if world.record(workspace).await.unwrap().phase == Phase::Failed {
+                took = Some(second);
+                break;
+            }
+        }
+        let record = world.record(workspace).await.unwrap();
+        let phase = record.phase;
+        assert!(took.is_some_and(|took| took > 240), "{first:?} {then:?}: {phase} after {took:?} s");
+        assert_eq!(record.reason, Some(Reason::BackendUnreachable), "{first:?} {then:?}");
+    }
+}
+
+/// A start that comes while the provider is still stopping it counts its patience from then.
+#[tokio::test]
+async fn a_start_that_waits_for_a_stop_comes_up_or_says_why() {
+    for (slow, expected) in [(600, Phase::Up), (3_600, Phase::Failed)] {
+        let mut world = World::new();
+        let workspace = WorkspaceId::generate();
+        world.ask(workspace, Op::Create).await;
+        world.settle().await;
+        // stopping is given up only after its own deadline
+        world.executor.policy.stop_deadline = Duration::from_secs(7_200);
+        world.host.set_slow(Some(Duration::from_secs(slow)));
+        world.ask(workspace, Op::Stop).await;
+        for _ in 0..60 {
+            world.tick().await;
+        }
+        world.ask(workspace, Op::Start).await;
+        for second in 0..2_400 {
+            world.tick().await;
+            if second % 15 == 0 {
+                world.sweep().await;
+            }
+        }
+        let record = world.record(workspace).await.unwrap();
+        assert_eq!(record.phase, expected, "{slow}: {record:?}");
+        if expected == Phase::Failed {
+            assert_eq!(record.reason, Some(Reason::StopTimeout));
+        }
+    }
+}
+
+/// A workspace that can't be purged is confirmed absent all the same: nothing of it is billed meanwhile.
+#[tokio::test]
+async fn an_absence_counts_before_the_rest_is_gone() {
+    let mut world = World::new();
+    let workspace = WorkspaceId::generate();
+    world.ask(workspace, Op::Create).await;
+    world.settle().await;
+    world.host.set(Trouble::Unpurgeable, true);
+    world.ask(workspace, Op::Delete).await;
+    for _ in 0..30 {
+        world.tick().await;
+    }
+    let record = world.record(workspace).await.unwrap();
+    assert!(record.phase == Phase::Stopping && record.up_since.is_none(), "{record:?}");
+    let segments = world.store.segments(workspace).await.unwrap();
+    assert!(segments.iter().all(|segment| segment.until.is_some()), "{segments:?}");
+    world.settle().await;
+    assert_eq!(world.record(workspace).await.unwrap().phase, Phase::Gone);
 }

@@ -2,6 +2,7 @@
 
 mod decisions;
 mod lease;
+mod patience;
 mod properties;
 mod sweep;
 mod world;

@@ -12,7 +12,7 @@ use molecule_domain::lifecycle::{Desired, Phase};
 use molecule_domain::limits::Amounts;
 use molecule_domain::seal::Sealer;
 use molecule_provisioner::admission::{Change, ChangeRequest, counted};
-use molecule_provisioner::backend::memory::{Host, MemoryBackend};
+use molecule_provisioner::backend::memory::{Host, MemoryBackend, Trouble};
 use molecule_provisioner::faults::{Fault, Probe, Steps};
 use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::observation::InstanceState;
@@ -146,16 +146,11 @@ impl World {
                 self.store.provision(&contract::provision(workspace), now).await.unwrap();
                 return;
             }
-            (Op::ProviderAway, _) => return self.host.set_away(true),
-            (Op::ProviderBack, _) => {
-                self.host.set_late(None);
-                self.host.set_half(false);
-                self.host.set_full(false);
-                return self.host.set_away(false);
-            }
+            (Op::ProviderAway, _) => return self.host.set(Trouble::Away, true),
+            (Op::ProviderBack, _) => return self.host.clear(),
             (Op::LaunchesLate, _) => return self.host.set_late(Some(Duration::from_secs(30))),
-            (Op::LaunchesHalf, _) => return self.host.set_half(true),
-            (Op::NoRoom, _) => return self.host.set_full(true),
+            (Op::LaunchesHalf, _) => return self.host.set(Trouble::Half, true),
+            (Op::NoRoom, _) => return self.host.set(Trouble::Full, true),
             (_, None) => return,
             (Op::Crash, Some(record)) => return self.host.crash(&record.instance(), 1),
             (Op::Vanish, Some(record)) => return self.host.vanish(&record.instance()),
@@ -206,10 +201,7 @@ impl World {
     /// Ticks without faults until nothing is due and the provider is as every record expects.
     pub(crate) async fn settle(&mut self) {
         self.faults.arm(None);
-        self.host.set_away(false);
-        self.host.set_late(None);
-        self.host.set_half(false);
-        self.host.set_full(false);
+        self.host.clear();
         let mut calm = 0;
         for _ in 0..2_000 {
             self.tick().await;

@@ -1,0 +1,145 @@
+//! Who works on what, and what is written of it.
+
+use std::sync::Arc;
+
+use molecule_domain::id::{LeaseOwner, WorkspaceId};
+use molecule_domain::lifecycle::{Desired, Phase};
+
+use super::{BACKEND, LEASE, ORG, ask, at, claim, claim_one, commit, created, fresh, outcome, provision};
+use crate::admission::{Change, ProvisionRequest};
+use crate::model::AttemptState;
+use crate::outcome::{Fact, Outcome};
+use crate::store::{Store, StoreError};
+
+pub(super) async fn run<F: Future<Output = Arc<dyn Store>>>(make: impl Fn() -> F) {
+    one_holder_at_a_time(fresh(&make).await).await;
+    backends_are_apart(fresh(&make).await).await;
+    a_lost_lease_writes_nothing(fresh(&make).await).await;
+    a_stale_plan_writes_only_facts(fresh(&make).await).await;
+    a_wake_during_a_lease_is_not_lost(fresh(&make).await).await;
+    a_launch_that_was_overtaken_is_not_begun(fresh(&make).await).await;
+    of_an_illegal_decision_the_facts_are_written(fresh(&make).await).await;
+    one_process_has_a_role(fresh(&make).await).await;
+}
+
+async fn one_holder_at_a_time(store: Arc<dyn Store>) {
+    for _ in 0..20 {
+        created(&*store).await;
+    }
+    let claims = (0..8).map(|_| {
+        let store = Arc::clone(&store);
+        tokio::spawn(
+            async move { store.claim(BACKEND, LeaseOwner::generate(), at(1), LEASE, 5).await.unwrap() },
+        )
+    });
+    let mut held = std::collections::HashSet::new();
+    for claim in claims.collect::<Vec<_>>() {
+        for claimed in claim.await.unwrap() {
+            assert!(held.insert(claimed.record.workspace), "claimed twice");
+        }
+    }
+    held.extend(claim(&*store, at(1)).await.into_iter().map(|claimed| claimed.record.workspace));
+    assert_eq!(held.len(), 20);
+    assert!(claim(&*store, at(30)).await.is_empty());
+    assert_eq!(store.next_due(BACKEND, at(30)).await.unwrap(), Some(at(61)));
+    assert_eq!(claim(&*store, at(61)).await.len(), 20, "leases end");
+}
+
+async fn backends_are_apart(store: Arc<dyn Store>) {
+    let record = created(&*store).await;
+    let elsewhere = ProvisionRequest { backend: "other".to_owned(), ..provision(WorkspaceId::generate()) };
+    let other = store.provision(&elsewhere, at(5)).await.unwrap();
+    assert_eq!(store.next_due("other", at(1)).await.unwrap(), Some(at(5)));
+    let claimed = claim(&*store, at(9)).await;
+    assert_eq!(claimed.iter().map(|c| c.record.workspace).collect::<Vec<_>>(), [record.workspace]);
+    let expected = store.expectations("other").await.unwrap();
+    assert_eq!(expected.instances.iter().map(|e| e.workspace).collect::<Vec<_>>(), [other.workspace]);
+    assert_eq!(store.next_due("third", at(1)).await.unwrap(), None);
+}
+
+async fn a_lost_lease_writes_nothing(store: Arc<dyn Store>) {
+    let record = created(&*store).await;
+    let slept = claim_one(&*store, at(1)).await;
+    let next = claim_one(&*store, at(100)).await;
+    let write = Outcome { phase: Some(Phase::Failed), ..outcome(&record) };
+    for lease in [slept.lease, crate::model::Lease { epoch: next.lease.epoch, ..slept.lease }] {
+        let result = store.commit(&lease, at(101), &write, true).await;
+        assert!(matches!(result, Err(StoreError::LeaseLost(_))), "{result:?}");
+        let result = store.begin_launch(&lease, record.intent, "", at(101), at(110)).await;
+        assert!(matches!(result, Err(StoreError::LeaseLost(_))), "{result:?}");
+    }
+    let late = store.commit(&next.lease, at(160), &write, true).await;
+    assert!(matches!(late, Err(StoreError::LeaseLost(_))), "a lease that has run out still wrote");
+    assert_eq!(store.get(ORG, record.workspace).await.unwrap(), Some(next.record));
+}
+
+async fn a_stale_plan_writes_only_facts(store: Arc<dyn Store>) {
+    let record = created(&*store).await;
+    let claimed = claim_one(&*store, at(1)).await;
+    store.begin_launch(&claimed.lease, record.intent, "", at(1), at(31)).await.unwrap();
+    store.change(&ask(&record, Change::Delete), at(2)).await.unwrap();
+    let planned_before = Outcome {
+        phase: Some(Phase::Up),
+        attempt: Some(AttemptState::Confirmed),
+        call_ended: Some(at(3)),
+        fact: Some(Fact::Up(at(3))),
+        ..outcome(&record)
+    };
+    let after = commit(&*store, &claimed, at(3), planned_before).await;
+    assert_eq!((after.phase, after.desired), (Phase::Launching, Desired::Deleted));
+    assert_eq!(
+        after.attempt.as_ref().map(|a| (a.state, a.call_until)),
+        Some((AttemptState::Confirmed, at(3)))
+    );
+    assert_eq!(after.up_since, Some(at(3)));
+    assert_eq!(after.due_at, Some(at(3)), "it is planned again at once");
+}
+
+async fn a_wake_during_a_lease_is_not_lost(store: Arc<dyn Store>) {
+    let record = created(&*store).await;
+    let claimed = claim_one(&*store, at(1)).await;
+    store.wake(&[record.workspace], at(2)).await.unwrap();
+    assert!(claim(&*store, at(2)).await.is_empty(), "it is held");
+    let after = commit(&*store, &claimed, at(3), outcome(&record)).await;
+    assert_eq!(after.due_at, Some(at(3)));
+    let claimed = claim_one(&*store, at(4)).await;
+    let after = commit(&*store, &claimed, at(5), outcome(&record)).await;
+    assert_eq!(after.due_at, None);
+}
+
+async fn a_launch_that_was_overtaken_is_not_begun(store: Arc<dyn Store>) {
+    let record = created(&*store).await;
+    let claimed = claim_one(&*store, at(1)).await;
+    store.change(&ask(&record, Change::Delete), at(2)).await.unwrap();
+    let result = store.begin_launch(&claimed.lease, record.intent, "", at(3), at(31)).await;
+    assert!(matches!(result, Err(StoreError::Overtaken(_))), "{result:?}");
+    let now = store.get(ORG, record.workspace).await.unwrap().unwrap();
+    assert_eq!((now.phase, now.attempt), (claimed.record.phase, None), "nothing was begun");
+}
+
+async fn of_an_illegal_decision_the_facts_are_written(store: Arc<dyn Store>) {
+    let record = created(&*store).await;
+    let claimed = claim_one(&*store, at(1)).await;
+    let stopped = Outcome { phase: Some(Phase::Stopped), ..outcome(&record) };
+    let stopped = store.commit(&claimed.lease, at(1), &stopped, false).await.unwrap();
+    let illegal = Outcome { phase: Some(Phase::Up), fact: Some(Fact::Up(at(1))), ..outcome(&record) };
+    let result = store.commit(&claimed.lease, at(1), &illegal, true).await;
+    assert!(matches!(result, Err(StoreError::Illegal(_))), "{result:?}");
+    let after = store.get(ORG, record.workspace).await.unwrap().unwrap();
+    assert_eq!((after.phase, after.message), (Phase::Stopped, stopped.message));
+    assert_eq!(after.up_since, Some(at(1)));
+    assert_eq!(store.segments(record.workspace).await.unwrap().len(), 1, "it is up, whatever was decided");
+    // the lease is given back, and the same decision is not made again at once
+    assert!(claim(&*store, at(2)).await.is_empty());
+    assert_eq!(claim(&*store, at(60)).await.len(), 1);
+}
+
+async fn one_process_has_a_role(store: Arc<dyn Store>) {
+    let (one, other) = (LeaseOwner::generate(), LeaseOwner::generate());
+    assert!(store.lead("sweep", one, at(0), at(10)).await.unwrap());
+    assert!(!store.lead("sweep", other, at(5), at(15)).await.unwrap());
+    assert!(store.lead("another", other, at(5), at(15)).await.unwrap());
+    assert!(store.lead("sweep", one, at(6), at(16)).await.unwrap());
+    assert!(!store.lead("sweep", other, at(12), at(22)).await.unwrap(), "it was prolonged");
+    assert!(store.lead("sweep", other, at(16), at(26)).await.unwrap());
+}

@@ -1,0 +1,140 @@
+//! What any store must do. Every implementation runs this suite against its real database.
+
+mod admissions;
+mod history;
+mod leases;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use molecule_domain::error::ErrorReason;
+use molecule_domain::id::{Generation, IntentNumber, LeaseOwner, OrganizationId, WorkspaceId};
+use molecule_domain::launch::{LaunchSpec, Mount};
+use molecule_domain::lifecycle::Phase;
+use molecule_domain::tier::{Resources, Tier};
+use molecule_domain::{Error, Timestamp};
+
+use super::{Store, StoreError};
+use crate::admission::{Account, Change, ChangeRequest, ProvisionRequest};
+use crate::model::{AttemptState, Claimed, Endpoint, InstanceRecord};
+use crate::outcome::{Fact, Outcome};
+
+const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
+const OTHER: OrganizationId = OrganizationId::from_uuid(uuid::Uuid::from_u128(7));
+const BACKEND: &str = "memory";
+const LEASE: Duration = Duration::from_secs(60);
+
+/// Runs every case on a store of its own; panics at the first that fails.
+pub async fn run<F>(make: impl Fn() -> F)
+where
+    F: Future<Output = Arc<dyn Store>>,
+{
+    admissions::run(&make).await;
+    leases::run(&make).await;
+    history::run(&make).await;
+}
+
+/// A store that knows the organisations.
+async fn fresh<F>(make: impl Fn() -> F) -> Arc<dyn Store>
+where
+    F: Future<Output = Arc<dyn Store>>,
+{
+    let store = make().await;
+    for organization in [ORG, OTHER] {
+        store.set_account(organization, Account::default()).await.expect("knows the organisation");
+    }
+    store
+}
+
+/// A launch of some kind.
+pub fn spec() -> LaunchSpec {
+    LaunchSpec {
+        runtime: "demo".to_owned(),
+        image: "demo:1".to_owned(),
+        command: Some(vec!["/agent".to_owned()]),
+        agent_port: 8000,
+        tier: Tier::T2,
+        resources: Resources { memory_mib: Some(512), cpu_shares: Some(1024) },
+        disk_gib: 10,
+        writable_paths: vec!["/tmp".to_owned()],
+        rootless: false,
+        volumes: vec![],
+        mount: Mount::None,
+        agents_url: "http://10.0.0.1:7071".to_owned(),
+        agents_ca: None,
+        reset_session: false,
+    }
+}
+
+/// A request for a first instance.
+pub fn provision(workspace: WorkspaceId) -> ProvisionRequest {
+    ProvisionRequest {
+        organization: ORG,
+        workspace,
+        intent: IntentNumber(0),
+        generation: Generation(1),
+        run: true,
+        backend: BACKEND.to_owned(),
+        spec: spec(),
+        sealed_token: b"sealed".to_vec(),
+        trace: "of the request".to_owned(),
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_micros(1_700_000_000_000_000 + second * 1_000_000)
+}
+
+fn ask(record: &InstanceRecord, change: Change) -> ChangeRequest {
+    ChangeRequest {
+        organization: record.organization,
+        workspace: record.workspace,
+        intent: record.intent.next(),
+        change,
+        trace: "of the change".to_owned(),
+    }
+}
+
+async fn created(store: &dyn Store) -> InstanceRecord {
+    store.provision(&provision(WorkspaceId::generate()), at(0)).await.expect("admitted")
+}
+
+async fn claim(store: &dyn Store, now: Timestamp) -> Vec<Claimed> {
+    store.claim(BACKEND, LeaseOwner::generate(), now, LEASE, 100).await.expect("claims")
+}
+
+async fn claim_one(store: &dyn Store, now: Timestamp) -> Claimed {
+    let mut claimed = claim(store, now).await;
+    assert_eq!(claimed.len(), 1);
+    claimed.remove(0)
+}
+
+fn outcome(record: &InstanceRecord) -> Outcome {
+    Outcome { planned_for: record.intent, ..Outcome::default() }
+}
+
+async fn commit(store: &dyn Store, claimed: &Claimed, now: Timestamp, outcome: Outcome) -> InstanceRecord {
+    store.commit(&claimed.lease, now, &outcome, true).await.expect("commits")
+}
+
+fn reason(result: Result<InstanceRecord, StoreError>) -> ErrorReason {
+    Error::from(result.expect_err("is refused")).reason
+}
+
+/// Brings a new record up.
+async fn up(store: &dyn Store) -> InstanceRecord {
+    let record = created(store).await;
+    let claimed = claim_one(store, at(1)).await;
+    store.begin_launch(&claimed.lease, record.intent, "", at(1), at(31)).await.expect("begins");
+    let outcome = Outcome {
+        phase: Some(Phase::Up),
+        attempt: Some(AttemptState::Confirmed),
+        call_ended: Some(at(2)),
+        fact: Some(Fact::Up(at(2))),
+        endpoint: Some(Endpoint { host: "10.0.0.2".to_owned(), port: 8000 }),
+        message: Some("up".to_owned()),
+        ..outcome(&record)
+    };
+    commit(store, &claimed, at(2), outcome).await
+}
