@@ -1,7 +1,7 @@
 //! The time that all replicas share: the database's. A replica whose own clock is wrong would otherwise end others'
 //! leases early, or its own late.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use molecule_domain::{Clock, Timestamp};
@@ -11,38 +11,144 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 const EVERY: Duration = Duration::from_secs(60);
+/// How long a question may take for its answer to count. What waits for a connection may take much longer than its way.
+const TRUSTED: Duration = Duration::from_millis(200);
+/// How often the time is asked for at the start until an answer counts.
+const TRIES: u32 = 5;
 
-/// The database's clock, read now and then and carried on by this machine's monotonic one.
+/// The database's clock, read now and then and carried on by this machine's monotonic one. It never steps back.
 #[derive(Debug)]
-pub(crate) struct DatabaseClock(Mutex<(Instant, Timestamp)>);
+pub(crate) struct DatabaseClock(Mutex<State>);
+
+/// One reading: when the database was asked, how long that took, and what it said.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    asked: Instant,
+    took: Duration,
+    told: Timestamp,
+}
+
+#[derive(Debug)]
+struct State {
+    reading: Reading,
+    /// The quickest answer so far.
+    quickest: Duration,
+    /// The last moment that was given out.
+    last: Timestamp,
+}
+
+impl State {
+    const fn of(reading: Reading) -> Self {
+        Self { reading, quickest: reading.took, last: Timestamp::from_micros(0) }
+    }
+
+    /// Takes a reading, if it took no longer than is usual here.
+    fn take(&mut self, reading: Reading) {
+        self.quickest = self.quickest.min(reading.took);
+        if reading.took <= TRUSTED.max(self.quickest * 2) {
+            self.reading = reading;
+        } else {
+            debug!(took = ?reading.took, "the database took too long to tell the time; carrying on");
+        }
+    }
+
+    /// The time at a moment of the machine's clock. Half the round trip is taken for the answer's way back.
+    fn at(&mut self, now: Instant) -> Timestamp {
+        let Reading { asked, took, told } = self.reading;
+        self.last = self.last.max(told + now.saturating_duration_since(asked + took / 2));
+        self.last
+    }
+}
 
 impl DatabaseClock {
     /// Reads it for the first time.
     pub(crate) async fn read(database: &Database) -> Result<Self, StoreError> {
-        Ok(Self(Mutex::new(measure(database).await?)))
+        let mut best = measure(database).await?;
+        for _ in 1..TRIES {
+            if best.took <= TRUSTED {
+                break;
+            }
+            let next = measure(database).await?;
+            best = if next.took < best.took { next } else { best };
+        }
+        Ok(Self(Mutex::new(State::of(best))))
     }
 
     /// Reads it again and again, until cancelled.
     pub(crate) async fn keep(&self, database: Database, cancel: CancellationToken) {
         while cancel.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
             match measure(&database).await {
-                Ok(read) => *self.0.lock().unwrap_or_else(PoisonError::into_inner) = read,
+                Ok(reading) => self.state().take(reading),
                 Err(error) => debug!(%error, "the database does not tell the time; carrying on"),
             }
         }
     }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// When it was read, and what it said: half the round trip is taken for its way back.
-async fn measure(database: &Database) -> Result<(Instant, Timestamp), StoreError> {
+async fn measure(database: &Database) -> Result<Reading, StoreError> {
     let asked = Instant::now();
     let told = database.now().await?;
-    Ok((asked + asked.elapsed() / 2, told))
+    Ok(Reading { asked, took: asked.elapsed(), told })
 }
 
 impl Clock for DatabaseClock {
     fn now(&self) -> Timestamp {
-        let (read, told) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told + read.elapsed()
+        self.state().at(Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_slow_answer_changes_nothing() {
+        let start = Instant::now();
+        let told = Timestamp::from_micros(1_000_000_000);
+        let mut state = State::of(Reading { asked: start, took: millis(2), told });
+        let before = state.at(start + millis(1));
+        assert_eq!(before, told);
+        // it waited ten seconds for a connection: half of that is no way back
+        let asked = start + millis(60_000);
+        state.take(Reading { asked, took: millis(10_000), told: told + millis(70_000) });
+        assert_eq!(state.at(start + millis(70_001)), told + millis(70_000));
+        // a quick one counts
+        let asked = start + millis(120_000);
+        state.take(Reading { asked, took: millis(2), told: told + millis(121_000) });
+        assert_eq!(state.at(asked + millis(1)), told + millis(121_000));
+    }
+
+    #[test]
+    fn it_never_steps_back() {
+        let start = Instant::now();
+        let told = Timestamp::from_micros(1_000_000_000);
+        let mut state = State::of(Reading { asked: start, took: millis(0), told });
+        let before = state.at(start + millis(60_000));
+        state.take(Reading { asked: start + millis(60_000), took: millis(0), told: told + millis(50_000) });
+        assert_eq!(state.at(start + millis(60_001)), before);
+        assert_eq!(
+            state.at(start + millis(80_000)),
+            told + millis(70_000),
+            "it goes on once it has caught up"
+        );
+    }
+
+    /// Far from its database every answer is slow.
+    #[test]
+    fn where_every_answer_is_slow_they_count() {
+        let start = Instant::now();
+        let told = Timestamp::from_micros(1_000_000_000);
+        let mut state = State::of(Reading { asked: start, took: millis(400), told });
+        let asked = start + millis(60_000);
+        state.take(Reading { asked, took: millis(500), told: told + millis(65_000) });
+        assert_eq!(state.at(asked + millis(250)), told + millis(65_000));
     }
 }
