@@ -23,11 +23,20 @@ pub(crate) async fn run(
     clock: &dyn Clock,
     cancel: CancellationToken,
 ) {
+    let mut counted = None;
     loop {
         let now = clock.now();
         // the role is this hour's: under a new name each time, nobody can prolong it
         match store.lead("recount", LeaseOwner::generate(), now, now + EVERY).await {
-            Ok(true) => count(&accounts).await,
+            Ok(true) => {
+                count(&accounts).await;
+                counted = Some(now);
+            }
+            // another replica has counted since: what this one found is over, and the gauge keeps what it was told last
+            Ok(false) if counted.is_some_and(|counted| now.since(counted) >= EVERY) => {
+                metrics::quota_drift(0);
+                counted = None;
+            }
             Ok(false) => {}
             Err(error) => warn!(%error, "the store does not say who counts"),
         }
