@@ -73,8 +73,9 @@ pub fn steps() -> Steps {
     Steps::probed(Arc::new(knife))
 }
 
-/// Short enough to wait for.
+/// Short enough to wait for. `TEST_SWEEP_EVERY` sets the sweep's period, in seconds.
 pub fn impatient() -> Policy {
+    let sweep = std::env::var("TEST_SWEEP_EVERY").ok().map(|text| text.parse().expect("seconds"));
     Policy {
         lease: Duration::from_secs(30),
         launch_call: Duration::from_secs(6),
@@ -82,7 +83,7 @@ pub fn impatient() -> Policy {
         stop_grace: Duration::from_secs(2),
         backoff_base: Duration::from_millis(100),
         backoff_max: Duration::from_secs(2),
-        sweep_every: Duration::from_secs(2),
+        sweep_every: Duration::from_secs(sweep.unwrap_or(2)),
         orphan_grace: Duration::from_secs(3),
         ..Policy::default()
     }

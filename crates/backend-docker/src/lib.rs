@@ -42,6 +42,9 @@ use self::client::{Client, Problem, unknown};
 pub use self::network::NetworkDirectory;
 pub use self::pool::{Pool, Subnet};
 
+/// How many ended containers are waited for at once, before their workspaces are looked at.
+const HINTS_AT_ONCE: usize = 64;
+
 /// How the backend is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -282,10 +285,19 @@ impl Backend for DockerBackend {
             }
             futures::future::ready(event.is_ok())
         });
-        let hints = events.filter_map(|event| async move {
-            let attributes = event.ok()?.actor?.attributes?;
-            attributes.get(names::WORKSPACE)?.parse().ok()
+        let hints = events.map(move |event| {
+            let docker = docker.clone();
+            async move {
+                let event = event.ok()?;
+                let actor = event.actor?;
+                if let (Some("die"), Some(id)) = (event.action.as_deref(), &actor.id) {
+                    // At this event the daemon still lists the container as running. It holds the container's lock until
+                    // it does not, and answers this only then.
+                    let _ = docker.inspect_container(id, None::<InspectContainerOptions>).await;
+                }
+                actor.attributes?.get(names::WORKSPACE)?.parse().ok()
+            }
         });
-        Ok(hints.boxed())
+        Ok(hints.buffer_unordered(HINTS_AT_ONCE).filter_map(futures::future::ready).boxed())
     }
 }
