@@ -14,13 +14,12 @@ use molecule_provisioner::backend::memory::{Host, MemoryBackend};
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::execute::Executor;
-use molecule_provisioner::store::{Store, contract};
+use molecule_provisioner::store::{Room, Store, contract};
 use molecule_service_kit::seal::Aes;
 use molecule_store_postgres::Database;
 use molecule_store_postgres::engine::EngineStore;
 use molecule_tests::postgres::Scratch;
 use molecule_tests::seed::Dice;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
@@ -47,7 +46,6 @@ impl World {
             store: store.clone(),
             sealer: Arc::new(Aes::new(&[7; 32]).unwrap()),
             clock: clock.clone(),
-            launches: Semaphore::new(policy.launch_concurrency),
             policy,
             steps: Steps::default(),
         };
@@ -92,7 +90,8 @@ impl World {
     async fn tick(&self) {
         self.clock.advance(Duration::from_secs(1));
         let (owner, lease) = (LeaseOwner::generate(), self.executor.policy.lease);
-        let claimed = self.store.claim("memory", owner, self.clock.now(), lease, 100).await.unwrap();
+        let claimed =
+            self.store.claim("memory", owner, self.clock.now(), lease, Room::of_each(100)).await.unwrap();
         let wanted: Vec<_> = claimed.iter().map(|one| one.record.instance()).collect();
         let snapshot = self.executor.look_at(&wanted).await;
         for one in &claimed {

@@ -18,11 +18,10 @@ use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::execute::Executor;
 use molecule_provisioner::reconciler::orphans::Sweeper;
 use molecule_provisioner::store::memory::MemoryStore;
-use molecule_provisioner::store::{Store, contract};
+use molecule_provisioner::store::{Room, Store, contract};
 use molecule_service_kit::seal::Aes;
 use molecule_tests::ec2::{self, Cloud, Front, Weather};
 use molecule_tests::seed::Dice;
-use tokio::sync::Semaphore;
 
 const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
 const STORM: Weather = Weather { faults: 30, lag: Duration::from_secs(20), pending: Duration::from_secs(10) };
@@ -78,7 +77,6 @@ impl World {
             store: store.clone(),
             sealer: sealer(),
             clock: clock.clone(),
-            launches: Semaphore::new(policy.launch_concurrency),
             policy,
             steps: Steps::default(),
         };
@@ -89,7 +87,8 @@ impl World {
     async fn tick(&mut self) {
         self.clock.advance(Duration::from_secs(1));
         let (owner, lease) = (LeaseOwner::generate(), self.executor.policy.lease);
-        let claimed = self.store.claim("ec2", owner, self.clock.now(), lease, 1000).await.unwrap();
+        let claimed =
+            self.store.claim("ec2", owner, self.clock.now(), lease, Room::of_each(1000)).await.unwrap();
         for some in claimed.chunks(32) {
             let wanted: Vec<_> = some.iter().map(|one| one.record.instance()).collect();
             let snapshot = self.executor.look_at(&wanted).await;

@@ -7,10 +7,11 @@ use molecule_domain::Timestamp;
 use molecule_domain::clock::{Clock, SystemClock};
 use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
-use molecule_domain::lifecycle::{Desired, Reason};
+use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_domain::limits::{Limits, Standing};
 use molecule_provisioner::admission::{Account, ProvisionRequest};
-use molecule_provisioner::store::{Store, StoreError, contract};
+use molecule_provisioner::outcome::Outcome;
+use molecule_provisioner::store::{Room, Store, StoreError, contract};
 use molecule_store_postgres::Database;
 use molecule_store_postgres::accounts::{Accounts, Audit, Organization};
 use molecule_store_postgres::engine::EngineStore;
@@ -165,14 +166,27 @@ async fn a_suspended_organisation_is_stopped_and_one_in_use_stays() {
     for _ in 0..3 {
         store.provision(&request(org), at(1)).await.unwrap();
     }
+    // a step that was planned before, and comes to its end after it
+    let owner = LeaseOwner::generate();
+    let lease = Duration::from_secs(60);
+    let planned = store.claim("memory", owner, at(1), lease, Room::of_each(1)).await.unwrap().remove(0);
     let before = store.changed_after(org, Revision(0), 10).await.unwrap();
     let suspended = accounts.suspend(org, &operator("suspend"), at(2)).await.unwrap();
     assert_eq!(suspended.account.standing, Standing::Suspended);
     let after = store.changed_after(org, before[2].revision, 10).await.unwrap();
     assert_eq!(after.len(), 3, "each has a revision of its own behind the last");
+    let stale = Outcome {
+        planned_for: planned.record.wanted(),
+        phase: Some(Phase::Launching),
+        message: Some("launching".to_owned()),
+        ..Outcome::default()
+    };
+    store.commit(&planned.lease, at(3), &stale, true).await.unwrap();
+    let after = [after, store.changed_after(org, Revision(0), 10).await.unwrap()].concat();
     for record in &after {
         assert_eq!((record.desired, record.reason), (Desired::Stopped, Some(Reason::OrganizationSuspended)));
-        assert_eq!(record.due_at, Some(at(2)));
+        assert_eq!((record.phase, record.message.contains("suspended")), (Phase::Admitted, true));
+        assert!(record.due_at.is_some_and(|due| due <= at(3)));
     }
     let revisions: std::collections::HashSet<_> = after.iter().map(|record| record.revision).collect();
     assert_eq!(revisions.len(), 3);
@@ -184,6 +198,41 @@ async fn a_suspended_organisation_is_stopped_and_one_in_use_stays() {
     let in_use = accounts.delete(org, &operator("delete"), at(4)).await.unwrap_err();
     assert_eq!(Error::from(in_use).reason, ErrorReason::OrganizationInUse);
     assert_eq!(accounts.get(org, at(5)).await.unwrap().account.used.workspaces, 3);
+    cancel.cancel();
+}
+
+/// A newer version has written what this one can't read: only that record is left to others, and its instance is no orphan.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_a_newer_version_harms_nobody() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let store = EngineStore::new(database);
+    store.set_account(OrganizationId::SELF_HOSTED, Account::default()).await.unwrap();
+    let request = || request(OrganizationId::SELF_HOSTED);
+    let (newer, known) = (request(), request());
+    store.provision(&newer, at(1)).await.unwrap();
+    store.provision(&known, at(1)).await.unwrap();
+    let newer = newer.workspace;
+    let write = async |what: String| execute(&scratch.url(), what).await.unwrap();
+    let set_phase = |phase| format!("UPDATE instances SET phase = '{phase}' WHERE workspace_id = '{newer}'");
+    write(set_phase("Hibernating")).await;
+    write(format!("UPDATE instances SET reason = 'TooCold' WHERE workspace_id = '{}'", known.workspace))
+        .await;
+    let claim = async |second| {
+        let (owner, lease) = (LeaseOwner::generate(), Duration::from_secs(60));
+        let claimed = store.claim("memory", owner, at(second), lease, Room::of_each(10)).await.unwrap();
+        claimed.into_iter().map(|one| (one.record.workspace, one.record.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(claim(2).await, [(known.workspace, None)]);
+    let changed = store.changed_after(OrganizationId::SELF_HOSTED, Revision(0), 10).await.unwrap();
+    assert_eq!(changed.len(), 1);
+    let expected = store.expectations("memory").await.unwrap().instances;
+    let phase = expected.iter().find(|one| one.workspace == newer).map(|one| one.phase);
+    assert_eq!((expected.len(), phase), (2, Some(None)));
+    // its lease was given back, and whoever can read it claims it
+    write(set_phase("Admitted")).await;
+    assert_eq!(claim(3).await, [], "it is left to others for a while");
+    assert_eq!(claim(8).await, [(newer, None)]);
     cancel.cancel();
 }
 
@@ -251,7 +300,8 @@ async fn tables_that_grow_do_not_disturb_a_running_version() {
         store.provision(request, clock.now()).await.unwrap();
         store.get(request.organization, request.workspace).await.unwrap().unwrap();
         let (owner, lease) = (LeaseOwner::generate(), Duration::from_secs(60));
-        let claimed = store.claim(&request.backend, owner, clock.now(), lease, 10).await.unwrap();
+        let claimed =
+            store.claim(&request.backend, owner, clock.now(), lease, Room::of_each(10)).await.unwrap();
         assert_eq!(claimed.len(), 1);
         store.changed_after(request.organization, Revision(0), 10).await.unwrap();
         store.events_after(request.organization, 0, 10).await.unwrap();

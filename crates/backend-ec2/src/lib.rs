@@ -167,6 +167,10 @@ impl Backend for Ec2Backend {
         false
     }
 
+    fn gather(&self) -> Duration {
+        Duration::from_millis(200)
+    }
+
     async fn prepare(&self, request: &PrepareRequest<'_>) -> Prepared {
         self.place(request).await
     }

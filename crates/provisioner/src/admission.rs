@@ -238,10 +238,6 @@ pub fn change(
             record.desired = Desired::Running;
             record.restarts = 0;
             record.reason = None;
-            if record.phase == Phase::Stopped {
-                record.phase = Phase::Admitted;
-                record.phase_since = now;
-            }
             "start asked for".clone_into(&mut record.message);
             event("start_requested", record.generation, "start asked for")
         }
@@ -261,17 +257,23 @@ pub fn change(
             record.desired = if *run { Desired::Running } else { Desired::Stopped };
             record.reason = None;
             format!("being replaced by generation {generation}").clone_into(&mut record.message);
-            if record.phase == Phase::Failed || matches!(record.phase, Phase::Up | Phase::Stopped) && *run {
+            if record.phase == Phase::Failed {
                 record.phase = Phase::Stopping;
                 record.phase_since = now;
-                record.endpoint = None;
             }
             event("replace_requested", *generation, "a new generation was asked for")
         }
     };
-    if record.phase == Phase::Stopping && record.desired == Desired::Running {
+    if record.desired == Desired::Running {
         // how long it may take until it runs counts from when that was asked for
-        record.phase_since = now;
+        let phase = match (record.phase, record.is_being_replaced()) {
+            (Phase::Up | Phase::Stopped, true) | (Phase::Stopping, _) => Some(Phase::Stopping),
+            (Phase::Stopped, false) => Some(Phase::Admitted),
+            _ => None,
+        };
+        if let Some(phase) = phase {
+            (record.phase, record.phase_since, record.endpoint) = (phase, now, None);
+        }
     }
     let asked = asked_by(before, &record);
     let starts = record.desired == Desired::Running && before.desired != Desired::Running;
@@ -287,6 +289,23 @@ pub fn change(
         record.running_counted = true;
     }
     Ok(Some(Admitted { record, asked, launch, event }))
+}
+
+/// What becomes of an instance that was to run, where its organisation is suspended.
+pub fn suspend(before: &InstanceRecord, now: Timestamp) -> Admitted {
+    let message = "the organisation is suspended: being stopped, its data is kept".to_owned();
+    let reason = Some(Reason::OrganizationSuspended);
+    let detail = event("suspended", before.generation, message.clone());
+    let record = InstanceRecord {
+        desired: Desired::Stopped,
+        reason,
+        message,
+        due_at: Some(now),
+        failures: 0,
+        ..before.clone()
+    };
+    let event = EventDetail { actor: Actor::Operator, reason, ..detail };
+    Admitted { record, asked: Amounts::default(), launch: false, event }
 }
 
 /// What a change adds to what is counted. The sizes of a replacement count from its admission, as if it

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
 use molecule_domain::{Clock, Error, ErrorReason, Result};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Account, ChangeRequest, ProvisionRequest};
@@ -35,8 +35,7 @@ impl Engine {
         policy: Policy,
         steps: Steps,
     ) -> Self {
-        let launches = Semaphore::new(policy.launch_concurrency);
-        Self { executor: Arc::new(Executor { backend, store, sealer, clock, policy, steps, launches }) }
+        Self { executor: Arc::new(Executor { backend, store, sealer, clock, policy, steps }) }
     }
 
     /// Reconciles until cancelled.

@@ -66,6 +66,11 @@ pub struct InstanceRecord {
 }
 
 impl InstanceRecord {
+    /// What is wanted of it.
+    pub const fn wanted(&self) -> Wanted {
+        Wanted { intent: self.intent, desired: self.desired }
+    }
+
     /// The name of the current generation's instance.
     pub const fn instance(&self) -> InstanceRef {
         InstanceRef {
@@ -80,9 +85,36 @@ impl InstanceRecord {
         self.generation < self.wanted_generation
     }
 
+    /// Whether the next step is to launch or start it.
+    pub fn is_launching(&self) -> bool {
+        self.desired == Desired::Running
+            && !self.is_being_replaced()
+            && matches!(self.phase, Phase::Admitted | Phase::Launching)
+    }
+
+    /// Whether it is to stop, to go, or to give way to another generation.
+    pub fn is_to_end(&self) -> bool {
+        self.desired != Desired::Running || self.is_being_replaced()
+    }
+
     /// The last launch, where it may have left something at the provider.
     pub fn live_attempt(&self) -> Option<&Attempt> {
         self.attempt.as_ref().filter(|attempt| attempt.state != AttemptState::Resolved)
+    }
+}
+
+/// What is wanted of an instance, and the number of the last request. A suspension and a failure change what is wanted, and no
+/// number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as in the record
+pub struct Wanted {
+    pub intent: IntentNumber,
+    pub desired: Desired,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { intent: IntentNumber(0), desired: Desired::Running }
     }
 }
 

@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{AttemptNumber, IntentNumber, LaunchSeq};
+use molecule_domain::id::{AttemptNumber, LaunchSeq};
 pub use molecule_domain::lifecycle::IllegalTransition;
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_domain::limits::Amounts;
 use molecule_domain::store::StoreError;
 
 use crate::admission::counted;
-use crate::model::{Attempt, AttemptState, Endpoint, EventDetail, InstanceRecord, Lease};
+use crate::model::{Attempt, AttemptState, Endpoint, EventDetail, InstanceRecord, Lease, Wanted};
 
 /// What a step found or brought about.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// The intent that the step was planned for. Where another came since, only facts are written.
-    pub planned_for: IntentNumber,
+    /// What was wanted when the step was planned. Where that has changed since, only facts are written.
+    pub planned_for: Wanted,
     /// The new phase; `None` stays.
     pub phase: Option<Phase>,
     /// Why.
@@ -84,7 +84,7 @@ pub fn apply(
 ) -> Effects {
     let before = record.clone();
     let to = outcome.phase.filter(|phase| !before.phase.may_become(*phase));
-    let illegal = to.filter(|_| outcome.planned_for == before.intent);
+    let illegal = to.filter(|_| outcome.planned_for == before.wanted());
     let illegal = illegal.map(|to| IllegalTransition { from: before.phase, to });
     let event = outcome.event.clone().filter(|_| illegal.is_none());
     let mut effects = Effects { event, illegal, ..Effects::default() };
@@ -111,7 +111,7 @@ pub fn apply(
         _ => {}
     }
 
-    if outcome.planned_for == before.intent && effects.illegal.is_none() {
+    if outcome.planned_for == before.wanted() && effects.illegal.is_none() {
         if let Some(message) = &outcome.message {
             record.reason = outcome.reason;
             record.message.clone_from(message);
@@ -137,7 +137,7 @@ pub fn apply(
     }
     record.due_at = if !release {
         before.due_at
-    } else if outcome.planned_for != before.intent || before.due_at.is_some_and(|due| due < lease.until) {
+    } else if outcome.planned_for != before.wanted() || before.due_at.is_some_and(|due| due < lease.until) {
         // Another intent, or a wake-up, came in between: what was learnt is kept, and it is planned anew.
         Some(now)
     } else if effects.illegal.is_some() {
@@ -180,16 +180,16 @@ pub struct LaunchBegun {
 
 /// Notes in the record that a launch call is about to be made: a retry of the live attempt, or the first
 /// call of a new one, which takes `next_seq` and `placement`: a retry keeps both, so that it asks for the same. A launch
-/// that was planned for another intent than the last is not begun: the record may hold another generation's spec and token.
+/// that was planned for something else than is wanted now is not begun: the record may hold another generation's spec and token.
 pub fn begin_launch(
     record: &mut InstanceRecord,
-    planned_for: IntentNumber,
+    planned_for: Wanted,
     next_seq: LaunchSeq,
     placement: &str,
     now: Timestamp,
     call_until: Timestamp,
 ) -> Result<LaunchBegun, StoreError> {
-    if planned_for != record.intent {
+    if planned_for != record.wanted() {
         return Err(StoreError::Overtaken(record.workspace));
     }
     if !record.phase.may_become(Phase::Launching) {

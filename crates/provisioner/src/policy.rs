@@ -38,9 +38,9 @@ pub struct Policy {
     pub sweep_every: Duration,
     /// How long something that no record explains is left alone.
     pub orphan_grace: Duration,
-    /// How many records are worked on at once.
+    /// How many records are worked on at once, besides those that are launched.
     pub concurrency: usize,
-    /// How many instances are launched at once.
+    /// How many instances are launched or started at once.
     pub launch_concurrency: usize,
 }
 
@@ -63,7 +63,7 @@ impl Default for Policy {
             longest_sleep: Duration::from_secs(5),
             sweep_every: Duration::from_secs(15),
             orphan_grace: Duration::from_secs(5 * 60),
-            concurrency: 32,
+            concurrency: 24,
             launch_concurrency: 8,
         }
     }

@@ -66,13 +66,26 @@ CREATE TABLE instances (
     attempt_call_until   timestamptz,
     attempt_unsure_until timestamptz,
     attempt_created_at   timestamptz,
+    -- where its backend chose to launch it, in the backend's own words
+    attempt_placement    text,
+    -- the trace of what was last asked for (W3C traceparent); empty where nothing is traced
+    trace                text NOT NULL DEFAULT '',
     created_at           timestamptz NOT NULL,
+    -- the next step is to launch or start it
+    launching            boolean NOT NULL GENERATED ALWAYS AS (
+        desired = 'Running' AND generation = wanted_generation AND phase IN ('Admitted', 'Launching')
+    ) STORED,
+    -- it is to stop, to go, or to give way to another generation
+    to_end               boolean NOT NULL GENERATED ALWAYS AS (
+        desired <> 'Running' OR generation < wanted_generation
+    ) STORED,
     lease_owner          uuid,
     lease_epoch          bigint NOT NULL DEFAULT 0,
     lease_until          timestamptz NOT NULL DEFAULT '1970-01-01 00:00:00Z'
 );
 
 CREATE INDEX instances_by_due ON instances (backend, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX instances_leased ON instances (backend) WHERE lease_owner IS NOT NULL;
 CREATE INDEX instances_by_revision ON instances (organization_id, revision);
 
 -- What is listed at a backend, and compared with it.
@@ -148,4 +161,14 @@ CREATE TABLE roles (
     role  text PRIMARY KEY,
     owner uuid NOT NULL,
     until timestamptz NOT NULL
+);
+
+-- Why machines did not come up, as they told it themselves.
+CREATE TABLE boot_reports (
+    workspace_id uuid NOT NULL REFERENCES instances ON DELETE CASCADE,
+    generation   bigint NOT NULL,
+    at           timestamptz NOT NULL DEFAULT now(),
+    message      text NOT NULL,
+    log_tail     text NOT NULL,
+    PRIMARY KEY (workspace_id, generation)
 );

@@ -13,6 +13,9 @@ CREATE TABLE accounts (
     max_running_workspaces   INTEGER,
     max_milli_cpus           INTEGER,
     max_memory_mib           INTEGER,
+    max_launches_per_hour    INTEGER,
+    -- what the plan permits
+    permits                  TEXT NOT NULL DEFAULT '{"highest_tier":null,"runtimes":[],"backends":[]}',
     used_workspaces          INTEGER NOT NULL DEFAULT 0,
     used_disk_gib            INTEGER NOT NULL DEFAULT 0,
     used_running_workspaces  INTEGER NOT NULL DEFAULT 0,
@@ -26,6 +29,7 @@ CREATE TABLE accounts (
 CREATE TABLE instances (
     workspace_id       TEXT PRIMARY KEY NOT NULL,
     organization_id    TEXT NOT NULL,
+    backend            TEXT NOT NULL,
     desired            TEXT NOT NULL,
     intent             INTEGER NOT NULL,
     generation         INTEGER NOT NULL,
@@ -51,6 +55,10 @@ CREATE TABLE instances (
     attempt_call_until INTEGER,
     attempt_unsure_until INTEGER,
     attempt_created_at INTEGER,
+    -- where its backend chose to launch it, in the backend's own words
+    attempt_placement  TEXT,
+    -- the trace of what was last asked for (W3C traceparent); empty where nothing is traced
+    trace              TEXT NOT NULL DEFAULT '',
     created_at         INTEGER NOT NULL,
     lease_owner        TEXT,
     lease_epoch        INTEGER NOT NULL DEFAULT 0,
@@ -103,3 +111,19 @@ CREATE TABLE instance_events (
 ) STRICT;
 
 CREATE INDEX instance_events_by_age ON instance_events (at);
+
+-- Launches within the last hour, which a plan may bound.
+CREATE TABLE launches (
+    launch_id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    organization_id TEXT NOT NULL,
+    at              INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX launches_by_age ON launches (organization_id, at);
+
+-- Roles that one process has at a time.
+CREATE TABLE roles (
+    role  TEXT PRIMARY KEY NOT NULL,
+    owner TEXT NOT NULL,
+    until INTEGER NOT NULL
+) STRICT;

@@ -60,6 +60,13 @@ impl Backend for CloudBackend {
         }
     }
 
+    fn gather(&self) -> Duration {
+        match self.cloud.flavour {
+            Flavour::Containers => Duration::ZERO,
+            Flavour::Machines => Duration::from_millis(200),
+        }
+    }
+
     async fn prepare(&self, request: &PrepareRequest<'_>) -> Prepared {
         let pause = match self.way().await {
             Ok(pause) => pause,

@@ -7,8 +7,9 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
     match reason {
         Reason::ImageUnavailable => &["no image"],
         Reason::NetworkUnavailable => &["no network"],
-        // a stray of the same generation may come to be listed after it failed for something else
-        Reason::NameTaken => &["name taken", "shows late", "late", "doubles", "frozen"],
+        // a stray of the same generation may come to be listed after it failed for something else; what a restored database
+        // does not know stays in the way until an operator has ended the alarm
+        Reason::NameTaken => &["name taken", "shows late", "late", "doubles", "frozen", "restored"],
         Reason::LaunchRefused => &["refuses"],
         Reason::LaunchTimeout => &[
             "away",

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
-use molecule_domain::id::{IntentNumber, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_provisioner::admission::{Account, ChangeRequest, ProvisionRequest};
-use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment};
+use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
 use molecule_provisioner::outcome::Outcome;
 use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::memory::MemoryStore;
-use molecule_provisioner::store::{Alarm, Expectations, Store, StoreError};
+use molecule_provisioner::store::{Alarm, Expectations, Room, Store, StoreError};
 use molecule_provisioner::wakes::Wakes;
 
 use crate::control::ControlPlane;
@@ -130,25 +130,30 @@ impl Store for ReplicaStore {
         owner: LeaseOwner,
         now: Timestamp,
         lease: Duration,
-        limit: u32,
+        room: Room,
     ) -> Result<Vec<Claimed>, StoreError> {
         let claim = async {
-            let claimed = self.database.claim(backend, owner, now, lease, limit).await?;
+            let claimed = self.database.claim(backend, owner, now, lease, room).await?;
             self.control.claimed(&claimed);
             Ok(claimed)
         };
         self.transaction("control.claim", claim).await
     }
 
-    async fn next_due(&self, backend: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+    async fn next_due(
+        &self,
+        backend: &str,
+        now: Timestamp,
+        room: Room,
+    ) -> Result<Option<Timestamp>, StoreError> {
         self.process.is_let().await;
-        self.database.next_due(backend, now).await
+        self.database.next_due(backend, now, room).await
     }
 
     async fn begin_launch(
         &self,
         lease: &Lease,
-        planned_for: IntentNumber,
+        planned_for: Wanted,
         placement: &str,
         now: Timestamp,
         call_until: Timestamp,
@@ -167,7 +172,7 @@ impl Store for ReplicaStore {
         let before = self.database.find(lease.workspace);
         let result = self.database.commit(lease, now, outcome, release).await;
         if let (Some(before), Ok(after)) = (before, &result)
-            && before.intent != outcome.planned_for
+            && before.wanted() != outcome.planned_for
         {
             self.check_stale(&before, after);
         }

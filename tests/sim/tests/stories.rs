@@ -544,6 +544,31 @@ fn b5_a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
     });
 }
 
+/// B6 and B11. Before: launches that waited took every slot, so that a stop had to wait for all of them; and under load each
+/// record was looked at by a call of its own.
+#[test]
+fn b6_a_stop_does_not_wait_for_launches_and_looks_are_shared() {
+    in_a_world(async {
+        let mut story =
+            Story::with_one_that_runs(Shape { flavour: Flavour::Machines, ..Shape::small() }).await;
+        let pair = story.pair.clone();
+        let looks = || pair.world.coverage().steps.get("backend.find").copied().unwrap_or_default();
+        let before = looks();
+        for number in 2..=61 {
+            let request = story.request(Ask::Create, Pair::workspace(number));
+            assert!(matches!(pair.client(0).ask(request).await, Heard::Accepted));
+        }
+        story.accepted(Ask::Stop).await;
+        tokio::time::sleep(seconds(30)).await;
+        let engine = story.engine(W).await.unwrap();
+        assert_eq!(engine.phase, Phase::Stopped, "{}", story.words());
+        let story = story.ends_well().await;
+        assert_eq!(story.pair.cloud.machines().iter().filter(|one| one.is_running()).count(), 60);
+        let looks = looks() - before;
+        assert!(looks < 120, "{looks} looks for 60 workspaces");
+    });
+}
+
 /// X. Before: STOPPED might not become UP, so it ran on unbilled, and nothing that was decided about it was stored.
 #[test]
 fn x_a_start_that_is_asked_for_twice_comes_up() {

@@ -24,6 +24,12 @@ pub trait Backend: Send + Sync + 'static {
     /// How long the provider may keep showing the past.
     fn visibility_lag(&self) -> Duration;
 
+    /// For how long what falls due is gathered, so that one look serves it all: where the provider bounds how often it may be
+    /// asked.
+    fn gather(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Makes ready what a launch needs and what may take long, such as an image, and chooses where it goes. Never
     /// waits for it: where it is under way, the answer says so.
     async fn prepare(&self, request: &PrepareRequest<'_>) -> Prepared;

@@ -10,12 +10,14 @@ use futures::{FutureExt, StreamExt};
 use molecule_domain::id::{LeaseOwner, WorkspaceId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::execute::Executor;
 use super::orphans::Sweeper;
-use crate::store::StoreError;
+use crate::policy::Policy;
+use crate::store::{Room, StoreError};
 
 /// How long to wait before asking a store again that did not answer.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -35,9 +37,12 @@ async fn reconcile(executor: Arc<Executor>, cancel: CancellationToken) {
     let owner = LeaseOwner::generate();
     info!(%owner, backend = executor.backend.kind(), "the engine runs");
     let mut commits = executor.store.wakes().any();
-    let mut working = JoinSet::new();
+    let mut working = Working::default();
+    let mut gathered = Instant::now();
     while !cancel.is_cancelled() {
-        while working.try_join_next().is_some() {}
+        // not before all that falls due meanwhile can share a look
+        cancel.run_until_cancelled(tokio::time::sleep_until(gathered)).await;
+        working.settle();
         commits.borrow_and_update();
         let sleep = match claim_and_work(&executor, owner, &mut working).await {
             Ok(sleep) => sleep,
@@ -49,30 +54,65 @@ async fn reconcile(executor: Arc<Executor>, cancel: CancellationToken) {
                 STORE_PAUSE
             }
         };
+        gathered = Instant::now() + executor.backend.gather();
         wait(&mut commits, &mut working, sleep, &cancel).await;
     }
-    info!(under_way = working.len(), "the engine ends after the steps under way");
-    while working.join_next().await.is_some() {}
+    let under_way = working.launches.len() + working.others.len();
+    info!(under_way, "the engine ends after the steps under way");
+    while working.next().await {}
+}
+
+/// The steps under way. Launches have slots of their own, so that neither they nor what is to stop waits for the other.
+#[derive(Debug, Default)]
+struct Working {
+    launches: JoinSet<()>,
+    others: JoinSet<()>,
+}
+
+impl Working {
+    /// Forgets those that have ended.
+    fn settle(&mut self) {
+        while self.launches.try_join_next().is_some() {}
+        while self.others.try_join_next().is_some() {}
+    }
+
+    fn room(&self, policy: &Policy) -> Room {
+        let left =
+            |slots: usize, taken: usize| u32::try_from(slots.saturating_sub(taken)).unwrap_or(u32::MAX);
+        Room {
+            launches: left(policy.launch_concurrency, self.launches.len()),
+            others: left(policy.concurrency, self.others.len()),
+        }
+    }
+
+    /// Waits for the end of one; whether there was one.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            Some(_) = self.others.join_next() => true,
+            Some(_) = self.launches.join_next() => true,
+            else => false,
+        }
+    }
 }
 
 /// Claims what is due and has room, starts on it, and says how long to sleep.
 async fn claim_and_work(
     executor: &Arc<Executor>,
     owner: LeaseOwner,
-    working: &mut JoinSet<()>,
+    working: &mut Working,
 ) -> Result<Duration, StoreError> {
     let now = executor.clock.now();
     let longest = executor.policy.longest_sleep;
-    match executor.store.next_due(executor.backend.kind(), now).await? {
+    let room = working.room(&executor.policy);
+    if room.is_none() {
+        return Ok(longest);
+    }
+    match executor.store.next_due(executor.backend.kind(), now, room).await? {
         None => return Ok(longest),
         Some(due) if due > now => return Ok(due.since(now).min(longest)),
         Some(_) => {}
     }
-    let room = executor.policy.concurrency.saturating_sub(working.len());
-    if room == 0 {
-        return Ok(longest);
-    }
-    let room = u32::try_from(room).unwrap_or(u32::MAX);
     let claimed =
         executor.store.claim(executor.backend.kind(), owner, now, executor.policy.lease, room).await?;
     if claimed.is_empty() {
@@ -85,15 +125,16 @@ async fn claim_and_work(
     let look = async move { Arc::new(looking.look_at(&wanted).await) }.boxed().shared();
     for claimed in claimed {
         let (executor, look) = (Arc::clone(executor), look.clone());
+        let slots = if claimed.record.is_launching() { &mut working.launches } else { &mut working.others };
         // the future of a step is large, and the runtime would move it several times
-        working.spawn(Box::pin(async move { executor.work(&claimed, &*look.await).await }));
+        slots.spawn(Box::pin(async move { executor.work(&claimed, &*look.await).await }));
     }
     Ok(Duration::ZERO)
 }
 
 async fn wait(
     commits: &mut watch::Receiver<u64>,
-    working: &mut JoinSet<()>,
+    working: &mut Working,
     sleep: Duration,
     cancel: &CancellationToken,
 ) {
@@ -105,33 +146,16 @@ async fn wait(
         biased;
         () = cancel.cancelled() => {}
         _ = commits.changed() => {}
-        Some(_) = working.join_next() => {}
+        true = working.next() => {}
         () = tokio::time::sleep(sleep) => {}
     }
 }
 
 async fn sweep(executor: Arc<Executor>, cancel: CancellationToken) {
     let mut sweeper = Sweeper::default();
-    let owner = LeaseOwner::generate();
-    let role = format!("sweep/{}", executor.backend.kind());
     loop {
-        // One engine of many sweeps; another takes over two rhythms after it was last heard.
-        let now = executor.clock.now();
-        let until = now + executor.policy.sweep_every * 2;
-        match executor.store.lead(&role, owner, now, until).await {
-            Ok(true) => {
-                if let Err(error) = sweeper.pass(&executor).await {
-                    warn!(error = &error as &dyn std::error::Error, "the sweep could not be finished");
-                }
-            }
-            Ok(false) => {
-                sweeper = Sweeper::default();
-                // whoever sweeps says whether one stands
-                molecule_telemetry::metrics::alarm(executor.backend.kind(), false);
-            }
-            Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "the store does not say who sweeps");
-            }
+        if let Err(error) = sweeper.pass(&executor).await {
+            warn!(error = &error as &dyn std::error::Error, "the sweep could not be finished");
         }
         tokio::select! {
             biased;

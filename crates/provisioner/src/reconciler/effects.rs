@@ -184,7 +184,7 @@ impl Executor {
 }
 
 pub(super) fn outcome_of(record: &InstanceRecord) -> Outcome {
-    Outcome { planned_for: record.intent, ..Outcome::default() }
+    Outcome { planned_for: record.wanted(), ..Outcome::default() }
 }
 
 pub(super) fn seed_of(record: &InstanceRecord) -> u64 {

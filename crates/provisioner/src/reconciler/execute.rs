@@ -5,7 +5,6 @@ use std::sync::Arc;
 use molecule_domain::Clock;
 use molecule_domain::lifecycle::{Phase, Reason};
 use molecule_telemetry::{metrics, trace};
-use tokio::sync::Semaphore;
 use tracing::{debug, info, info_span, warn};
 
 use super::effects::{outcome_of, seed_of};
@@ -33,8 +32,6 @@ pub struct Executor {
     pub policy: Policy,
     /// Where tests inject faults.
     pub steps: Steps,
-    /// Bounds launches.
-    pub launches: Semaphore,
 }
 
 impl std::fmt::Debug for Executor {

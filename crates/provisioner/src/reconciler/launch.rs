@@ -15,8 +15,6 @@ use crate::store::StoreError;
 impl Executor {
     /// Launches, or finishes a launch: places it, stores the attempt, calls, and writes what came of it.
     pub(super) async fn launch(&self, lease: &Lease, record: &InstanceRecord) -> Result<(), StoreError> {
-        // waiting here takes from the lease, which must outlast the call
-        let _permit = self.launches.acquire().await;
         let placement = match self.prepare(record).await {
             Prepared::Ready(placement) => placement,
             Prepared::InProgress(message) => {
@@ -49,10 +47,10 @@ impl Executor {
         let now = self.clock.now();
         let call_until = now + self.policy.launch_call;
         if call_until >= lease.until {
-            // it waited for its turn: its deadline begins with its attempt, so it is claimed anew before that
+            // preparing took long: its deadline begins with its attempt, so it is claimed anew before that
             return self.look_again(lease, record, Ok(Progress::Done)).await;
         }
-        let begin = || self.store.begin_launch(lease, record.intent, &placement, now, call_until);
+        let begin = || self.store.begin_launch(lease, record.wanted(), &placement, now, call_until);
         let record = match self.steps.run("store.begin_launch", begin).await {
             // it is planned anew at once
             Ok(Err(StoreError::Overtaken(_))) => {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{Generation, LaunchSeq, OrganizationId, WorkspaceId};
+use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, WorkspaceId};
 use molecule_domain::lifecycle::Phase;
 use molecule_telemetry::metrics;
 use tracing::{error, info, warn};
@@ -181,7 +181,7 @@ fn differing(expected: &Expectations, sightings: &[Sighting]) -> Vec<WorkspaceId
         };
         let (count, runs, lives) = seen.get(&(instance, record.seq)).copied().unwrap_or_default();
         if !record.settled {
-            let ends = matches!(record.phase, Phase::Stopping | Phase::Failed);
+            let ends = matches!(record.phase, Some(Phase::Stopping | Phase::Failed));
             return ends && record.seq.is_some() && !lives;
         }
         let is_later = latest.get(&record.workspace).is_some_and(|(generation, seq)| {
@@ -193,19 +193,42 @@ fn differing(expected: &Expectations, sightings: &[Sighting]) -> Vec<WorkspaceId
     differs.map(|record| record.workspace).collect()
 }
 
-/// Sweeps again and again; remembers what it could not explain.
-#[derive(Debug, Default)]
+/// Sweeps again and again; remembers what it could not explain. One engine of many sweeps; another takes over soon after it was
+/// last heard.
+#[derive(Debug)]
 pub struct Sweeper {
+    owner: LeaseOwner,
     unexplained_since: HashMap<String, Timestamp>,
     /// The alarm that it has told of.
     told: Option<Timestamp>,
 }
 
+impl Default for Sweeper {
+    fn default() -> Self {
+        Self { owner: LeaseOwner::generate(), unexplained_since: HashMap::new(), told: None }
+    }
+}
+
 impl Sweeper {
-    /// One pass: the provider's lists first, then the store's, so that whatever is listed was stored before.
+    /// Takes or keeps the role, for long enough to make one call and to come back.
+    async fn leads(&self, executor: &Executor) -> Result<bool, StoreError> {
+        let role = format!("sweep/{}", executor.backend.kind());
+        let now = executor.clock.now();
+        let until = now + executor.policy.sweep_every * 2 + executor.policy.other_call;
+        executor.store.lead(&role, self.owner, now, until).await
+    }
+
+    /// One pass, unless another engine sweeps: the provider's lists first, then the store's, so that whatever is listed was
+    /// stored before.
     #[tracing::instrument(skip_all)]
     pub async fn pass(&mut self, executor: &Executor) -> Result<Comparison, StoreError> {
         let kind = executor.backend.kind();
+        if !self.leads(executor).await? {
+            *self = Self { owner: self.owner, ..Self::default() };
+            // whoever sweeps says whether one stands
+            metrics::alarm(kind, false);
+            return Ok(Comparison::default());
+        }
         // before it is asked what is known: who ends it meanwhile makes more known, never less
         let mut alarm = alarm(executor).await?;
         self.tell(kind, alarm.as_ref());
@@ -233,7 +256,7 @@ impl Sweeper {
         let oldest = created.chain(self.unexplained_since.values().copied()).min();
         metrics::orphans(kind, found.unexplained, oldest.map_or(Duration::ZERO, |since| now.since(since)));
         for phase in Phase::ALL {
-            let count = expected.instances.iter().filter(|record| record.phase == phase).count();
+            let count = expected.instances.iter().filter(|record| record.phase == Some(phase)).count();
             metrics::instances(kind, &phase.to_string(), count);
         }
         if !found.wake.is_empty() {
@@ -257,12 +280,33 @@ impl Sweeper {
                 |resource: &OwnedResource| self.unexplained_since.get(&resource.name).copied().unwrap_or(now);
             (found.instances, found.resources) =
                 destroyable(&unexplained, owned, since, &executor.policy, now);
-            destroy(executor, &found.instances, &found.resources).await;
+            self.destroy(executor, &found.instances, &found.resources).await?;
         } else {
             // what stands under the alarm has its grace once that has ended
             self.unexplained_since.clear();
         }
         Ok(found)
+    }
+
+    /// Removes these one by one, for as long as this engine has the role, and no longer than until the next pass is due: a
+    /// provider that is slow at it keeps nobody from learning what has changed.
+    async fn destroy(
+        &self,
+        executor: &Executor,
+        instances: &[(InstanceRef, LaunchSeq)],
+        workspaces: &[(OrganizationId, WorkspaceId)],
+    ) -> Result<(), StoreError> {
+        let ends = executor.clock.now() + executor.policy.sweep_every;
+        let instances = instances.iter().map(|instance| (std::slice::from_ref(instance), &[][..]));
+        let workspaces = workspaces.iter().map(|workspace| (&[][..], std::slice::from_ref(workspace)));
+        for (instance, workspace) in instances.chain(workspaces) {
+            if executor.clock.now() > ends || !self.leads(executor).await? {
+                info!("the next sweep goes on removing orphans");
+                return Ok(());
+            }
+            destroy(executor, instance, workspace).await;
+        }
+        Ok(())
     }
 
     /// Tells of an alarm once: when it is raised, and after each start.
@@ -320,7 +364,6 @@ async fn everything(executor: &Executor, snapshot: &Snapshot) -> Option<(Vec<Sig
 
 #[cfg(test)]
 mod tests {
-    use molecule_domain::lifecycle::Desired;
 
     use super::*;
     use crate::store::memory::MemoryStore;
@@ -356,8 +399,7 @@ mod tests {
                 workspace: instance(*n).workspace,
                 generation: Generation(1),
                 seq: Some(LaunchSeq(*seq)),
-                desired: Desired::Running,
-                phase: Phase::Up,
+                phase: Some(Phase::Up),
                 up: true,
                 settled: true,
             })
@@ -444,7 +486,7 @@ mod tests {
         for (record, phase) in
             expected.instances.iter_mut().zip([Phase::Stopping, Phase::Failed, Phase::Booting])
         {
-            (record.settled, record.phase) = (false, phase);
+            (record.settled, record.phase) = (false, Some(phase));
         }
         let alive = seen(&[(1, 1, 0), (2, 2, 0)]);
         assert_eq!(differing(&expected, &alive), []);

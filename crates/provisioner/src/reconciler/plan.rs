@@ -403,7 +403,7 @@ impl Planner<'_> {
     }
 
     fn outcome(&self) -> Outcome {
-        Outcome { planned_for: self.record.intent, ..Outcome::default() }
+        Outcome { planned_for: self.record.wanted(), ..Outcome::default() }
     }
 
     fn event(&self, kind: &'static str, reason: Option<Reason>, message: &str) -> EventDetail {

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Alarm, Expectations, Expected, Store, StoreError};
+use super::{Alarm, Expectations, Expected, Room, Store, StoreError};
 use crate::admission::{self, Account, Admitted, ChangeRequest, LAUNCH_WINDOW, ProvisionRequest};
-use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
+use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment, Wanted};
 use crate::outcome::{self, Outcome};
 use crate::reconciler::orphans::Launched;
 use crate::wakes::Wakes;
 use async_trait::async_trait;
-use molecule_domain::id::{IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::lifecycle::Phase;
 use molecule_domain::{Error, Timestamp};
 
@@ -104,6 +104,42 @@ impl State {
         self.tell(&record, now, event);
         self.instances.insert(record.workspace, record.clone());
         record
+    }
+
+    fn is_held(&self, workspace: WorkspaceId, now: Timestamp) -> bool {
+        self.leases.get(&workspace).is_some_and(|lease| lease.until > now)
+    }
+
+    /// What of a backend's is due, in the order in which it is claimed, as far as there is room.
+    fn due(&self, backend: &str, now: Timestamp, room: Room) -> Vec<WorkspaceId> {
+        let here = self.instances.values().filter(|record| record.backend == backend);
+        let (held, free): (Vec<_>, Vec<_>) =
+            here.filter(|record| record.due_at.is_some()).partition(|one| self.is_held(one.workspace, now));
+        let mut turns: HashMap<(OrganizationId, bool), usize> = HashMap::new();
+        for record in held {
+            *turns.entry((record.organization, record.is_launching())).or_default() += 1;
+        }
+        let mut due: Vec<_> = free.into_iter().filter(|record| record.due_at <= Some(now)).collect();
+        due.sort_by_key(|record| (!record.is_to_end(), record.due_at));
+        let mut due: Vec<_> = due
+            .into_iter()
+            .map(|record| {
+                let turn = turns.entry((record.organization, record.is_launching())).or_default();
+                *turn += 1;
+                (*turn, !record.is_to_end(), record.due_at, record)
+            })
+            .collect();
+        due.sort_by_key(|(turn, later, at, _)| (*turn, *later, *at));
+        let mut left = room;
+        let mut chosen = Vec::new();
+        for (.., record) in due {
+            let left = if record.is_launching() { &mut left.launches } else { &mut left.others };
+            if *left > 0 {
+                *left -= 1;
+                chosen.push(record.workspace);
+            }
+        }
+        chosen
     }
 
     /// The record under a lease that still holds.
@@ -200,20 +236,13 @@ impl Store for MemoryStore {
         owner: LeaseOwner,
         now: Timestamp,
         lease: Duration,
-        limit: u32,
+        room: Room,
     ) -> Result<Vec<Claimed>, StoreError> {
         let mut state = self.lock();
-        let mut due: Vec<InstanceRecord> = state
-            .instances
-            .values()
-            .filter(|record| record.backend == backend && record.due_at.is_some_and(|due| due <= now))
-            .filter(|record| state.leases.get(&record.workspace).is_none_or(|lease| lease.until <= now))
-            .cloned()
-            .collect();
-        due.sort_by_key(|record| record.due_at);
-        due.truncate(limit as usize);
-        let mut claimed = Vec::with_capacity(due.len());
-        for mut record in due {
+        let chosen = state.due(backend, now, room);
+        let mut claimed = Vec::with_capacity(chosen.len());
+        for workspace in chosen {
+            let Some(mut record) = state.instances.get(&workspace).cloned() else { continue };
             state.epochs += 1;
             let lease = Lease { workspace: record.workspace, owner, epoch: state.epochs, until: now + lease };
             state.leases.insert(record.workspace, lease);
@@ -224,9 +253,16 @@ impl Store for MemoryStore {
         Ok(claimed)
     }
 
-    async fn next_due(&self, backend: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+    async fn next_due(
+        &self,
+        backend: &str,
+        now: Timestamp,
+        room: Room,
+    ) -> Result<Option<Timestamp>, StoreError> {
         let state = self.lock();
-        let due = state.instances.values().filter(|record| record.backend == backend).filter_map(|record| {
+        let here = state.instances.values().filter(|record| record.backend == backend);
+        let here = here.filter(|record| room.of(record.is_launching()) > 0);
+        let due = here.filter_map(|record| {
             let due = record.due_at?;
             let held =
                 state.leases.get(&record.workspace).map(|lease| lease.until).filter(|until| *until > now);
@@ -238,7 +274,7 @@ impl Store for MemoryStore {
     async fn begin_launch(
         &self,
         lease: &Lease,
-        planned_for: IntentNumber,
+        planned_for: Wanted,
         placement: &str,
         now: Timestamp,
         call_until: Timestamp,
@@ -309,8 +345,7 @@ impl Store for MemoryStore {
                 workspace: record.workspace,
                 generation: record.generation,
                 seq: record.live_attempt().map(|attempt| attempt.seq),
-                desired: record.desired,
-                phase: record.phase,
+                phase: Some(record.phase),
                 up: record.up_since.is_some(),
                 settled: record.due_at.is_none(),
             })

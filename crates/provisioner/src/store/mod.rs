@@ -9,14 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
-use molecule_domain::id::{
-    Generation, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId,
-};
-use molecule_domain::lifecycle::{Desired, Phase};
+use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::lifecycle::Phase;
 pub use molecule_domain::store::StoreError;
 
 use crate::admission::{Account, ChangeRequest, ProvisionRequest};
-use crate::model::{Claimed, Event, InstanceRecord, Lease, Segment};
+use crate::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
 use crate::outcome::Outcome;
 use crate::reconciler::orphans::Launched;
 use crate::wakes::Wakes;
@@ -58,27 +56,34 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Event>, StoreError>;
 
-    /// Takes a backend's due records, the longest due first, for `lease`. No two owners hold one at once. They fall due
-    /// again when the lease ends; one that is due before then was woken meanwhile.
+    /// Takes a backend's due records for `lease`, as many of each [kind](Room) as there is room for. Organisations take turns,
+    /// by how many of theirs are held or come before; of one turn, what is to stop or to go comes first, then what has been
+    /// due for longest. No two owners hold one at once. They fall due again when the lease ends; one that is due before then
+    /// was woken meanwhile. What can't be read, as it is of a newer version, is left to others for [`UNREADABLE_PAUSE`].
     async fn claim(
         &self,
         backend: &str,
         owner: LeaseOwner,
         now: Timestamp,
         lease: Duration,
-        limit: u32,
+        room: Room,
     ) -> Result<Vec<Claimed>, StoreError>;
 
-    /// When a backend's next record that nobody holds is due.
-    async fn next_due(&self, backend: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
+    /// When a backend's next record that nobody holds, and for which there is room, is due.
+    async fn next_due(
+        &self,
+        backend: &str,
+        now: Timestamp,
+        room: Room,
+    ) -> Result<Option<Timestamp>, StoreError>;
 
     /// Notes that a launch call is about to be made that may take effect until `call_until`: with a new
     /// attempt at `placement` where none is live, else as a retry of the live one, where that was placed. The phase
-    /// becomes LAUNCHING. A launch that was planned for another intent than the last is [`StoreError::Overtaken`].
+    /// becomes LAUNCHING. A launch that was planned for something else than is wanted now is [`StoreError::Overtaken`].
     async fn begin_launch(
         &self,
         lease: &Lease,
-        planned_for: IntentNumber,
+        planned_for: Wanted,
         placement: &str,
         now: Timestamp,
         call_until: Timestamp,
@@ -142,6 +147,35 @@ pub trait Store: Send + Sync + 'static {
     fn wakes(&self) -> &Wakes;
 }
 
+/// How long a record that this version can't read rests before it is claimed again.
+pub const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// How many records may be worked on besides. Neither kind takes the other's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Of those that are to be launched or started ([`InstanceRecord::is_launching`]).
+    pub launches: u32,
+    /// Of all others.
+    pub others: u32,
+}
+
+impl Room {
+    /// So many of each.
+    pub const fn of_each(each: u32) -> Self {
+        Self { launches: each, others: each }
+    }
+
+    /// Whether there is none.
+    pub const fn is_none(self) -> bool {
+        self.launches == 0 && self.others == 0
+    }
+
+    /// For records of one kind.
+    pub const fn of(self, launching: bool) -> u32 {
+        if launching { self.launches } else { self.others }
+    }
+}
+
 /// What should be at the provider.
 #[derive(Clone, Debug, Default)]
 pub struct Expectations {
@@ -171,10 +205,8 @@ pub struct Expected {
     pub generation: Generation,
     /// The live launch of that generation.
     pub seq: Option<LaunchSeq>,
-    /// What is wanted.
-    pub desired: Desired,
-    /// Where it is.
-    pub phase: Phase,
+    /// Where it is; `None` is a phase of a newer version.
+    pub phase: Option<Phase>,
     /// Whether the provider's last word was that it is up.
     pub up: bool,
     /// Whether the record waits for a change: nothing is due.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use molecule_domain::Clock;
 use molecule_domain::id::{LeaseOwner, WorkspaceId};
 use molecule_domain::lifecycle::Phase;
-use molecule_provisioner::store::Store;
+use molecule_provisioner::store::{Room, Store};
 
 use crate::world::{Op, World};
 
@@ -15,7 +15,8 @@ async fn a_launch_that_waited_for_too_long_is_claimed_anew() {
     let workspace = WorkspaceId::generate();
     world.ask(workspace, Op::Create).await;
     let (owner, lease) = (LeaseOwner::generate(), world.executor.policy.lease);
-    let claimed = world.store.claim("memory", owner, world.clock.now(), lease, 10).await.unwrap();
+    let claimed =
+        world.store.claim("memory", owner, world.clock.now(), lease, Room::of_each(10)).await.unwrap();
     let snapshot = world.executor.look_at(&[claimed[0].record.instance()]).await;
     world.clock.advance(lease.saturating_sub(world.executor.policy.launch_call) + Duration::from_secs(1));
     world.executor.work(&claimed[0], &snapshot).await;

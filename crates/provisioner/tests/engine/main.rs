@@ -5,4 +5,5 @@ mod lease;
 mod patience;
 mod properties;
 mod sweep;
+mod sweeper;
 mod world;

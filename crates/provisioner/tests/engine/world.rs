@@ -20,8 +20,7 @@ use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::execute::Executor;
 use molecule_provisioner::reconciler::orphans::Sweeper;
 use molecule_provisioner::store::memory::MemoryStore;
-use molecule_provisioner::store::{Store, contract};
-use tokio::sync::Semaphore;
+use molecule_provisioner::store::{Room, Store, contract};
 
 pub(crate) const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
 
@@ -117,7 +116,6 @@ impl World {
             store: store.clone(),
             sealer: Arc::new(Plain),
             clock: dyn_clock,
-            launches: Semaphore::new(policy.launch_concurrency),
             policy,
             steps: Steps::probed(faults.clone()),
         };
@@ -179,7 +177,11 @@ impl World {
         self.host.deliver(self.clock.now());
         for _ in 0..2 {
             let lease = self.executor.policy.lease;
-            let claimed = self.store.claim("memory", self.owner, self.clock.now(), lease, 100).await.unwrap();
+            let claimed = self
+                .store
+                .claim("memory", self.owner, self.clock.now(), lease, Room::of_each(100))
+                .await
+                .unwrap();
             if claimed.is_empty() {
                 return;
             }

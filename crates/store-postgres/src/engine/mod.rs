@@ -1,8 +1,8 @@
 //! The engine's store.
 
 mod queries;
-mod rows;
-mod write;
+pub(crate) mod rows;
+pub(crate) mod write;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::id::{IntentNumber, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::limits::Amounts;
 use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionRequest};
-use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment};
+use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
 use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::memory::workspace_taken;
-use molecule_provisioner::store::{Alarm, Expectations, Store, StoreError};
+use molecule_provisioner::store::{Alarm, Expectations, Room, Store, StoreError};
 use molecule_provisioner::wakes::Wakes;
 use sqlx::PgConnection;
 
@@ -147,20 +147,25 @@ impl Store for EngineStore {
         owner: LeaseOwner,
         now: Timestamp,
         lease: Duration,
-        limit: u32,
+        room: Room,
     ) -> Result<Vec<Claimed>, StoreError> {
-        let once = || queries::claim(&self.0.pool, backend, owner, now, lease, limit);
+        let once = || queries::claim(&self.0.pool, backend, owner, now, lease, room);
         self.0.transactions.run("claim", once).await
     }
 
-    async fn next_due(&self, backend: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        queries::next_due(&self.0.pool, backend, now).await
+    async fn next_due(
+        &self,
+        backend: &str,
+        now: Timestamp,
+        room: Room,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        queries::next_due(&self.0.pool, backend, now, room).await
     }
 
     async fn begin_launch(
         &self,
         lease: &Lease,
-        planned_for: IntentNumber,
+        planned_for: Wanted,
         placement: &str,
         now: Timestamp,
         call_until: Timestamp,

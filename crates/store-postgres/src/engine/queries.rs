@@ -9,8 +9,9 @@ use molecule_provisioner::admission::Account;
 use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
 use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::codec::{from_text, json, number, text};
-use molecule_provisioner::store::{Alarm, Expectations, Expected, StoreError};
+use molecule_provisioner::store::{Alarm, Expectations, Expected, Room, StoreError, UNREADABLE_PAUSE};
 use sqlx::{PgConnection, PgPool};
+use tracing::warn;
 use uuid::Uuid;
 
 use super::rows::{InstanceRow, instance_rows};
@@ -33,7 +34,15 @@ pub(super) async fn changed_after(
     .fetch_all(pool)
     .await
     .map_err(store_error)?;
-    rows.into_iter().map(InstanceRow::into_record).collect()
+    Ok(rows.into_iter().filter_map(readable).collect())
+}
+
+/// A row's record. What can't be read is of a newer version, which tells of it.
+fn readable(row: InstanceRow) -> Option<InstanceRecord> {
+    let workspace = row.workspace_id;
+    let unreadable =
+        |error: &StoreError| warn!(%workspace, %error, "a record of a newer version is left out");
+    row.into_record().inspect_err(unreadable).ok()
 }
 
 pub(super) async fn events_after(
@@ -62,7 +71,7 @@ pub(super) async fn events_after(
                     kind: row.kind.into(),
                     actor: from_text(&row.actor, "actor")?,
                     generation: Generation(number(row.generation)?),
-                    reason: row.reason.map(|reason| from_text(&reason, "reason")).transpose()?,
+                    reason: row.reason.and_then(|reason| from_text(&reason, "reason").ok()),
                     message: row.message,
                     exit_code: row.exit_code,
                     log_tail: row.log_tail,
@@ -92,46 +101,99 @@ pub(super) async fn claim(
     owner: LeaseOwner,
     now: Timestamp,
     lease: Duration,
-    limit: u32,
+    room: Room,
 ) -> Result<Vec<Claimed>, StoreError> {
     let until = now + lease;
     let rows = instance_rows!(
-        "UPDATE instances SET lease_owner = $1, lease_epoch = lease_epoch + 1, lease_until = $2, due_at = $2
-         WHERE workspace_id IN (
-             SELECT workspace_id FROM instances WHERE backend = $3 AND due_at <= $4 AND lease_until <= $4
-             ORDER BY due_at LIMIT $5 FOR UPDATE SKIP LOCKED
+        "WITH held AS (
+             SELECT organization_id, launching, COUNT(*) AS held FROM instances
+             WHERE backend = $3 AND lease_owner IS NOT NULL AND lease_until > $4
+             GROUP BY organization_id, launching
+         ), turns AS (
+             SELECT workspace_id, launching, to_end, due_at, COALESCE(held, 0) + row_number()
+                 OVER (PARTITION BY organization_id, launching ORDER BY to_end DESC, due_at) AS turn
+             FROM instances LEFT JOIN held USING (organization_id, launching)
+             WHERE backend = $3 AND due_at <= $4 AND lease_until <= $4
+         ), places AS (
+             SELECT workspace_id, launching, row_number()
+                 OVER (PARTITION BY launching ORDER BY turn, to_end DESC, due_at) AS place
+             FROM turns
+         ), chosen AS MATERIALIZED (
+             SELECT workspace_id FROM instances
+             WHERE workspace_id IN (
+                 SELECT workspace_id FROM places
+                 WHERE place <= CASE WHEN launching THEN $5::bigint ELSE $6::bigint END
+             ) AND due_at <= $4 AND lease_until <= $4
+             FOR UPDATE SKIP LOCKED
          )
+         UPDATE instances SET lease_owner = $1, lease_epoch = lease_epoch + 1, lease_until = $2, due_at = $2
+         WHERE workspace_id IN (SELECT workspace_id FROM chosen)
          RETURNING ",
         "",
         owner.as_uuid(),
         column(until),
         backend,
         column(now),
-        i64::from(limit),
+        i64::from(room.launches),
+        i64::from(room.others),
     )
     .fetch_all(pool)
     .await
     .map_err(store_error)?;
-    rows.into_iter()
-        .map(|row| {
-            let epoch = row.lease_epoch;
-            let record = row.into_record()?;
-            Ok(Claimed { lease: Lease { workspace: record.workspace, owner, epoch, until }, record })
-        })
-        .collect()
+    let mut unreadable = Vec::new();
+    let claimed = rows.into_iter().filter_map(|row| {
+        let (epoch, id) = (row.lease_epoch, row.workspace_id);
+        let record = readable(row);
+        if record.is_none() {
+            unreadable.push(id);
+        }
+        let record = record?;
+        Some(Claimed { lease: Lease { workspace: record.workspace, owner, epoch, until }, record })
+    });
+    let claimed = claimed.collect();
+    if !unreadable.is_empty() {
+        leave(pool, &unreadable, owner, now + UNREADABLE_PAUSE).await?;
+    }
+    Ok(claimed)
+}
+
+/// Gives the leases of records back that this version can't read.
+async fn leave(
+    pool: &PgPool,
+    workspaces: &[Uuid],
+    owner: LeaseOwner,
+    due_at: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE instances SET lease_owner = NULL, lease_until = '1970-01-01 00:00:00Z', due_at = $3
+         WHERE workspace_id = ANY($1) AND lease_owner = $2",
+        workspaces,
+        owner.as_uuid(),
+        column(due_at),
+    )
+    .execute(pool)
+    .await
+    .map_err(store_error)?;
+    Ok(())
 }
 
 pub(super) async fn next_due(
     pool: &PgPool,
     backend: &str,
     now: Timestamp,
+    room: Room,
 ) -> Result<Option<Timestamp>, StoreError> {
+    let (launches, others) = (room.launches > 0, room.others > 0);
     // Two questions, because each has its index: what is free and longest due, and else what is held.
     let due = sqlx::query_scalar!(
         r#"SELECT due_at AS "due!" FROM instances
-           WHERE backend = $1 AND due_at IS NOT NULL AND lease_until <= $2 ORDER BY due_at LIMIT 1"#,
+           WHERE backend = $1 AND due_at IS NOT NULL AND lease_until <= $2
+               AND CASE WHEN launching THEN $3::boolean ELSE $4::boolean END
+           ORDER BY due_at LIMIT 1"#,
         backend,
         column(now),
+        launches,
+        others,
     )
     .fetch_optional(pool)
     .await
@@ -141,8 +203,11 @@ pub(super) async fn next_due(
     }
     let held = sqlx::query_scalar!(
         r#"SELECT MIN(GREATEST(due_at, lease_until)) AS "due" FROM instances
-           WHERE backend = $1 AND due_at IS NOT NULL"#,
+           WHERE backend = $1 AND due_at IS NOT NULL
+               AND CASE WHEN launching THEN $2::boolean ELSE $3::boolean END"#,
         backend,
+        launches,
+        others,
     )
     .fetch_one(pool)
     .await
@@ -236,8 +301,7 @@ pub(super) async fn end_alarm(
 
 pub(super) async fn expectations(pool: &PgPool, backend: &str) -> Result<Expectations, StoreError> {
     let rows = sqlx::query!(
-        "SELECT workspace_id, organization_id, generation, desired, phase, up_since, due_at, attempt_seq,
-                 attempt_state
+        "SELECT workspace_id, organization_id, generation, phase, up_since, due_at, attempt_seq, attempt_state
          FROM instances WHERE phase <> 'Gone' AND backend = $1",
         backend,
     )
@@ -251,8 +315,7 @@ pub(super) async fn expectations(pool: &PgPool, backend: &str) -> Result<Expecta
             workspace: WorkspaceId::from_uuid(row.workspace_id),
             generation: Generation(number(row.generation)?),
             seq: row.attempt_seq.filter(|_| live).map(LaunchSeq),
-            desired: from_text(&row.desired, "desired state")?,
-            phase: from_text(&row.phase, "phase")?,
+            phase: from_text(&row.phase, "phase").ok(),
             up: row.up_since.is_some(),
             settled: row.due_at.is_none(),
         })

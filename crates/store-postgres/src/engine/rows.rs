@@ -17,45 +17,45 @@ use crate::codec::{column, moment};
 use crate::sqlstate::store_error;
 
 /// A row of `instances`.
-pub(super) struct InstanceRow {
-    pub(super) workspace_id: Uuid,
-    pub(super) organization_id: Uuid,
-    pub(super) backend: String,
-    pub(super) desired: String,
-    pub(super) intent: i64,
-    pub(super) generation: i64,
-    pub(super) wanted_generation: i64,
-    pub(super) spec: String,
-    pub(super) sealed_token: Option<Vec<u8>>,
-    pub(super) phase: String,
-    pub(super) phase_since: OffsetDateTime,
-    pub(super) reason: Option<String>,
-    pub(super) message: String,
-    pub(super) endpoint: Option<String>,
-    pub(super) restarts: i64,
-    pub(super) up_since: Option<OffsetDateTime>,
-    pub(super) failures: i64,
-    pub(super) charge_id: Uuid,
-    pub(super) running_counted: bool,
-    pub(super) revision: i64,
-    pub(super) due_at: Option<OffsetDateTime>,
-    pub(super) attempt_number: Option<i64>,
-    pub(super) attempt_seq: Option<i64>,
-    pub(super) attempt_token: Option<String>,
-    pub(super) attempt_state: Option<String>,
-    pub(super) attempt_call_until: Option<OffsetDateTime>,
-    pub(super) attempt_unsure_until: Option<OffsetDateTime>,
-    pub(super) attempt_created_at: Option<OffsetDateTime>,
-    pub(super) attempt_placement: Option<String>,
-    pub(super) trace: String,
-    pub(super) created_at: OffsetDateTime,
-    pub(super) lease_owner: Option<Uuid>,
-    pub(super) lease_epoch: i64,
-    pub(super) lease_until: OffsetDateTime,
+pub(crate) struct InstanceRow {
+    pub(crate) workspace_id: Uuid,
+    pub(crate) organization_id: Uuid,
+    pub(crate) backend: String,
+    pub(crate) desired: String,
+    pub(crate) intent: i64,
+    pub(crate) generation: i64,
+    pub(crate) wanted_generation: i64,
+    pub(crate) spec: String,
+    pub(crate) sealed_token: Option<Vec<u8>>,
+    pub(crate) phase: String,
+    pub(crate) phase_since: OffsetDateTime,
+    pub(crate) reason: Option<String>,
+    pub(crate) message: String,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) restarts: i64,
+    pub(crate) up_since: Option<OffsetDateTime>,
+    pub(crate) failures: i64,
+    pub(crate) charge_id: Uuid,
+    pub(crate) running_counted: bool,
+    pub(crate) revision: i64,
+    pub(crate) due_at: Option<OffsetDateTime>,
+    pub(crate) attempt_number: Option<i64>,
+    pub(crate) attempt_seq: Option<i64>,
+    pub(crate) attempt_token: Option<String>,
+    pub(crate) attempt_state: Option<String>,
+    pub(crate) attempt_call_until: Option<OffsetDateTime>,
+    pub(crate) attempt_unsure_until: Option<OffsetDateTime>,
+    pub(crate) attempt_created_at: Option<OffsetDateTime>,
+    pub(crate) attempt_placement: Option<String>,
+    pub(crate) trace: String,
+    pub(crate) created_at: OffsetDateTime,
+    pub(crate) lease_owner: Option<Uuid>,
+    pub(crate) lease_epoch: i64,
+    pub(crate) lease_until: OffsetDateTime,
 }
 
 impl InstanceRow {
-    pub(super) fn into_record(self) -> Result<InstanceRecord, StoreError> {
+    pub(crate) fn into_record(self) -> Result<InstanceRecord, StoreError> {
         let time = |at: Option<OffsetDateTime>| {
             at.map(moment).ok_or_else(|| corrupt("an attempt without its times"))
         };
@@ -85,7 +85,8 @@ impl InstanceRow {
             sealed_token: self.sealed_token,
             phase: from_text(&self.phase, "phase")?,
             phase_since: moment(self.phase_since),
-            reason: self.reason.map(|reason| from_text(&reason, "reason")).transpose()?,
+            // one that only a newer version knows is told by its message alone
+            reason: self.reason.and_then(|reason| from_text(&reason, "reason").ok()),
             message: self.message,
             endpoint: self.endpoint.map(|endpoint| from_json(&endpoint, "endpoint")).transpose()?,
             restarts: number(self.restarts)?,
@@ -102,7 +103,7 @@ impl InstanceRow {
     }
 
     /// Whether this lease still holds on the row.
-    pub(super) fn is_held_by(&self, lease: &Lease, now: Timestamp) -> bool {
+    pub(crate) fn is_held_by(&self, lease: &Lease, now: Timestamp) -> bool {
         self.lease_owner.as_ref() == Some(lease.owner.as_uuid())
             && self.lease_epoch == lease.epoch
             && now < moment(self.lease_until)
@@ -126,7 +127,7 @@ macro_rules! instance_rows {
         )
     };
 }
-pub(super) use instance_rows;
+pub(crate) use instance_rows;
 
 /// The row of a workspace.
 pub(super) async fn find(

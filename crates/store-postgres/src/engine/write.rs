@@ -18,19 +18,19 @@ use crate::sqlstate::{is_taken, store_error};
 
 /// What changes beside the record.
 #[derive(Debug, Default)]
-pub(super) struct Beside<'a> {
+pub(crate) struct Beside<'a> {
     /// On top of what the organisation uses.
-    pub(super) asked: Amounts,
+    pub(crate) asked: Amounts,
     /// Watchers see a difference: the record gets a revision.
-    pub(super) visible: bool,
-    pub(super) event: Option<&'a EventDetail>,
-    pub(super) launch: bool,
-    pub(super) open_segment: Option<Timestamp>,
-    pub(super) close_segment: Option<Timestamp>,
+    pub(crate) visible: bool,
+    pub(crate) event: Option<&'a EventDetail>,
+    pub(crate) launch: bool,
+    pub(crate) open_segment: Option<Timestamp>,
+    pub(crate) close_segment: Option<Timestamp>,
     /// The generation that the segment is of.
-    pub(super) segment_generation: u32,
+    pub(crate) segment_generation: u32,
     /// Gives the lease back.
-    pub(super) release: bool,
+    pub(crate) release: bool,
 }
 
 struct Columns {
@@ -141,7 +141,7 @@ pub(super) async fn insert(
 }
 
 /// Updates a record.
-pub(super) async fn update(
+pub(crate) async fn update(
     db: &mut PgConnection,
     record: &mut InstanceRecord,
     beside: &Beside<'_>,

@@ -7,21 +7,19 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use molecule_domain::id::{
-    Generation, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId,
-};
+use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::limits::Amounts;
 use molecule_domain::{Error, Timestamp};
 use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionRequest};
-use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
+use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment, Wanted};
 use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::memory::workspace_taken;
-use molecule_provisioner::store::{Alarm, Expectations, Expected, Store, StoreError};
+use molecule_provisioner::store::{Alarm, Expectations, Expected, Room, Store, StoreError, UNREADABLE_PAUSE};
 use molecule_provisioner::wakes::Wakes;
 
 use self::parts::{admit, begun, held, highest_launch, tell};
-use self::rows::{InstanceRow, account, add_usage, find, next_revision, save};
+use self::rows::{InstanceRow, account, add_usage, find, leave, next_revision, readable, save};
 use crate::Database;
 use crate::codec::{from_text, id, json, number, text, unavailable};
 
@@ -98,7 +96,7 @@ impl Store for EngineStore {
         .fetch_all(&self.0.reader)
         .await
         .map_err(unavailable)?;
-        rows.into_iter().map(InstanceRow::into_record).collect()
+        Ok(rows.into_iter().filter_map(readable).collect())
     }
 
     async fn events_after(
@@ -127,7 +125,7 @@ impl Store for EngineStore {
                         kind: row.kind.into(),
                         actor: from_text(&row.actor, "actor")?,
                         generation: Generation(number(row.generation)?),
-                        reason: row.reason.map(|reason| from_text(&reason, "reason")).transpose()?,
+                        reason: row.reason.and_then(|reason| from_text(&reason, "reason").ok()),
                         message: row.message,
                         exit_code: row.exit_code.map(number).transpose()?,
                         log_tail: row.log_tail,
@@ -143,7 +141,7 @@ impl Store for EngineStore {
         owner: LeaseOwner,
         now: Timestamp,
         lease: Duration,
-        limit: u32,
+        room: Room,
     ) -> Result<Vec<Claimed>, StoreError> {
         let mut tx = self.0.begin().await?;
         let until = now + lease;
@@ -152,8 +150,26 @@ impl Store for EngineStore {
             InstanceRow,
             "UPDATE instances SET lease_owner = ?, lease_epoch = lease_epoch + 1, lease_until = ?, due_at = ?
              WHERE workspace_id IN (
-                 SELECT workspace_id FROM instances WHERE backend = ? AND due_at <= ? AND lease_until <= ?
-                 ORDER BY due_at LIMIT ?
+                 WITH waiting AS (
+                     SELECT workspace_id, organization_id, due_at, lease_until,
+                         desired = 'Running' AND generation = wanted_generation
+                             AND phase IN ('Admitted', 'Launching') AS launching,
+                         desired <> 'Running' OR generation < wanted_generation AS to_end
+                     FROM instances WHERE backend = ? AND due_at IS NOT NULL
+                 ), held AS (
+                     SELECT organization_id, launching, COUNT(*) AS held FROM waiting
+                     WHERE lease_until > ? GROUP BY organization_id, launching
+                 ), turns AS (
+                     SELECT workspace_id, launching, to_end, due_at, COALESCE(held, 0) + row_number()
+                         OVER (PARTITION BY organization_id, launching ORDER BY to_end DESC, due_at) AS turn
+                     FROM waiting LEFT JOIN held USING (organization_id, launching)
+                     WHERE due_at <= ? AND lease_until <= ?
+                 ), places AS (
+                     SELECT workspace_id, launching, row_number()
+                         OVER (PARTITION BY launching ORDER BY turn, to_end DESC, due_at) AS place
+                     FROM turns
+                 )
+                 SELECT workspace_id FROM places WHERE place <= CASE WHEN launching THEN ? ELSE ? END
              )
              RETURNING *",
             owner_text,
@@ -162,29 +178,44 @@ impl Store for EngineStore {
             backend,
             now_micros,
             now_micros,
-            limit,
+            now_micros,
+            room.launches,
+            room.others,
         )
         .fetch_all(&mut *tx)
         .await
         .map_err(unavailable)?;
+        let mut claimed = Vec::with_capacity(rows.len());
+        for row in rows {
+            let (epoch, workspace) = (row.lease_epoch, row.workspace_id.clone());
+            let Some(record) = readable(row) else {
+                leave(&mut tx, &workspace, now + UNREADABLE_PAUSE).await?;
+                continue;
+            };
+            claimed
+                .push(Claimed { lease: Lease { workspace: record.workspace, owner, epoch, until }, record });
+        }
         // Claiming changes nothing that somebody waits for.
         tx.commit().await.map_err(unavailable)?;
-        rows.into_iter()
-            .map(|row| {
-                let epoch = row.lease_epoch;
-                let record = row.into_record()?;
-                Ok(Claimed { lease: Lease { workspace: record.workspace, owner, epoch, until }, record })
-            })
-            .collect()
+        Ok(claimed)
     }
 
-    async fn next_due(&self, backend: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let now = now.micros();
+    async fn next_due(
+        &self,
+        backend: &str,
+        now: Timestamp,
+        room: Room,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let (now, launches, others) = (now.micros(), room.launches > 0, room.others > 0);
         let due = sqlx::query_scalar!(
             r#"SELECT MIN(CASE WHEN lease_until > ? THEN MAX(due_at, lease_until) ELSE due_at END) AS "due: i64"
-               FROM instances WHERE due_at IS NOT NULL AND backend = ?"#,
+               FROM instances WHERE due_at IS NOT NULL AND backend = ?
+                   AND CASE WHEN desired = 'Running' AND generation = wanted_generation
+                           AND phase IN ('Admitted', 'Launching') THEN ? ELSE ? END"#,
             now,
             backend,
+            launches,
+            others,
         )
         .fetch_one(&self.0.reader)
         .await
@@ -195,7 +226,7 @@ impl Store for EngineStore {
     async fn begin_launch(
         &self,
         lease: &Lease,
-        planned_for: IntentNumber,
+        planned_for: Wanted,
         placement: &str,
         now: Timestamp,
         call_until: Timestamp,
@@ -276,8 +307,7 @@ impl Store for EngineStore {
     async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError> {
         let mut tx = self.0.reader.begin().await.map_err(unavailable)?;
         let rows = sqlx::query!(
-            "SELECT workspace_id, organization_id, generation, desired, phase, up_since, due_at, attempt_seq,
-                 attempt_state
+            "SELECT workspace_id, organization_id, generation, phase, up_since, due_at, attempt_seq, attempt_state
              FROM instances WHERE phase <> 'Gone' AND backend = ?",
             backend,
         )
@@ -291,8 +321,7 @@ impl Store for EngineStore {
                 workspace: id(&row.workspace_id)?,
                 generation: Generation(number(row.generation)?),
                 seq: row.attempt_seq.filter(|_| live).map(LaunchSeq),
-                desired: from_text(&row.desired, "desired state")?,
-                phase: from_text(&row.phase, "phase")?,
+                phase: from_text(&row.phase, "phase").ok(),
                 up: row.up_since.is_some(),
                 settled: row.due_at.is_none(),
             })

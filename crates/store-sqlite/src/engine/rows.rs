@@ -9,6 +9,7 @@ use molecule_provisioner::admission::{Account, LAUNCH_WINDOW};
 use molecule_provisioner::model::{Attempt, InstanceRecord, Lease};
 use molecule_provisioner::store::StoreError;
 use sqlx::SqliteConnection;
+use tracing::warn;
 
 use crate::codec::{corrupt, from_json, from_text, id, json, number, text, unavailable};
 
@@ -78,7 +79,8 @@ impl InstanceRow {
             sealed_token: self.sealed_token,
             phase: from_text(&self.phase, "phase")?,
             phase_since: Timestamp::from_micros(self.phase_since),
-            reason: self.reason.map(|reason| from_text(&reason, "reason")).transpose()?,
+            // one that only a newer version knows is told by its message alone
+            reason: self.reason.and_then(|reason| from_text(&reason, "reason").ok()),
             message: self.message,
             endpoint: self.endpoint.map(|endpoint| from_json(&endpoint, "endpoint")).transpose()?,
             restarts: number(self.restarts)?,
@@ -100,6 +102,31 @@ impl InstanceRow {
             && self.lease_epoch == lease.epoch
             && now.micros() < self.lease_until
     }
+}
+
+/// A row's record. What can't be read is of a newer version.
+pub(super) fn readable(row: InstanceRow) -> Option<InstanceRecord> {
+    let workspace = row.workspace_id.clone();
+    let unreadable = |error: &StoreError| warn!(workspace, %error, "a record of a newer version is left out");
+    row.into_record().inspect_err(unreadable).ok()
+}
+
+/// Gives the lease of a record back that this version can't read.
+pub(super) async fn leave(
+    db: &mut SqliteConnection,
+    workspace: &str,
+    due_at: Timestamp,
+) -> Result<(), StoreError> {
+    let due_at = due_at.micros();
+    sqlx::query!(
+        "UPDATE instances SET lease_owner = NULL, lease_until = 0, due_at = ? WHERE workspace_id = ?",
+        due_at,
+        workspace,
+    )
+    .execute(db)
+    .await
+    .map_err(unavailable)?;
+    Ok(())
 }
 
 fn moment(micros: Option<i64>) -> Result<Timestamp, StoreError> {

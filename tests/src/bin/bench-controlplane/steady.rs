@@ -21,7 +21,6 @@ use molecule_store_postgres::engine::EngineStore;
 use molecule_tests::ec2::{self, Cloud, Front, Weather};
 use molecule_tests::postgres::{Scratch, execute};
 use molecule_tests::seed::Dice;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::millis;
@@ -111,7 +110,6 @@ pub(crate) async fn measure() -> anyhow::Result<()> {
             store: store.clone(),
             sealer: Arc::new(Aes::new(&[7; 32]).context("no key")?),
             clock,
-            launches: Semaphore::new(1),
             policy,
             steps: Steps::default(),
         };
@@ -141,6 +139,7 @@ pub(crate) async fn measure() -> anyhow::Result<()> {
                 &*store,
                 "ec2",
                 molecule_domain::Clock::now(&SystemClock),
+                molecule_provisioner::store::Room::of_each(1),
             )
             .await?;
         }

@@ -36,9 +36,9 @@ async fn launch_numbers_rise_and_attempts_are_reused(store: Arc<dyn Store>) {
     let first = created(&*store).await;
     let claimed = claim_one(&*store, at(1)).await;
     let begun =
-        store.begin_launch(&claimed.lease, claimed.record.intent, "here", at(1), at(11)).await.unwrap();
+        store.begin_launch(&claimed.lease, claimed.record.wanted(), "here", at(1), at(11)).await.unwrap();
     let again =
-        store.begin_launch(&claimed.lease, claimed.record.intent, "there", at(2), at(12)).await.unwrap();
+        store.begin_launch(&claimed.lease, claimed.record.wanted(), "there", at(2), at(12)).await.unwrap();
     let (begun, again) = (begun.attempt.unwrap(), again.attempt.unwrap());
     assert_eq!((&begun.token, begun.seq), (&again.token, again.seq), "a retry is the same attempt");
     assert_eq!(
@@ -54,7 +54,7 @@ async fn launch_numbers_rise_and_attempts_are_reused(store: Arc<dyn Store>) {
     commit(&*store, &claimed, at(2), kept).await;
     let claimed = claim_one(&*store, at(3)).await;
     let other = store
-        .begin_launch(&claimed.lease, claimed.record.intent, "there", at(3), at(13))
+        .begin_launch(&claimed.lease, claimed.record.wanted(), "there", at(3), at(13))
         .await
         .unwrap()
         .attempt

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
-use molecule_domain::id::{LeaseOwner, WorkspaceId};
+use molecule_domain::id::{LeaseOwner, OrganizationId, WorkspaceId};
 use molecule_domain::lifecycle::{Desired, Phase};
 
-use super::{BACKEND, LEASE, ORG, ask, at, claim, claim_one, commit, created, fresh, outcome, provision};
+use super::{
+    BACKEND, LEASE, ORG, OTHER, ask, at, claim, claim_one, commit, created, fresh, outcome, provision,
+};
 use crate::admission::{Change, ProvisionRequest};
-use crate::model::AttemptState;
+use crate::model::{AttemptState, InstanceRecord};
 use crate::outcome::{Fact, Outcome};
-use crate::store::{Store, StoreError};
+use crate::store::{Room, Store, StoreError};
+
+const ANY: Room = Room::of_each(100);
 
 pub(super) async fn run<F: Future<Output = Arc<dyn Store>>>(make: impl Fn() -> F) {
     one_holder_at_a_time(fresh(&make).await).await;
@@ -20,6 +24,8 @@ pub(super) async fn run<F: Future<Output = Arc<dyn Store>>>(make: impl Fn() -> F
     a_launch_that_was_overtaken_is_not_begun(fresh(&make).await).await;
     of_an_illegal_decision_the_facts_are_written(fresh(&make).await).await;
     one_process_has_a_role(fresh(&make).await).await;
+    organizations_take_turns(fresh(&make).await).await;
+    launches_and_others_have_room_of_their_own(fresh(&make).await).await;
 }
 
 async fn one_holder_at_a_time(store: Arc<dyn Store>) {
@@ -28,9 +34,9 @@ async fn one_holder_at_a_time(store: Arc<dyn Store>) {
     }
     let claims = (0..8).map(|_| {
         let store = Arc::clone(&store);
-        tokio::spawn(
-            async move { store.claim(BACKEND, LeaseOwner::generate(), at(1), LEASE, 5).await.unwrap() },
-        )
+        tokio::spawn(async move {
+            store.claim(BACKEND, LeaseOwner::generate(), at(1), LEASE, Room::of_each(5)).await.unwrap()
+        })
     });
     let mut held = std::collections::HashSet::new();
     for claim in claims.collect::<Vec<_>>() {
@@ -41,7 +47,7 @@ async fn one_holder_at_a_time(store: Arc<dyn Store>) {
     held.extend(claim(&*store, at(1)).await.into_iter().map(|claimed| claimed.record.workspace));
     assert_eq!(held.len(), 20);
     assert!(claim(&*store, at(30)).await.is_empty());
-    assert_eq!(store.next_due(BACKEND, at(30)).await.unwrap(), Some(at(61)));
+    assert_eq!(store.next_due(BACKEND, at(30), ANY).await.unwrap(), Some(at(61)));
     assert_eq!(claim(&*store, at(61)).await.len(), 20, "leases end");
 }
 
@@ -49,12 +55,12 @@ async fn backends_are_apart(store: Arc<dyn Store>) {
     let record = created(&*store).await;
     let elsewhere = ProvisionRequest { backend: "other".to_owned(), ..provision(WorkspaceId::generate()) };
     let other = store.provision(&elsewhere, at(5)).await.unwrap();
-    assert_eq!(store.next_due("other", at(1)).await.unwrap(), Some(at(5)));
+    assert_eq!(store.next_due("other", at(1), ANY).await.unwrap(), Some(at(5)));
     let claimed = claim(&*store, at(9)).await;
     assert_eq!(claimed.iter().map(|c| c.record.workspace).collect::<Vec<_>>(), [record.workspace]);
     let expected = store.expectations("other").await.unwrap();
     assert_eq!(expected.instances.iter().map(|e| e.workspace).collect::<Vec<_>>(), [other.workspace]);
-    assert_eq!(store.next_due("third", at(1)).await.unwrap(), None);
+    assert_eq!(store.next_due("third", at(1), ANY).await.unwrap(), None);
 }
 
 async fn a_lost_lease_writes_nothing(store: Arc<dyn Store>) {
@@ -65,7 +71,7 @@ async fn a_lost_lease_writes_nothing(store: Arc<dyn Store>) {
     for lease in [slept.lease, crate::model::Lease { epoch: next.lease.epoch, ..slept.lease }] {
         let result = store.commit(&lease, at(101), &write, true).await;
         assert!(matches!(result, Err(StoreError::LeaseLost(_))), "{result:?}");
-        let result = store.begin_launch(&lease, record.intent, "", at(101), at(110)).await;
+        let result = store.begin_launch(&lease, record.wanted(), "", at(101), at(110)).await;
         assert!(matches!(result, Err(StoreError::LeaseLost(_))), "{result:?}");
     }
     let late = store.commit(&next.lease, at(160), &write, true).await;
@@ -76,7 +82,7 @@ async fn a_lost_lease_writes_nothing(store: Arc<dyn Store>) {
 async fn a_stale_plan_writes_only_facts(store: Arc<dyn Store>) {
     let record = created(&*store).await;
     let claimed = claim_one(&*store, at(1)).await;
-    store.begin_launch(&claimed.lease, record.intent, "", at(1), at(31)).await.unwrap();
+    store.begin_launch(&claimed.lease, record.wanted(), "", at(1), at(31)).await.unwrap();
     store.change(&ask(&record, Change::Delete), at(2)).await.unwrap();
     let planned_before = Outcome {
         phase: Some(Phase::Up),
@@ -111,7 +117,7 @@ async fn a_launch_that_was_overtaken_is_not_begun(store: Arc<dyn Store>) {
     let record = created(&*store).await;
     let claimed = claim_one(&*store, at(1)).await;
     store.change(&ask(&record, Change::Delete), at(2)).await.unwrap();
-    let result = store.begin_launch(&claimed.lease, record.intent, "", at(3), at(31)).await;
+    let result = store.begin_launch(&claimed.lease, record.wanted(), "", at(3), at(31)).await;
     assert!(matches!(result, Err(StoreError::Overtaken(_))), "{result:?}");
     let now = store.get(ORG, record.workspace).await.unwrap().unwrap();
     assert_eq!((now.phase, now.attempt), (claimed.record.phase, None), "nothing was begun");
@@ -142,4 +148,71 @@ async fn one_process_has_a_role(store: Arc<dyn Store>) {
     assert!(store.lead("sweep", one, at(6), at(16)).await.unwrap());
     assert!(!store.lead("sweep", other, at(12), at(22)).await.unwrap(), "it was prolonged");
     assert!(store.lead("sweep", other, at(16), at(26)).await.unwrap());
+}
+
+async fn created_by(store: &dyn Store, organization: OrganizationId, count: usize) -> Vec<InstanceRecord> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let request = ProvisionRequest { organization, ..provision(WorkspaceId::generate()) };
+        all.push(store.provision(&request, at(0)).await.unwrap());
+    }
+    all
+}
+
+/// Which organisations' records are claimed, sorted.
+async fn claimed_of(store: &dyn Store, second: i64, room: Room) -> Vec<OrganizationId> {
+    let claimed = store.claim(BACKEND, LeaseOwner::generate(), at(second), LEASE, room).await.unwrap();
+    let mut owners: Vec<_> = claimed.iter().map(|one| one.record.organization).collect();
+    owners.sort_unstable();
+    owners
+}
+
+/// However much of one organisation's is due, and for however long, another's next is next.
+async fn organizations_take_turns(store: Arc<dyn Store>) {
+    created_by(&*store, ORG, 20).await;
+    let launches = |launches| Room { launches, others: 0 };
+    assert_eq!(claimed_of(&*store, 1, launches(4)).await, [ORG; 4]);
+    let request = ProvisionRequest { organization: OTHER, ..provision(WorkspaceId::generate()) };
+    store.provision(&request, at(2)).await.unwrap();
+    store
+        .provision(&ProvisionRequest { workspace: WorkspaceId::generate(), ..request }, at(2))
+        .await
+        .unwrap();
+    assert_eq!(claimed_of(&*store, 3, launches(1)).await, [OTHER], "four of the first are held");
+    assert_eq!(claimed_of(&*store, 4, launches(3)).await, [ORG, ORG, OTHER]);
+    assert_eq!(claimed_of(&*store, 5, launches(30)).await, [ORG; 14]);
+    assert_eq!(store.next_due(BACKEND, at(5), ANY).await.unwrap(), Some(at(61)), "all are held");
+}
+
+async fn launches_and_others_have_room_of_their_own(store: Arc<dyn Store>) {
+    let all = created_by(&*store, ORG, 6).await;
+    let booting: Vec<_> = all[..2].iter().map(|record| record.workspace).collect();
+    for claimed in claim(&*store, at(1)).await {
+        let mut due = Outcome { due_at: Some(at(3)), ..outcome(&claimed.record) };
+        if booting.contains(&claimed.record.workspace) {
+            let launching = Outcome { phase: Some(Phase::Launching), ..outcome(&claimed.record) };
+            store.commit(&claimed.lease, at(1), &launching, false).await.unwrap();
+            due = Outcome { phase: Some(Phase::Booting), due_at: Some(at(2)), ..due };
+        }
+        commit(&*store, &claimed, at(1), due).await;
+    }
+    store.change(&ask(&all[5], Change::Delete), at(4)).await.unwrap();
+    let room = |launches, others| Room { launches, others };
+    let claimed = async |second, room| {
+        let claimed = store.claim(BACKEND, LeaseOwner::generate(), at(second), LEASE, room).await.unwrap();
+        let mut workspaces: Vec<_> = claimed.iter().map(|one| one.record.workspace).collect();
+        workspaces.sort_unstable();
+        workspaces
+    };
+    assert_eq!(claimed(5, room(0, 0)).await, []);
+    assert_eq!(
+        claimed(5, room(0, 1)).await,
+        [all[5].workspace],
+        "what is to go comes first, though due last"
+    );
+    assert_eq!(store.next_due(BACKEND, at(5), room(0, 1)).await.unwrap(), Some(at(2)));
+    assert_eq!(store.next_due(BACKEND, at(5), room(1, 0)).await.unwrap(), Some(at(3)));
+    assert_eq!(claimed(6, room(0, 9)).await, booting);
+    let waiting: Vec<_> = all[2..5].iter().map(|record| record.workspace).collect();
+    assert_eq!(claimed(6, room(9, 0)).await, waiting);
 }

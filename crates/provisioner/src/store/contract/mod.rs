@@ -15,7 +15,7 @@ use molecule_domain::lifecycle::Phase;
 use molecule_domain::tier::{Resources, Tier};
 use molecule_domain::{Error, Timestamp};
 
-use super::{Store, StoreError};
+use super::{Room, Store, StoreError};
 use crate::admission::{Account, Change, ChangeRequest, ProvisionRequest};
 use crate::model::{AttemptState, Claimed, Endpoint, InstanceRecord};
 use crate::outcome::{Fact, Outcome};
@@ -101,7 +101,7 @@ async fn created(store: &dyn Store) -> InstanceRecord {
 }
 
 async fn claim(store: &dyn Store, now: Timestamp) -> Vec<Claimed> {
-    store.claim(BACKEND, LeaseOwner::generate(), now, LEASE, 100).await.expect("claims")
+    store.claim(BACKEND, LeaseOwner::generate(), now, LEASE, Room::of_each(100)).await.expect("claims")
 }
 
 async fn claim_one(store: &dyn Store, now: Timestamp) -> Claimed {
@@ -111,7 +111,7 @@ async fn claim_one(store: &dyn Store, now: Timestamp) -> Claimed {
 }
 
 fn outcome(record: &InstanceRecord) -> Outcome {
-    Outcome { planned_for: record.intent, ..Outcome::default() }
+    Outcome { planned_for: record.wanted(), ..Outcome::default() }
 }
 
 async fn commit(store: &dyn Store, claimed: &Claimed, now: Timestamp, outcome: Outcome) -> InstanceRecord {
@@ -126,7 +126,7 @@ fn reason(result: Result<InstanceRecord, StoreError>) -> ErrorReason {
 async fn up(store: &dyn Store) -> InstanceRecord {
     let record = created(store).await;
     let claimed = claim_one(store, at(1)).await;
-    store.begin_launch(&claimed.lease, record.intent, "", at(1), at(31)).await.expect("begins");
+    store.begin_launch(&claimed.lease, record.wanted(), "", at(1), at(31)).await.expect("begins");
     let outcome = Outcome {
         phase: Some(Phase::Up),
         attempt: Some(AttemptState::Confirmed),

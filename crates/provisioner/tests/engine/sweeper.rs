@@ -1,0 +1,93 @@
+//! What a sweep does while its provider is slow, and when another engine has taken its role.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use molecule_domain::Clock;
+use molecule_domain::clock::ManualClock;
+use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, LeaseOwner, WorkspaceId};
+use molecule_provisioner::backend::LaunchRequest;
+use molecule_provisioner::faults::{Fault, Probe, Steps};
+use molecule_provisioner::model::InstanceRef;
+use molecule_provisioner::reconciler::orphans::Sweeper;
+use molecule_provisioner::store::memory::MemoryStore;
+use molecule_provisioner::store::{Store, contract};
+
+use crate::world::{ORG, World};
+
+/// A step takes so long, and another engine asks for the role right after it has begun.
+struct Slow {
+    step: &'static str,
+    takes: Duration,
+    rival: Option<LeaseOwner>,
+    clock: Arc<ManualClock>,
+    store: Arc<MemoryStore>,
+}
+
+#[async_trait::async_trait]
+impl Probe for Slow {
+    async fn before(&self, step: &'static str) -> Option<Fault> {
+        if step == self.step {
+            self.clock.advance(self.takes);
+            if let Some(rival) = self.rival {
+                let now = self.clock.now();
+                let led = self.store.lead("sweep/memory", rival, now, now + Duration::from_secs(600)).await;
+                assert!(led.unwrap(), "the role was kept for longer than the call took");
+            }
+        }
+        None
+    }
+}
+
+/// A world with orphans past their grace, so many that a pass may remove `tenth` of them.
+async fn with_orphans(tenth: usize) -> World {
+    let world = World::new();
+    for n in 1..=tenth * 10 {
+        let workspace = WorkspaceId::generate();
+        let seq = LaunchSeq(i64::try_from(n).unwrap());
+        let request = LaunchRequest {
+            instance: InstanceRef { organization: ORG, workspace, generation: Generation(1) },
+            attempt: AttemptNumber(1),
+            seq,
+            token: format!("token {n}"),
+            placement: String::new(),
+            spec: contract::spec(),
+            bootstrap_token: None,
+        };
+        world.executor.backend.launch(&request).await.unwrap();
+        // known to the store, as after its record was dropped
+        world.store.end_alarm("memory", &[(seq, workspace)], world.clock.now()).await.unwrap();
+    }
+    world.clock.advance(Duration::from_secs(3_600));
+    world
+}
+
+fn slow(world: &mut World, step: &'static str, takes: u64, rival: Option<LeaseOwner>) {
+    let (clock, store) = (world.clock.clone(), world.store.clone());
+    let takes = Duration::from_secs(takes);
+    world.executor.steps = Steps::probed(Arc::new(Slow { step, takes, rival, clock, store }));
+}
+
+#[tokio::test]
+async fn who_has_lost_the_role_removes_nothing() {
+    let mut world = with_orphans(3).await;
+    slow(&mut world, "backend.list_resources", 200, Some(LeaseOwner::generate()));
+    let mut sweeper = Sweeper::default();
+    let found = sweeper.pass(&world.executor).await.unwrap();
+    assert!(!found.instances.is_empty(), "{found:?}");
+    assert_eq!(world.host.instances().len(), 30, "nothing is removed");
+    world.executor.steps = Steps::default();
+    assert_eq!(sweeper.pass(&world.executor).await.unwrap().instances, [], "and nothing is looked at");
+}
+
+#[tokio::test]
+async fn a_slow_removal_does_not_hold_up_the_next_pass() {
+    let mut world = with_orphans(5).await;
+    let mut sweeper = Sweeper::default();
+    slow(&mut world, "sweep.remove", 20, None);
+    sweeper.pass(&world.executor).await.unwrap();
+    assert_eq!(world.host.instances().len(), 49, "one took longer than a pass may");
+    slow(&mut world, "sweep.remove", 1, None);
+    let budget = sweeper.pass(&world.executor).await.unwrap().instances.len();
+    assert_eq!(world.host.instances().len(), 49 - budget);
+}

@@ -1,2 +1,0 @@
--- The trace of what was last asked for (W3C traceparent); empty where nothing is traced.
-ALTER TABLE instances ADD COLUMN trace TEXT NOT NULL DEFAULT '';
