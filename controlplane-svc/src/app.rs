@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use molecule_domain::clock::Clock;
 use molecule_domain::id::InstallationId;
+use molecule_provisioner::Instances;
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::store::Store;
@@ -102,6 +103,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let sessions = Sessions::new(database.clone(), places.clone(), cancel.clone());
     let parts = Parts {
         engines: engines.clone(),
+        instances: Instances::new(Arc::new(store.clone()), Arc::clone(&clock)),
         store: store.clone(),
         feed: Feed::new(Arc::new(store.clone())),
         accounts: accounts.clone(),

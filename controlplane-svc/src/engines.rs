@@ -49,9 +49,4 @@ impl Engines {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Engine> {
         self.by_kind.values()
     }
-
-    /// Any engine: for what all of them answer alike from the store that they share.
-    pub(crate) fn any(&self) -> Result<&Engine> {
-        self.get(self.default)
-    }
 }

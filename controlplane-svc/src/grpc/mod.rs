@@ -18,6 +18,7 @@ use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::tier::{Tier, TierTable};
 use molecule_proto::controlplane::v1::organization_service_server::OrganizationServiceServer;
 use molecule_proto::controlplane::v1::provisioning_service_server::ProvisioningServiceServer;
+use molecule_provisioner::Instances;
 use molecule_provisioner::watch::Feed;
 use molecule_service_kit::auth::{Authenticated, identity};
 use molecule_service_kit::seal::Aes;
@@ -44,6 +45,7 @@ const MAX_REQUEST: usize = 256 << 10;
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) engines: Engines,
+    pub(crate) instances: Instances,
     pub(crate) store: EngineStore,
     pub(crate) feed: Arc<Feed>,
     pub(crate) accounts: Accounts,

@@ -64,7 +64,7 @@ impl ProvisioningApi {
             sealed_token,
             trace: trace::current(),
         };
-        let record = self.0.engines.get(&request.backend)?.provision(&request).await?;
+        let record = self.0.instances.provision(&request).await?;
         Ok(convert::instance(&record))
     }
 
@@ -76,7 +76,7 @@ impl ProvisioningApi {
             change,
             trace: trace::current(),
         };
-        let record = self.0.engines.any()?.change(&request).await?;
+        let record = self.0.instances.change(&request).await?;
         Ok(convert::instance(&record))
     }
 
@@ -91,7 +91,7 @@ impl ProvisioningApi {
     }
 
     async fn record(&self, holder: &Holder, workspace: WorkspaceId) -> Result<InstanceRecord> {
-        self.0.engines.any()?.get(holder.organization, workspace).await
+        self.0.instances.get(holder.organization, workspace).await
     }
 
     async fn list(&self, holder: &Holder, request: ListInstancesRequest) -> Result<ListInstancesResponse> {

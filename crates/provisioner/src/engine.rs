@@ -1,17 +1,15 @@
-//! The engine as services use it: requests in, records and changes out.
+//! The engine of one backend, as services use it.
 
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
-use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{OrganizationId, WorkspaceId};
 use molecule_domain::{Clock, Error, ErrorReason, Result};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Account, ChangeRequest, ProvisionRequest};
 use crate::backend::{Backend, CallError, LogChunk, LogOptions};
 use crate::faults::Steps;
-use crate::model::{Event, InstanceRecord};
+use crate::model::InstanceRecord;
 use crate::policy::Policy;
 use crate::reconciler::driver;
 use crate::reconciler::execute::Executor;
@@ -57,46 +55,6 @@ impl Engine {
         all
     }
 
-    /// Stores the wish for a workspace's first instance. No provider is called here.
-    pub async fn provision(&self, request: &ProvisionRequest) -> Result<InstanceRecord> {
-        Ok(self.executor.store.provision(request, self.executor.clock.now()).await?)
-    }
-
-    /// Stores a change of what is wanted. No provider is called here.
-    pub async fn change(&self, request: &ChangeRequest) -> Result<InstanceRecord> {
-        Ok(self.executor.store.change(request, self.executor.clock.now()).await?)
-    }
-
-    /// The organisation's records that changed after a revision, in order.
-    pub async fn changed_after(
-        &self,
-        organization: OrganizationId,
-        after: Revision,
-    ) -> Result<Vec<InstanceRecord>> {
-        Ok(self.executor.store.changed_after(organization, after, 500).await?)
-    }
-
-    /// The organisation's events after an id, in order.
-    pub async fn events_after(&self, organization: OrganizationId, after: i64) -> Result<Vec<Event>> {
-        Ok(self.executor.store.events_after(organization, after, 500).await?)
-    }
-
-    /// Rises after every commit of an organisation's.
-    pub fn news(&self, organization: OrganizationId) -> watch::Receiver<u64> {
-        self.executor.store.wakes().of(organization)
-    }
-
-    /// One instance of an organisation's.
-    pub async fn get(&self, organization: OrganizationId, workspace: WorkspaceId) -> Result<InstanceRecord> {
-        let found = self.executor.store.get(organization, workspace).await?;
-        found.ok_or_else(|| Error::workspace_not_found(workspace))
-    }
-
-    /// What an organisation may use, and uses.
-    pub async fn account(&self, organization: OrganizationId) -> Result<Account> {
-        Ok(self.executor.store.account(organization, self.executor.clock.now()).await?)
-    }
-
     /// The output of a workspace's current instance.
     pub async fn logs(
         &self,
@@ -129,7 +87,8 @@ impl Engine {
     }
 
     async fn launched(&self, organization: OrganizationId, workspace: WorkspaceId) -> Result<InstanceRecord> {
-        let record = self.get(organization, workspace).await?;
+        let found = self.executor.store.get(organization, workspace).await?;
+        let record = found.ok_or_else(|| Error::workspace_not_found(workspace))?;
         if record.attempt.is_none() {
             return Err(Error::new(
                 ErrorReason::WrongState,

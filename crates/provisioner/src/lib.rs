@@ -13,6 +13,7 @@ pub mod admission;
 pub mod backend;
 pub mod engine;
 pub mod faults;
+pub mod instances;
 pub mod model;
 pub mod observation;
 pub mod outcome;
@@ -23,3 +24,4 @@ pub mod wakes;
 pub mod watch;
 
 pub use engine::Engine;
+pub use instances::Instances;

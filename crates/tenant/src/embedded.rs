@@ -9,11 +9,11 @@ use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{OrganizationId, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
-use molecule_provisioner::Engine;
 use molecule_provisioner::admission::{ChangeRequest, ProvisionRequest};
 use molecule_provisioner::backend::{CallError, LogChunk, LogOptions};
 use molecule_provisioner::reconciler::orphans::Orphans;
 use molecule_provisioner::store::Alarm;
+use molecule_provisioner::{Engine, Instances};
 use molecule_workspace::agreement::Met;
 use molecule_workspace::store::Cursors;
 
@@ -22,17 +22,22 @@ use crate::provider::{Changes, Greeting, Mode, Provider, ProviderInfo, Standpoin
 /// How long to wait for something new.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A self-hosted tenant's engine.
+/// A self-hosted tenant's engine, and the instances that it sees to.
 #[derive(Debug)]
-pub struct Embedded(pub Engine);
+pub struct Embedded {
+    /// The engine.
+    pub engine: Engine,
+    /// The instances.
+    pub instances: Instances,
+}
 
 #[async_trait]
 impl Provider for Embedded {
     fn info(&self) -> ProviderInfo {
-        let capabilities = self.0.capabilities().into_iter().chain(["mount.host_path"]);
+        let capabilities = self.engine.capabilities().into_iter().chain(["mount.host_path"]);
         let mut capabilities: Vec<String> = capabilities.map(str::to_owned).collect();
         capabilities.sort_unstable();
-        ProviderInfo { mode: Mode::SelfHosted, backend: self.0.backend_kind().to_owned(), capabilities }
+        ProviderInfo { mode: Mode::SelfHosted, backend: self.engine.backend_kind().to_owned(), capabilities }
     }
 
     fn ready(&self) -> Result<()> {
@@ -51,7 +56,7 @@ impl Provider for Embedded {
         let mut all = Vec::new();
         loop {
             let after = all.last().map_or_else(Default::default, |last: &InstanceView| last.revision);
-            let batch = self.0.changed_after(organization, after).await?;
+            let batch = self.instances.changed_after(organization, after).await?;
             if batch.is_empty() {
                 return Ok(all);
             }
@@ -60,11 +65,11 @@ impl Provider for Embedded {
     }
 
     async fn provision(&self, request: &ProvisionRequest, _standpoints: Standpoints) -> Result<InstanceView> {
-        self.0.provision(request).await.map(InstanceView::from)
+        self.instances.provision(request).await.map(InstanceView::from)
     }
 
     async fn change(&self, request: &ChangeRequest, _standpoints: Standpoints) -> Result<InstanceView> {
-        self.0.change(request).await.map(InstanceView::from)
+        self.instances.change(request).await.map(InstanceView::from)
     }
 
     async fn changes(
@@ -73,11 +78,11 @@ impl Provider for Embedded {
         after: Cursors,
         _standpoints: Standpoints,
     ) -> Result<Changes> {
-        let mut commits = self.0.news(organization);
+        let mut commits = self.instances.news(organization);
         loop {
             commits.borrow_and_update();
-            let instances = self.0.changed_after(organization, after.revision).await?;
-            let events = self.0.events_after(organization, after.event).await?;
+            let instances = self.instances.changed_after(organization, after.revision).await?;
+            let events = self.instances.events_after(organization, after.event).await?;
             if !instances.is_empty() || !events.is_empty() {
                 let instances = instances.into_iter().map(InstanceView::from).collect();
                 return Ok(Changes { instances, events, ..Changes::default() });
@@ -89,13 +94,13 @@ impl Provider for Embedded {
     }
 
     async fn alarm(&self, end: bool) -> Result<(Option<Alarm>, Orphans)> {
-        let Some(alarm) = self.0.alarm().await? else { return Ok((None, Orphans::default())) };
-        let orphans = self.0.orphans().await?.ok_or_else(|| {
+        let Some(alarm) = self.engine.alarm().await? else { return Ok((None, Orphans::default())) };
+        let orphans = self.engine.orphans().await?.ok_or_else(|| {
             let message = "the daemon does not answer, so nobody can say what would be removed. The alarm stands; try again";
             Error::new(ErrorReason::BackendUnavailable, message)
         })?;
         if end {
-            self.0.end_alarm(&orphans).await?;
+            self.engine.end_alarm(&orphans).await?;
         }
         Ok((Some(alarm), orphans))
     }
@@ -106,6 +111,6 @@ impl Provider for Embedded {
         workspace: WorkspaceId,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>> {
-        self.0.logs(organization, workspace, options).await
+        self.engine.logs(organization, workspace, options).await
     }
 }

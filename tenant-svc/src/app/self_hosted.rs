@@ -6,8 +6,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use molecule_backend_docker::{DockerBackend, Settings};
 use molecule_domain::id::{InstallationId, OrganizationId};
-use molecule_provisioner::Engine;
 use molecule_provisioner::policy::Policy;
+use molecule_provisioner::store::Store;
+use molecule_provisioner::{Engine, Instances};
 use molecule_store_sqlite::engine::EngineStore;
 use molecule_tenant::embedded::Embedded;
 
@@ -39,9 +40,11 @@ pub(super) async fn side(config: &Config, hooks: Hooks, base: &Base) -> anyhow::
     };
     let backend = DockerBackend::new(settings, Arc::new(network), hooks.steps.clone());
     let policy = hooks.policy.unwrap_or_default();
+    let store: Arc<dyn Store> = Arc::new(EngineStore::new(base.database.clone()));
+    let instances = Instances::new(Arc::clone(&store), Arc::clone(&base.clock));
     let engine = Engine::new(
         Arc::new(backend),
-        Arc::new(EngineStore::new(base.database.clone())),
+        store,
         Arc::clone(&base.key) as Arc<_>,
         Arc::clone(&base.clock),
         Policy { restart_budget: config.restart_budget, ..policy },
@@ -51,7 +54,7 @@ pub(super) async fn side(config: &Config, hooks: Hooks, base: &Base) -> anyhow::
     let cancel = base.cancel.clone();
     Ok(Side {
         organization,
-        provider: Arc::new(Embedded(engine.clone())),
+        provider: Arc::new(Embedded { engine: engine.clone(), instances }),
         agents_at,
         agents_url: config.agent_url.clone().unwrap_or_else(|| format!("http://{agents_at}")),
         admit: Arc::new(move |peer| match peer {

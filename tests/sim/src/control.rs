@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{IncarnationId, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::lifecycle::Phase;
 use molecule_domain::limits::Amounts;
-use molecule_provisioner::Engine;
+use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::admission::counted;
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::model::{Claimed, InstanceRecord, Lease};
@@ -19,6 +18,7 @@ use molecule_provisioner::store::Store;
 use molecule_provisioner::store::memory::{Data, MemoryStore};
 use molecule_provisioner::wakes::Wakes;
 use molecule_provisioner::watch::Feed;
+use molecule_provisioner::{Engine, Instances};
 use molecule_tenant::provider::Standpoints;
 use molecule_workspace::agreement::Met;
 use tokio::sync::Notify;
@@ -122,6 +122,8 @@ pub struct Replica {
     pub process: Arc<Process>,
     /// Its engine.
     pub engine: Engine,
+    /// The instances, as it serves them.
+    pub instances: Instances,
     /// Whoever watches.
     pub feed: Arc<Feed>,
     store: Arc<ReplicaStore>,
@@ -357,11 +359,13 @@ impl ControlPlane {
             wakes: Wakes::default(),
         });
         let store: Arc<dyn Store> = Arc::clone(&own) as Arc<dyn Store>;
+        let clock: Arc<dyn Clock> = Arc::new(self.world.clock(skew));
+        let instances = Instances::new(Arc::clone(&store), Arc::clone(&clock));
         let engine = Engine::new(
             Arc::new(CloudBackend { cloud: Arc::clone(&self.cloud), process: Arc::clone(&process) }),
             Arc::clone(&store),
             Arc::new(Seal),
-            Arc::new(self.world.clock(skew)),
+            Arc::clone(&clock),
             self.policy.clone(),
             Steps::probed(Arc::new(EngineSteps(Arc::clone(&process)))),
         );
@@ -371,6 +375,7 @@ impl ControlPlane {
             skew,
             process,
             engine,
+            instances,
             feed: Feed::looking_every(store, self.policy.longest_sleep),
             store: own,
         }

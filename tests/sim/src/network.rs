@@ -74,14 +74,14 @@ impl Call {
         control: &ControlPlane,
         replica: &Replica,
     ) -> Result<Reply> {
-        let engine = &replica.engine;
+        let instances = &replica.instances;
         let instance = match self {
             Self::Meet => return control.meet(organization, standpoints).map(Reply::Met),
             Self::Inventory => {
                 let mut all = Vec::<InstanceView>::new();
                 loop {
                     let after = all.last().map_or_else(Default::default, |last| last.revision);
-                    let batch = engine.changed_after(organization, after).await?;
+                    let batch = instances.changed_after(organization, after).await?;
                     if batch.is_empty() {
                         return Ok(Reply::Inventory(all, control.incarnation()));
                     }
@@ -90,11 +90,11 @@ impl Call {
             }
             Self::Provision(request) => {
                 control.heard(organization, standpoints)?;
-                engine.provision(request).await?
+                instances.provision(request).await?
             }
             Self::Change(request) => {
                 control.heard(organization, standpoints)?;
-                engine.change(request).await?
+                instances.change(request).await?
             }
         };
         Ok(Reply::Instance(Box::new(InstanceView::from(instance))))
