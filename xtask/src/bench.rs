@@ -24,6 +24,14 @@ pub(crate) fn controlplane() -> anyhow::Result<()> {
     run(with_static_binaries(&mut bench)?)
 }
 
+/// Kills of containers, and how soon they are known.
+pub(crate) fn crash(kills: u32) -> anyhow::Result<()> {
+    let _docker = Docker::ensure()?;
+    build()?;
+    let mut bench = command("target/release/bench-crash", &[&kills.to_string()]);
+    run(with_static_binaries(&mut bench)?)
+}
+
 fn build() -> anyhow::Result<()> {
     say("building");
     run(&mut cargo(&["build", "--locked", "--workspace"]))?;

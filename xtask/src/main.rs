@@ -1,9 +1,10 @@
-//! Set-up and chores: `cargo xtask up | test | lint | static | prepare | bench | soak`. Whatever these need
+//! Set-up and chores: `cargo xtask up | test | lint | static | prepare | bench | soak | mutants`. Whatever these need
 //! they get, or say exactly how to get it; whatever they start, they stop.
 
 mod bench;
 mod checks;
 mod docker;
+mod mutants;
 mod postgres;
 mod queries;
 mod shell;
@@ -41,7 +42,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Measure against the raw Engine API.
+    /// Measure against the raw Engine API, pgbench, or a limit.
     #[command(subcommand)]
     Bench(Bench),
     /// The long form of the searching tests.
@@ -56,6 +57,26 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         first: u64,
     },
+    /// Test the tests of the pure crates: plant bugs, in place.
+    #[command(subcommand)]
+    Mutants(Mutants),
+}
+
+#[derive(Debug, Subcommand)]
+enum Mutants {
+    /// Plant the bugs of a list, one by one; each must be caught.
+    Suspects {
+        /// Only those whose name holds this.
+        only: Option<String>,
+    },
+    /// Mutate every operator of one shard, and keep what came of it in tests/mutants. It takes hours, and goes on where it
+    /// was ended.
+    Shard {
+        /// Which of how many, as in 0/8.
+        shard: String,
+    },
+    /// Add up what the shards have found.
+    Report,
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,6 +89,12 @@ enum Bench {
     },
     /// Admissions against pgbench, steady workspaces, watchers, and what forwarding adds.
     Controlplane,
+    /// From the daemon's word that a container has died to the stored fact.
+    Crash {
+        /// Kills, one after another.
+        #[arg(long, default_value_t = 200)]
+        kills: u32,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -82,6 +109,10 @@ fn main() -> anyhow::Result<()> {
         }
         Task::Bench(Bench::Create { rounds }) => bench::create(rounds),
         Task::Bench(Bench::Controlplane) => bench::controlplane(),
+        Task::Bench(Bench::Crash { kills }) => bench::crash(kills),
+        Task::Mutants(Mutants::Suspects { only }) => mutants::suspects(only.as_deref()),
+        Task::Mutants(Mutants::Shard { shard }) => mutants::shard(&shard),
+        Task::Mutants(Mutants::Report) => mutants::report(),
         Task::Soak { cases, lives, first } => checks::soak(cases, lives, first),
     }
 }

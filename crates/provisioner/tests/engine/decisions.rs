@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use molecule_domain::Timestamp;
 use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, LeaseOwner, WorkspaceId};
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
+use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::backend::memory::Trouble;
 use molecule_provisioner::model::{Attempt, AttemptState, InstanceRecord, Lease};
 use molecule_provisioner::observation::{InstanceState, Observation, OwnedInstance, Snapshot};
@@ -200,6 +200,7 @@ async fn what_is_to_run_has_a_deadline_in_every_phase() {
             world.ask(workspace, *op).await;
             world.settle().await;
         }
+        let was_up = world.record(workspace).await.unwrap().up_since;
         world.ask(workspace, Op::ProviderAway).await;
         world.ask(workspace, then).await;
         let longest = Policy::default().prepare_deadline.as_secs() + 120;
@@ -215,6 +216,8 @@ async fn what_is_to_run_has_a_deadline_in_every_phase() {
         let phase = record.phase;
         assert!(took.is_some_and(|took| took > 240), "{first:?} {then:?}: {phase} after {took:?} s");
         assert_eq!(record.reason, Some(Reason::BackendUnreachable), "{first:?} {then:?}");
+        // silence is no word of its end: it is billed and counted until the provider says so
+        assert_eq!((record.up_since, record.running_counted), (was_up, true), "{first:?} {then:?}");
     }
 }
 
@@ -266,4 +269,22 @@ async fn an_absence_counts_before_the_rest_is_gone() {
     assert!(segments.iter().all(|segment| segment.until.is_some()), "{segments:?}");
     world.settle().await;
     assert_eq!(world.record(workspace).await.unwrap().phase, Phase::Gone);
+}
+
+/// The time in which a runtime that has ended was not up is not billed.
+#[tokio::test]
+async fn a_crash_ends_a_segment_when_it_was_seen() {
+    let mut world = World::new();
+    let workspace = WorkspaceId::generate();
+    world.ask(workspace, Op::Create).await;
+    world.settle().await;
+    world.ask(workspace, Op::Crash).await;
+    world.store.wake(&[workspace], world.clock.now()).await.unwrap();
+    world.tick().await;
+    let seen = world.clock.now();
+    world.settle().await;
+    let segments = world.store.segments(workspace).await.unwrap();
+    assert_eq!(segments.len(), 2, "{segments:?}");
+    assert_eq!(segments[0].until, Some(seen));
+    assert!(segments[1].from > seen && segments[1].until.is_none(), "{segments:?}");
 }

@@ -27,3 +27,29 @@ async fn a_launch_that_waited_for_too_long_is_claimed_anew() {
     world.settle().await;
     assert_eq!(world.record(workspace).await.unwrap().phase, Phase::Up);
 }
+
+/// A call that its lease does not outlive might come after the next holder's.
+#[tokio::test]
+async fn no_call_is_made_that_may_outlive_its_lease() {
+    let mut world = World::new();
+    let workspace = WorkspaceId::generate();
+    world.ask(workspace, Op::Create).await;
+    world.settle().await;
+    world.executor.policy.stop_deadline = Duration::from_secs(3_600);
+    let (policy, owner) = (world.executor.policy.clone(), LeaseOwner::generate());
+    let stop = policy.stop_grace + policy.other_call;
+    for (left, stopped) in [(stop, false), (stop + Duration::from_secs(1), true)] {
+        world.ask(workspace, Op::Stop).await;
+        world.store.wake(&[workspace], world.clock.now()).await.unwrap();
+        let now = world.clock.now();
+        let claimed = world.store.claim("memory", owner, now, policy.lease, Room::of_each(1)).await.unwrap();
+        let snapshot = world.executor.look_at(&[claimed[0].record.instance()]).await;
+        world.clock.advance(policy.lease.saturating_sub(left));
+        world.faults.arm(None);
+        world.executor.work(&claimed[0], &snapshot).await;
+        assert_eq!(world.faults.taken().contains(&"backend.stop"), stopped, "{left:?} were left");
+        world.clock.advance(policy.lease);
+    }
+    world.settle().await;
+    assert_eq!(world.record(workspace).await.unwrap().phase, Phase::Stopped);
+}

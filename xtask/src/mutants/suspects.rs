@@ -1,0 +1,194 @@
+//! Mutations that a reader expected no test to catch: each text must be found exactly once in its file, so that a rename can't
+//! silence one.
+
+/// A mutation of one place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Suspect {
+    /// What goes wrong with it.
+    pub(super) name: &'static str,
+    pub(super) file: &'static str,
+    pub(super) text: &'static str,
+    pub(super) with: &'static str,
+    pub(super) judge: Judge,
+}
+
+/// Which tests must catch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judge {
+    /// Those of the pure crates, and simulated lives.
+    Pure,
+    /// Those of the PostgreSQL store.
+    Postgres,
+}
+
+const fn pure(name: &'static str, file: &'static str, text: &'static str, with: &'static str) -> Suspect {
+    Suspect { name, file, text, with, judge: Judge::Pure }
+}
+
+const fn postgres(name: &'static str, file: &'static str, text: &'static str, with: &'static str) -> Suspect {
+    Suspect { name, file, text, with, judge: Judge::Postgres }
+}
+
+const PLAN: &str = "crates/provisioner/src/reconciler/plan.rs";
+const OUTCOME: &str = "crates/provisioner/src/outcome.rs";
+const ORPHANS: &str = "crates/provisioner/src/reconciler/orphans.rs";
+const EXECUTE: &str = "crates/provisioner/src/reconciler/execute.rs";
+const EFFECTS: &str = "crates/provisioner/src/reconciler/effects.rs";
+const LAUNCH: &str = "crates/provisioner/src/reconciler/launch.rs";
+const ADMISSION: &str = "crates/provisioner/src/admission.rs";
+const WATCH: &str = "crates/provisioner/src/watch.rs";
+const MEMORY: &str = "crates/provisioner/src/store/memory.rs";
+const AGGREGATE: &str = "crates/workspace/src/aggregate.rs";
+const AGENT: &str = "crates/workspace/src/agent.rs";
+const MIRROR: &str = "crates/workspace/src/mirror.rs";
+const UNDO: &str = "crates/workspace/src/undo.rs";
+const POSTGRES: &str = "crates/store-postgres/src/engine/mod.rs";
+
+/// All of them.
+pub(super) const ALL: &[Suspect] = &[
+    pure(
+        "silence frees quota and ends the segment",
+        PLAN,
+        "Restart the workspace once it does\"),\n                None,",
+        "Restart the workspace once it does\"),\n                Some(Fact::Down(self.now)),",
+    ),
+    pure(
+        "a segment opens when it is stored, not when it was seen",
+        OUTCOME,
+        "effects.open_segment = Some(at);",
+        "effects.open_segment = Some(now);",
+    ),
+    pure(
+        "a segment closes when that is stored, not when it was seen",
+        OUTCOME,
+        "effects.close_segment = Some(at.max(since));",
+        "effects.close_segment = Some(now);",
+    ),
+    pure(
+        "the time after a crash is billed",
+        EXECUTE,
+        "attempt: Some(AttemptState::Confirmed),\n            fact: Some(Fact::Down(sighting.at())),",
+        "attempt: Some(AttemptState::Confirmed),\n            fact: None,",
+    ),
+    pure(
+        "a call may outlive its lease",
+        EFFECTS,
+        "if self.clock.now() + limit >= lease.until {",
+        "if false {",
+    ),
+    postgres(
+        "starts that race pass the cap",
+        POSTGRES,
+        "let account = account_locked(&mut tx, organization, now).await?;\n            let account = account.ok_or_else(|| organization_not_found(organization))?;\n            let Some(admitted)",
+        "let account = account(&mut tx, organization, now).await?;\n            let account = account.ok_or_else(|| organization_not_found(organization))?;\n            let Some(admitted)",
+    ),
+    postgres(
+        "a commit loses a change beside it",
+        POSTGRES,
+        "match find_locked(db, lease.workspace).await? {",
+        "match find(db, lease.workspace).await? {",
+    ),
+    pure(
+        "the token goes with a confirmed launch",
+        OUTCOME,
+        "if record.phase == Phase::Gone {\n        record.sealed_token",
+        "if outcome.attempt == Some(AttemptState::Confirmed) {\n        record.sealed_token",
+    ),
+    pure(
+        "a volume of an unknown launch raises no alarm",
+        ORPHANS,
+        "let mut all: Vec<_> = instances.chain(resources).collect();",
+        "let mut all: Vec<_> = instances.chain(resources.take(0)).collect();",
+    ),
+    pure(
+        "volumes have no grace",
+        ORPHANS,
+        ".filter(|one| now.since(seen_since(one)) >= policy.orphan_grace);",
+        ".filter(|one| now.since(seen_since(one)) >= Duration::ZERO);",
+    ),
+    pure(
+        "a pass removes twice what it may",
+        ORPHANS,
+        "workspaces.truncate(budget - instances.len());",
+        "workspaces.truncate(budget);",
+    ),
+    pure(
+        "the store is read before the provider",
+        ORPHANS,
+        "        let snapshot = executor.look().await;\n        let Some((sightings, resources)) = everything(executor, &snapshot).await else {\n            return Ok(Comparison::default());\n        };\n        let expected = executor.store.expectations(kind).await?;",
+        "        let expected = executor.store.expectations(kind).await?;\n        let snapshot = executor.look().await;\n        let Some((sightings, resources)) = everything(executor, &snapshot).await else {\n            return Ok(Comparison::default());\n        };",
+    ),
+    pure(
+        "what does not stop is never removed for its replacement",
+        PLAN,
+        "let patient = self.record.phase != Phase::Stopping || !self.overdue(patience);",
+        "let patient = true;",
+    ),
+    pure(
+        "a stop has no deadline",
+        PLAN,
+        "if self.record.phase == Phase::Stopping && self.overdue(self.policy.stop_deadline) {",
+        "if false {",
+    ),
+    pure(
+        "a boot has no deadline",
+        PLAN,
+        "if self.record.phase == Phase::Booting && self.overdue(deadline) {",
+        "if false {",
+    ),
+    pure(
+        "the budget of restarts is never renewed",
+        PLAN,
+        "Some(up) if now.since(up) >= policy.stable_after => 0,",
+        "Some(up) if now.since(up) >= policy.stable_after => record.restarts,",
+    ),
+    pure(
+        "what comes between a read and a subscription is missed",
+        WATCH,
+        "self.live = Some(self.feed.subscribe(self.organization, self.at));\n                    continue;",
+        "self.live = Some(self.feed.subscribe(self.organization, self.at));\n                    self.behind = false;\n                    continue;",
+    ),
+    pure("an answer forgets newer wishes", AGGREGATE, "self.outbox.drain(..=place);", "self.outbox.clear();"),
+    pure(
+        "a refusal takes back the generation of a newer wish",
+        UNDO,
+        "if self.record.generation == entry.generation {",
+        "if self.record.generation >= entry.generation {",
+    ),
+    pure(
+        "what the stream tells overwrites what was just asked for",
+        MIRROR,
+        ".find(|entry| entry.number > instance.intent)",
+        ".find(|entry| entry.number > instance.intent && false)",
+    ),
+    pure(
+        "the old generation's agent is judged after a restart",
+        AGENT,
+        "|| record.generation != record.instance_generation\n",
+        "|| false\n",
+    ),
+    pure(
+        "a relaunch discards the session again",
+        LAUNCH,
+        "spec.reset_session &= attempt.number.0 == 1;",
+        "spec.reset_session &= attempt.number.0 >= 1;",
+    ),
+    pure(
+        "revisions fall behind those of before a restore",
+        MEMORY,
+        "*revision = Revision((revision.0 + 1).max(now.micros()));",
+        "*revision = Revision(revision.0 + 1 + now.micros() * 0);",
+    ),
+    pure(
+        "a call that has ended is sure, whatever an earlier one may do",
+        OUTCOME,
+        "attempt.call_until = ended.max(attempt.unsure_until);",
+        "attempt.call_until = ended;",
+    ),
+    pure(
+        "what is being deleted can be started",
+        ADMISSION,
+        "if before.desired == Desired::Deleted || before.phase == Phase::Gone {",
+        "if before.desired == Desired::Deleted && before.phase == Phase::Gone {",
+    ),
+];
