@@ -8,7 +8,6 @@ use futures::future::join_all;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
-use molecule_proto::tenant::v1::RestartWorkspaceRequest;
 use molecule_proto::workspace::v1::{Workspace, WorkspaceState};
 use molecule_tests::images::docker;
 use molecule_tests::stand::{Mode, Programs, Stand};
@@ -51,24 +50,27 @@ impl End {
         Ok(())
     }
 
-    /// The event that tells of it, and how many of these the generation has by then.
-    const fn told_as(self) -> (&'static str, usize) {
+    /// The event that tells of it.
+    const fn told_as(self) -> &'static str {
         match self {
-            Self::Crash => ("exited", 1),
-            Self::Kill => ("exited", 2),
-            Self::Removal => ("vanished", 1),
+            Self::Crash | Self::Kill => "exited",
+            Self::Removal => "vanished",
         }
     }
 }
 
-/// Waits until a workspace runs again, and its events tell of the end.
-async fn runs_again(tenant: &mut Stand, id: &str, end: End) -> anyhow::Result<Workspace> {
-    let (kind, count) = end.told_as();
+/// The number of a workspace's last event.
+async fn last_event(tenant: &mut Stand, id: &str) -> anyhow::Result<u64> {
+    Ok(tenant.events(id).await?.first().map_or(0, |event| event.event_id))
+}
+
+/// Waits until a later event tells of the end, and the workspace runs again.
+async fn runs_again(tenant: &mut Stand, id: &str, end: End, after: u64) -> anyhow::Result<Workspace> {
     for _ in 0..600 {
-        let now = tenant.get(id).await?;
         let events = tenant.events(id).await?;
-        let told = events.iter().filter(|event| event.kind == kind && event.generation == now.generation);
-        if told.count() >= count && now.state() == WorkspaceState::Running {
+        let is_told = events.iter().any(|event| event.kind == end.told_as() && event.event_id > after);
+        let now = tenant.get(id).await?;
+        if is_told && now.state() == WorkspaceState::Running {
             return Ok(now);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -78,7 +80,7 @@ async fn runs_again(tenant: &mut Stand, id: &str, end: End) -> anyhow::Result<Wo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_crash_kill_and_removal_is_noticed_without_a_sweep() {
-    let env = [("TEST_SWEEP_EVERY", "3600")];
+    let env = [("TEST_SWEEP_EVERY", "3600"), ("TENANT_RESTART_BUDGET", "1000")];
     let mut tenant = Stand::start(PROGRAMS, Mode::SelfHosted, 47, &env).await.unwrap();
     let mut all = Vec::new();
     for _ in 0..WORKSPACES {
@@ -88,27 +90,19 @@ async fn every_crash_kill_and_removal_is_noticed_without_a_sweep() {
         *workspace = tenant.reaches(&workspace.workspace_id, WorkspaceState::Running).await.unwrap();
     }
     let mut noticed = 0;
-    for round in 1..=ROUNDS {
+    for _ in 0..ROUNDS {
         for end in [End::Crash, End::Kill, End::Removal] {
+            let mut before = Vec::new();
+            for workspace in &all {
+                before.push(last_event(&mut tenant, &workspace.workspace_id).await.unwrap());
+            }
             let ended = join_all(all.iter().map(|workspace| end.come_over(workspace))).await;
             ended.into_iter().collect::<anyhow::Result<Vec<()>>>().unwrap();
-            for workspace in &mut all {
-                *workspace = runs_again(&mut tenant, &workspace.workspace_id, end).await.unwrap();
+            for (workspace, before) in all.iter_mut().zip(before) {
+                let id = workspace.workspace_id.clone();
+                *workspace = runs_again(&mut tenant, &id, end, before).await.unwrap();
                 noticed += 1;
             }
-        }
-        // a new generation has a budget of its own
-        for workspace in &mut all {
-            let workspace_id = workspace.workspace_id.clone();
-            let restart = RestartWorkspaceRequest { workspace_id, ..RestartWorkspaceRequest::default() };
-            tenant.client.restart_workspace(restart).await.unwrap();
-        }
-        for workspace in &mut all {
-            let generation = round + 1;
-            let runs =
-                |now: &Workspace| now.generation == generation && now.state() == WorkspaceState::Running;
-            let id = workspace.workspace_id.clone();
-            *workspace = tenant.until(&id, "RUNNING again", runs).await.unwrap();
         }
     }
     assert_eq!(noticed, 50 * 3);
