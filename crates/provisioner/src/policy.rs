@@ -119,4 +119,16 @@ mod tests {
         assert!(policy.launch_call < policy.lease);
         assert!(policy.stop_grace + policy.other_call < policy.lease);
     }
+
+    #[test]
+    fn a_quarter_of_the_slots_is_for_launches() {
+        let policy = Policy::default();
+        assert!(policy.launch_concurrency * 4 >= policy.launch_concurrency + policy.concurrency);
+    }
+
+    #[test]
+    fn what_is_under_way_is_looked_at_less_and_less_often() {
+        let policy = Policy::default();
+        assert_eq!([0, 1, 2, 9].map(|looks| policy.pause(looks).as_secs()), [3, 15, 75, 75]);
+    }
 }
