@@ -13,7 +13,7 @@ use tracing::debug;
 const EVERY: Duration = Duration::from_secs(60);
 /// How long a question may take for its answer to count. What waits for a connection may take much longer than its way.
 const TRUSTED: Duration = Duration::from_millis(200);
-/// How often the time is asked for at the start until an answer counts.
+/// How many answers may take longer before the quickest of them counts.
 const TRIES: u32 = 5;
 
 /// The database's clock, read now and then and carried on by this machine's monotonic one. It never steps back.
@@ -33,22 +33,34 @@ struct State {
     reading: Reading,
     /// The quickest answer so far.
     quickest: Duration,
+    /// The quickest of the answers that did not count since one did, and how many there were.
+    slow: Option<(Reading, u32)>,
     /// The last moment that was given out.
     last: Timestamp,
 }
 
 impl State {
     const fn of(reading: Reading) -> Self {
-        Self { reading, quickest: reading.took, last: Timestamp::from_micros(0) }
+        Self { reading, quickest: reading.took, slow: None, last: Timestamp::from_micros(0) }
     }
 
-    /// Takes a reading, if it took no longer than is usual here.
+    /// Takes a reading, if it took no longer than is usual here. After several that took longer the quickest of them counts: the
+    /// way may have become longer for good.
     fn take(&mut self, reading: Reading) {
         self.quickest = self.quickest.min(reading.took);
         if reading.took <= TRUSTED.max(self.quickest * 2) {
-            self.reading = reading;
-        } else {
-            debug!(took = ?reading.took, "the database took too long to tell the time; carrying on");
+            (self.reading, self.slow) = (reading, None);
+            return;
+        }
+        debug!(took = ?reading.took, "the database took too long to tell the time; carrying on");
+        let (best, count) = match self.slow {
+            Some((best, count)) if best.took <= reading.took => (best, count + 1),
+            Some((_, count)) => (reading, count + 1),
+            None => (reading, 1),
+        };
+        self.slow = Some((best, count));
+        if count >= TRIES {
+            (self.reading, self.quickest, self.slow) = (best, best.took, None);
         }
     }
 
@@ -139,6 +151,22 @@ mod tests {
             told + millis(70_000),
             "it goes on once it has caught up"
         );
+    }
+
+    #[test]
+    fn after_some_slow_answers_the_quickest_counts() {
+        let start = Instant::now();
+        let told = Timestamp::from_micros(1_000_000_000);
+        let mut state = State::of(Reading { asked: start, took: millis(2), told });
+        for (n, took) in [900, 700, 800, 600, 950].into_iter().enumerate() {
+            let minute = millis(60_000 * (n as u64 + 1));
+            let reading =
+                Reading { asked: start + minute, took: millis(took), told: told + minute + millis(5_000) };
+            assert_eq!(state.at(start + minute), told + minute - millis(1), "not yet");
+            state.take(reading);
+        }
+        let fourth = start + millis(240_000);
+        assert_eq!(state.at(fourth + millis(300)), told + millis(245_000));
     }
 
     /// Far from its database every answer is slow.

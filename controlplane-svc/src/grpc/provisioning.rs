@@ -103,7 +103,8 @@ impl ProvisioningApi {
         let mut more = true;
         while found.len() <= size && more {
             let records = self.0.store.changed_after(holder.organization, after, 500).await?;
-            more = records.len() == 500;
+            // fewer than there is room for may come before one that can't be read, which is an error of its own
+            more = !records.is_empty();
             after = records.last().map_or(after, |last| last.revision);
             found.extend(records.into_iter().filter(|record| gone_too || record.phase != Phase::Gone));
         }

@@ -42,6 +42,8 @@ use self::client::{Client, Problem, unknown};
 pub use self::network::NetworkDirectory;
 pub use self::pool::{Pool, Subnet};
 
+/// How long an ended container is waited for.
+const HINT_PATIENCE: Duration = Duration::from_secs(10);
 /// How many ended containers are waited for at once, before their workspaces are looked at.
 const HINTS_AT_ONCE: usize = 64;
 
@@ -293,7 +295,8 @@ impl Backend for DockerBackend {
                 if let (Some("die"), Some(id)) = (event.action.as_deref(), &actor.id) {
                     // At this event the daemon still lists the container as running. It holds the container's lock until
                     // it does not, and answers this only then.
-                    let _ = docker.inspect_container(id, None::<InspectContainerOptions>).await;
+                    let inspected = docker.inspect_container(id, None::<InspectContainerOptions>);
+                    let _ = tokio::time::timeout(HINT_PATIENCE, inspected).await;
                 }
                 actor.attributes?.get(names::WORKSPACE)?.parse().ok()
             }

@@ -269,7 +269,7 @@ pub fn change(
         let phase = match (record.phase, record.is_being_replaced()) {
             (Phase::Up | Phase::Stopped, true) | (Phase::Stopping, _) => Some(Phase::Stopping),
             (Phase::Stopped, false) => Some(Phase::Admitted),
-            _ => None,
+            (phase, _) => Some(phase).filter(|phase| phase.is_transient()),
         };
         if let Some(phase) = phase {
             (record.phase, record.phase_since, record.endpoint) = (phase, now, None);

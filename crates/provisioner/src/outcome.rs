@@ -123,6 +123,7 @@ pub fn apply(
             record.generation = record.wanted_generation;
             record.attempt = None;
             record.restarts = 0;
+            record.phase_since = now;
         }
         if let Some(restarts) = outcome.restarts {
             record.restarts = restarts;

@@ -11,7 +11,7 @@ pub struct Policy {
     pub launch_call: Duration,
     /// How long any other provider call may take, beyond a stop's grace.
     pub other_call: Duration,
-    /// How long getting the image may take.
+    /// How long it may take until an attempt begins: until the image is there, or what is in its place has ended.
     pub prepare_deadline: Duration,
     /// How long an attempt may take until the provider confirms it.
     pub launch_deadline: Duration,

@@ -5,6 +5,7 @@ mod suspects;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -22,6 +23,9 @@ const JUDGES: &str = "molecule-domain,molecule-workspace,molecule-provisioner,mo
 const LIVES: &str = "400";
 /// Where what a shard found is kept.
 const RESULTS: &str = "tests/mutants";
+
+/// Whether Ctrl-C was pressed: tests that it has ended have caught nothing.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Plants the suspects one by one; each must be caught.
 pub(crate) fn suspects(only: Option<&str>) -> anyhow::Result<()> {
@@ -44,14 +48,20 @@ pub(crate) fn suspects(only: Option<&str>) -> anyhow::Result<()> {
     }
     say(&format!("{} suspects, each of which a test must catch", chosen.len()));
     let postgres = Postgres::ensure("mutants")?;
-    ensure!(passes(Judge::Pure, &postgres)?, "the tests fail without any mutation");
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst))?;
     let mut survived = Vec::new();
+    let mut passed = None;
     for suspect in chosen {
+        if passed != Some(suspect.judge) {
+            ensure!(passes(suspect.judge, &postgres)?, "the tests fail without any mutation");
+            passed = Some(suspect.judge);
+        }
         let began = Instant::now();
         let caught = {
             let _planted = Planted::new(suspect)?;
             !passes(suspect.judge, &postgres).with_context(|| suspect.name)?
         };
+        ensure!(!INTERRUPTED.load(Ordering::SeqCst), "interrupted; the mutation was taken out again");
         let word = if caught { "caught" } else { "SURVIVED" };
         println!("{word:<9} {:>4.0} s  {}", began.elapsed().as_secs_f64(), suspect.name);
         if !caught {

@@ -37,6 +37,8 @@ struct HostState {
     troubles: BTreeSet<Trouble>,
     /// How late launches take effect after their call seemed lost.
     late: Option<Duration>,
+    /// An instance that can't be removed.
+    stuck: Option<InstanceRef>,
     /// How long stopping and removing takes, where the answer does not wait for it.
     slow: Option<Duration>,
     /// What is stopped or removed, until when, and its state then; `None` is gone.
@@ -92,6 +94,11 @@ impl Host {
         } else {
             troubles.remove(&trouble)
         };
+    }
+
+    /// This instance can't be removed from now on.
+    pub fn stick(&self, instance: InstanceRef) {
+        self.lock().stuck = Some(instance);
     }
 
     /// Ends all troubles.
@@ -360,6 +367,9 @@ impl Backend for MemoryBackend {
         let mut state = self.state()?;
         if state.mine(self.installation, instance).is_none_or(|found| found.owned.seq != seq) {
             return Ok(Progress::Done);
+        }
+        if state.stuck == Some(*instance) {
+            return Err(CallError::Unknown("it can't be removed now".to_owned()));
         }
         Ok(state.end(*instance, InstanceState::Removing, None, self.clock.now()))
     }

@@ -41,7 +41,9 @@ async fn reconcile(executor: Arc<Executor>, cancel: CancellationToken) {
     let mut gathered = Instant::now();
     while !cancel.is_cancelled() {
         // not before all that falls due meanwhile can share a look
-        cancel.run_until_cancelled(tokio::time::sleep_until(gathered)).await;
+        if cancel.run_until_cancelled(tokio::time::sleep_until(gathered)).await.is_none() {
+            break;
+        }
         working.settle();
         commits.borrow_and_update();
         let sleep = match claim_and_work(&executor, owner, &mut working).await {

@@ -84,7 +84,8 @@ impl Executor {
             spec,
             bootstrap_token: token.and_then(|bytes| String::from_utf8(bytes).ok()).map(BootstrapToken::new),
         };
-        let limit = self.policy.launch_call;
+        // storing it may have taken long, and what is stored is when the call has ended at the latest
+        let limit = call_until.since(self.clock.now());
         match self.guarded(lease, "backend.launch", limit, || self.backend.launch(&request)).await {
             Ok(()) => {
                 let now = self.clock.now();

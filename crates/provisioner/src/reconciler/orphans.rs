@@ -105,18 +105,22 @@ fn destroyable(
     unexplained: &Unexplained,
     owned: usize,
     seen_since: impl Fn(&OwnedResource) -> Timestamp,
+    refused: impl Fn(&WorkspaceId) -> u32,
     policy: &Policy,
     now: Timestamp,
 ) -> Removable {
     let budget = (owned / 10).max(1);
     let old = unexplained.instances.iter().filter(|one| now.since(one.created_at) >= policy.orphan_grace);
+    // what is being removed already needs no other word
+    let old = old.filter(|one| one.state != InstanceState::Removing);
     let mut instances: Vec<_> = old.map(|found| (found.instance, found.seq)).collect();
-    instances.sort_unstable();
+    instances.sort_unstable_by_key(|(instance, seq)| (refused(&instance.workspace), *instance, *seq));
     instances.truncate(budget);
     let old = unexplained.resources.iter().filter(|one| now.since(seen_since(one)) >= policy.orphan_grace);
     let mut workspaces: Vec<_> = old.map(|left| (left.organization, left.workspace)).collect();
     workspaces.sort_unstable();
     workspaces.dedup();
+    workspaces.sort_by_key(|(_, workspace)| refused(workspace));
     workspaces.truncate(budget - instances.len());
     (instances, workspaces)
 }
@@ -181,7 +185,7 @@ fn differing(expected: &Expectations, sightings: &[Sighting]) -> Vec<WorkspaceId
         };
         let (count, runs, lives) = seen.get(&(instance, record.seq)).copied().unwrap_or_default();
         if !record.settled {
-            let ends = matches!(record.phase, Some(Phase::Stopping | Phase::Failed));
+            let ends = matches!(record.phase, Some(Phase::Booting | Phase::Stopping | Phase::Failed));
             return ends && record.seq.is_some() && !lives;
         }
         let is_later = latest.get(&record.workspace).is_some_and(|(generation, seq)| {
@@ -199,13 +203,16 @@ fn differing(expected: &Expectations, sightings: &[Sighting]) -> Vec<WorkspaceId
 pub struct Sweeper {
     owner: LeaseOwner,
     unexplained_since: HashMap<String, Timestamp>,
+    /// How often what is left of a workspace could not be removed: the others come first.
+    refused: HashMap<WorkspaceId, u32>,
     /// The alarm that it has told of.
     told: Option<Timestamp>,
 }
 
 impl Default for Sweeper {
     fn default() -> Self {
-        Self { owner: LeaseOwner::generate(), unexplained_since: HashMap::new(), told: None }
+        let owner = LeaseOwner::generate();
+        Self { owner, unexplained_since: HashMap::new(), refused: HashMap::new(), told: None }
     }
 }
 
@@ -225,8 +232,12 @@ impl Sweeper {
         let kind = executor.backend.kind();
         if !self.leads(executor).await? {
             *self = Self { owner: self.owner, ..Self::default() };
-            // whoever sweeps says whether one stands
+            // whoever sweeps says what there is
             metrics::alarm(kind, false);
+            metrics::orphans(kind, 0, Duration::ZERO);
+            for phase in Phase::ALL {
+                metrics::instances(kind, &phase.to_string(), 0);
+            }
             return Ok(Comparison::default());
         }
         // before it is asked what is known: who ends it meanwhile makes more known, never less
@@ -278,8 +289,9 @@ impl Sweeper {
             let owned = sightings.len() + resources.len();
             let since =
                 |resource: &OwnedResource| self.unexplained_since.get(&resource.name).copied().unwrap_or(now);
+            let refused = |workspace: &WorkspaceId| self.refused.get(workspace).copied().unwrap_or(0);
             (found.instances, found.resources) =
-                destroyable(&unexplained, owned, since, &executor.policy, now);
+                destroyable(&unexplained, owned, since, refused, &executor.policy, now);
             self.destroy(executor, &found.instances, &found.resources).await?;
         } else {
             // what stands under the alarm has its grace once that has ended
@@ -291,7 +303,7 @@ impl Sweeper {
     /// Removes these one by one, for as long as this engine has the role, and no longer than until the next pass is due: a
     /// provider that is slow at it keeps nobody from learning what has changed.
     async fn destroy(
-        &self,
+        &mut self,
         executor: &Executor,
         instances: &[(InstanceRef, LaunchSeq)],
         workspaces: &[(OrganizationId, WorkspaceId)],
@@ -304,7 +316,13 @@ impl Sweeper {
                 info!("the next sweep goes on removing orphans");
                 return Ok(());
             }
-            destroy(executor, instance, workspace).await;
+            let of_instance = instance.first().map(|(instance, _)| instance.workspace);
+            let of = of_instance.or(workspace.first().map(|(_, workspace)| *workspace));
+            match (destroy(executor, instance, workspace).await, of) {
+                (true, Some(of)) => drop(self.refused.remove(&of)),
+                (false, Some(of)) => *self.refused.entry(of).or_default() += 1,
+                (_, None) => {}
+            }
         }
         Ok(())
     }
@@ -331,22 +349,26 @@ async fn destroy(
     executor: &Executor,
     instances: &[(InstanceRef, LaunchSeq)],
     workspaces: &[(OrganizationId, WorkspaceId)],
-) {
+) -> bool {
     let limit = executor.policy.other_call;
+    let mut all = true;
     for (instance, seq) in instances {
         warn!(workspace = %instance.workspace, generation = %instance.generation, launch = %seq, "removing an orphan");
         let remove = || executor.backend.remove(instance, *seq);
         if let Err(error) = executor.call("sweep.remove", limit, remove).await {
-            warn!(%error, "the orphan is still there; the next sweep tries again");
+            warn!(%error, "the orphan is still there; a later sweep tries again");
+            all = false;
         }
     }
     for (organization, workspace) in workspaces {
         warn!(%workspace, "removing an orphan's volumes");
         let purge = || executor.backend.purge(*organization, *workspace);
         if let Err(error) = executor.call("sweep.purge", limit, purge).await {
-            warn!(%error, "some are still there; the next sweep tries again");
+            warn!(%error, "some are still there; a later sweep tries again");
+            all = false;
         }
     }
+    all
 }
 
 /// Both lists, or nothing: half an answer proves nothing.
@@ -428,7 +450,7 @@ mod tests {
         let policy = Policy { orphan_grace: Duration::from_secs(60), ..Policy::default() };
         let unexplained = Unexplained::of(sightings, volumes, expected);
         let since = NOW - Duration::from_secs(seconds);
-        destroyable(&unexplained, sightings.len() + volumes.len(), |_| since, &policy, NOW)
+        destroyable(&unexplained, sightings.len() + volumes.len(), |_| since, |_| 0, &policy, NOW)
     }
 
     #[test]
@@ -484,7 +506,7 @@ mod tests {
     fn what_has_come_to_its_end_is_woken() {
         let mut expected = expect(&[(1, 1), (2, 2), (3, 3)]);
         for (record, phase) in
-            expected.instances.iter_mut().zip([Phase::Stopping, Phase::Failed, Phase::Booting])
+            expected.instances.iter_mut().zip([Phase::Stopping, Phase::Booting, Phase::Launching])
         {
             (record.settled, record.phase) = (false, Some(phase));
         }

@@ -104,22 +104,28 @@ impl Planner<'_> {
     /// Two instances on one disk: both are taken away, and another is launched.
     fn on_doubled(&self, sighting: &Sighting) -> Action {
         let runs = self.record.desired == Desired::Running && !self.record.is_being_replaced();
+        if runs && self.record.phase == Phase::Stopping && self.start_is_overdue() {
+            return self.stop_timeout("the provider made two instances of it, and does not remove them");
+        }
         if runs { self.remove(sighting) } else { self.on_present(sighting) }
     }
 
     /// A late one of an earlier launch of ours. The orphan sweep, which has a grace and a budget, decides about it.
     fn on_earlier(&self, sighting: &Sighting) -> Action {
         let message = format!(
-            "an instance of another launch ({}) is in the way; the next sweep looks at it",
+            "an instance of an earlier launch ({}) is in the way, and is removed unless an alarm stands",
             sighting.found().seq
         );
         // longer than a sweep leaves it alone
         let deadline = self.policy.launch_deadline + self.policy.orphan_grace * 2;
-        let starts = matches!(self.record.phase, Phase::Admitted | Phase::Launching);
+        let starts = self.record.phase.is_transient();
         if self.record.desired == Desired::Running && starts && self.overdue(deadline) {
             return self.give_up(Reason::NameTaken, message, None);
         }
-        self.tell(Reason::NameTaken, message, None, self.policy.look_every * 5)
+        // its own launch is not there, and has been shown before
+        let is_down = self.record.phase == Phase::Up;
+        let fact = is_down.then_some(Fact::Down(sighting.at()));
+        self.tell(Reason::NameTaken, message, fact, self.policy.look_every * 5)
     }
 
     /// What was launched and is not known here may be all that holds the workspace's data, or write to its disk: nothing
@@ -147,7 +153,8 @@ impl Planner<'_> {
         }
         if self.record.is_being_replaced() {
             if self.record.desired == Desired::Running && self.start_is_overdue() {
-                return self.stop_timeout("the instance before it did not end in time, and is still removed");
+                return self
+                    .stop_timeout("the instance before it did not end in time; it is still being stopped");
             }
             let patience = self.policy.stop_deadline / 2;
             let patient = self.record.phase != Phase::Stopping || !self.overdue(patience);
@@ -222,7 +229,7 @@ impl Planner<'_> {
                 if matches!(self.record.phase, Phase::Booting | Phase::Stopping) =>
             {
                 if self.start_is_overdue() {
-                    return self.stop_timeout("it was to be started again, and did not end in time");
+                    return self.stop_timeout("it was to start again, and had not stopped in time");
                 }
                 self.await_end(self.policy.boot_deadline)
             }
@@ -230,6 +237,10 @@ impl Planner<'_> {
             | InstanceState::Stopping
             | InstanceState::Removing
             | InstanceState::Unattached => {
+                if self.record.phase == Phase::Stopping && self.start_is_overdue() {
+                    let message = "the instance did not come up in time".to_owned();
+                    return self.give_up(Reason::BootTimeout, message, None);
+                }
                 let deadline = self.policy.boot_deadline;
                 if self.record.phase == Phase::Booting && self.overdue(deadline) {
                     return self.give_up(

@@ -34,6 +34,20 @@ pub fn from_json<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, Store
     serde_json::from_str(text).map_err(|error| corrupt(format!("{what}: {error}")))
 }
 
+/// What can be read before the first that can't, which is of a newer version: who goes on from there asks again, and is told so
+/// where nothing comes before it. Nothing is ever left out in between.
+pub fn readable<T>(read: impl IntoIterator<Item = Result<T, StoreError>>) -> Result<Vec<T>, StoreError> {
+    let mut all = Vec::new();
+    for one in read {
+        match one {
+            Ok(one) => all.push(one),
+            Err(error) if all.is_empty() => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(all)
+}
+
 /// An id from text.
 pub fn id<T: std::str::FromStr>(text: &str) -> Result<T, StoreError> {
     text.parse().map_err(|_| corrupt(format!("the id {text:?}")))
@@ -42,4 +56,17 @@ pub fn id<T: std::str::FromStr>(text: &str) -> Result<T, StoreError> {
 /// A number that must fit.
 pub fn number<T: TryFrom<i64>>(number: i64) -> Result<T, StoreError> {
     T::try_from(number).map_err(|_| corrupt(format!("the number {number}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_ends_before_what_cannot_be_read() {
+        let newer = || Err(corrupt("a phase"));
+        assert_eq!(readable([Ok(1), Ok(2), newer(), Ok(4)]).unwrap(), [1, 2]);
+        assert!(readable([newer(), Ok(4)]).is_err(), "it is no end");
+        assert!(readable(std::iter::empty::<Result<i32, StoreError>>()).unwrap().is_empty());
+    }
 }

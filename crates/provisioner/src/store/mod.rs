@@ -40,7 +40,8 @@ pub trait Store: Send + Sync + 'static {
         workspace: WorkspaceId,
     ) -> Result<Option<InstanceRecord>, StoreError>;
 
-    /// The organisation's records that changed after a revision, in order of revision, at most so many.
+    /// The organisation's records that changed after a revision, in order of revision, at most so many. Fewer may come before
+    /// one that this version can't read; where that is the first, it is an error.
     async fn changed_after(
         &self,
         organization: OrganizationId,
@@ -59,7 +60,7 @@ pub trait Store: Send + Sync + 'static {
     /// Takes a backend's due records for `lease`, as many of each [kind](Room) as there is room for. Organisations take turns,
     /// by how many of theirs are held or come before; of one turn, what is to stop or to go comes first, then what has been
     /// due for longest. No two owners hold one at once. They fall due again when the lease ends; one that is due before then
-    /// was woken meanwhile. What can't be read, as it is of a newer version, is left to others for [`UNREADABLE_PAUSE`].
+    /// was woken meanwhile. What this version can't read is given back, and falls due after [`UNREADABLE_PAUSE`].
     async fn claim(
         &self,
         backend: &str,

@@ -138,6 +138,7 @@ async fn what_is_to_run_is_attached_while_it_is_stopping_too() {
     let admitted = admitted().await;
     let record = InstanceRecord {
         phase: Phase::Stopping,
+        phase_since: NOW,
         attempt: Some(attempt(&admitted, AttemptState::Confirmed, NOW)),
         ..admitted
     };
@@ -287,4 +288,29 @@ async fn a_crash_ends_a_segment_when_it_was_seen() {
     assert_eq!(segments.len(), 2, "{segments:?}");
     assert_eq!(segments[0].until, Some(seen));
     assert!(segments[1].from > seen && segments[1].until.is_none(), "{segments:?}");
+}
+
+/// What was on its way for long before it was asked for again has all of its time anew.
+#[tokio::test]
+async fn a_wish_to_run_is_not_given_up_for_the_time_before_it() {
+    for then in [&[Op::Stop, Op::Start][..], &[Op::Restart]] {
+        let mut world = World::new();
+        let workspace = WorkspaceId::generate();
+        world.ask(workspace, Op::Create).await;
+        world.ask(workspace, Op::ProviderAway).await;
+        // longer than a boot may take, and nearly as long as anything may
+        for _ in 0..29 * 60 {
+            world.tick().await;
+        }
+        for op in then {
+            world.ask(workspace, *op).await;
+        }
+        for _ in 0..5 * 60 {
+            world.tick().await;
+        }
+        let record = world.record(workspace).await.unwrap();
+        assert_ne!(record.phase, Phase::Failed, "{then:?}: {}", record.message);
+        world.settle().await;
+        assert_eq!(world.record(workspace).await.unwrap().phase, Phase::Up, "{then:?}");
+    }
 }

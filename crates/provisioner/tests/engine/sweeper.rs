@@ -91,3 +91,17 @@ async fn a_slow_removal_does_not_hold_up_the_next_pass() {
     let budget = sweeper.pass(&world.executor).await.unwrap().instances.len();
     assert_eq!(world.host.instances().len(), 49 - budget);
 }
+
+/// One that can't be removed does not take the turn of the others for good.
+#[tokio::test]
+async fn what_cannot_be_removed_holds_up_nobody() {
+    let world = with_orphans(1).await;
+    let stuck = world.host.instances().into_iter().map(|one| one.instance).min().unwrap();
+    world.host.stick(stuck);
+    let mut sweeper = Sweeper::default();
+    for _ in 0..12 {
+        sweeper.pass(&world.executor).await.unwrap();
+    }
+    let left: Vec<_> = world.host.instances().into_iter().map(|one| one.instance).collect();
+    assert_eq!(left, [stuck]);
+}

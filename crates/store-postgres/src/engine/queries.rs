@@ -8,7 +8,7 @@ use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Rev
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
 use molecule_provisioner::reconciler::orphans::Launched;
-use molecule_provisioner::store::codec::{from_text, json, number, text};
+use molecule_provisioner::store::codec::{from_text, json, number, readable, text};
 use molecule_provisioner::store::{Alarm, Expectations, Expected, Room, StoreError, UNREADABLE_PAUSE};
 use sqlx::{PgConnection, PgPool};
 use tracing::warn;
@@ -34,15 +34,7 @@ pub(super) async fn changed_after(
     .fetch_all(pool)
     .await
     .map_err(store_error)?;
-    Ok(rows.into_iter().filter_map(readable).collect())
-}
-
-/// A row's record. What can't be read is of a newer version, which tells of it.
-fn readable(row: InstanceRow) -> Option<InstanceRecord> {
-    let workspace = row.workspace_id;
-    let unreadable =
-        |error: &StoreError| warn!(%workspace, %error, "a record of a newer version is left out");
-    row.into_record().inspect_err(unreadable).ok()
+    readable(rows.into_iter().map(InstanceRow::into_record))
 }
 
 pub(super) async fn events_after(
@@ -61,24 +53,23 @@ pub(super) async fn events_after(
     .fetch_all(pool)
     .await
     .map_err(store_error)?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Event {
-                id: row.event_id,
-                workspace: WorkspaceId::from_uuid(row.workspace_id),
-                at: moment(row.at),
-                detail: EventDetail {
-                    kind: row.kind.into(),
-                    actor: from_text(&row.actor, "actor")?,
-                    generation: Generation(number(row.generation)?),
-                    reason: row.reason.and_then(|reason| from_text(&reason, "reason").ok()),
-                    message: row.message,
-                    exit_code: row.exit_code,
-                    log_tail: row.log_tail,
-                },
-            })
+    let events = rows.into_iter().map(|row| {
+        Ok(Event {
+            id: row.event_id,
+            workspace: WorkspaceId::from_uuid(row.workspace_id),
+            at: moment(row.at),
+            detail: EventDetail {
+                kind: row.kind.into(),
+                actor: from_text(&row.actor, "actor")?,
+                generation: Generation(number(row.generation)?),
+                reason: row.reason.and_then(|reason| from_text(&reason, "reason").ok()),
+                message: row.message,
+                exit_code: row.exit_code,
+                log_tail: row.log_tail,
+            },
         })
-        .collect()
+    });
+    readable(events)
 }
 
 pub(super) async fn counters(
@@ -143,16 +134,18 @@ pub(super) async fn claim(
     let mut unreadable = Vec::new();
     let claimed = rows.into_iter().filter_map(|row| {
         let (epoch, id) = (row.lease_epoch, row.workspace_id);
-        let record = readable(row);
-        if record.is_none() {
+        let record = row.into_record().inspect_err(|error| {
+            warn!(workspace = %id, %error, "a record can't be read, as if of a newer version; it is left to others");
             unreadable.push(id);
-        }
-        let record = record?;
+        });
+        let record = record.ok()?;
         Some(Claimed { lease: Lease { workspace: record.workspace, owner, epoch, until }, record })
     });
     let claimed = claimed.collect();
-    if !unreadable.is_empty() {
-        leave(pool, &unreadable, owner, now + UNREADABLE_PAUSE).await?;
+    if !unreadable.is_empty()
+        && let Err(error) = leave(pool, &unreadable, owner, now + UNREADABLE_PAUSE).await
+    {
+        warn!(%error, "their leases could not be given back, and end by themselves");
     }
     Ok(claimed)
 }

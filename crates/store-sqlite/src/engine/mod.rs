@@ -14,12 +14,14 @@ use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionReq
 use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment, Wanted};
 use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::reconciler::orphans::Launched;
+use molecule_provisioner::store::codec::readable;
 use molecule_provisioner::store::memory::workspace_taken;
 use molecule_provisioner::store::{Alarm, Expectations, Expected, Room, Store, StoreError, UNREADABLE_PAUSE};
 use molecule_provisioner::wakes::Wakes;
+use tracing::warn;
 
 use self::parts::{admit, begun, held, highest_launch, tell};
-use self::rows::{InstanceRow, account, add_usage, find, leave, next_revision, readable, save};
+use self::rows::{InstanceRow, account, add_usage, find, leave, next_revision, save};
 use crate::Database;
 use crate::codec::{from_text, id, json, number, text, unavailable};
 
@@ -96,7 +98,7 @@ impl Store for EngineStore {
         .fetch_all(&self.0.reader)
         .await
         .map_err(unavailable)?;
-        Ok(rows.into_iter().filter_map(readable).collect())
+        readable(rows.into_iter().map(InstanceRow::into_record))
     }
 
     async fn events_after(
@@ -115,24 +117,23 @@ impl Store for EngineStore {
         .fetch_all(&self.0.reader)
         .await
         .map_err(unavailable)?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(Event {
-                    id: row.event_id,
-                    workspace: id(&row.workspace_id)?,
-                    at: Timestamp::from_micros(row.at),
-                    detail: EventDetail {
-                        kind: row.kind.into(),
-                        actor: from_text(&row.actor, "actor")?,
-                        generation: Generation(number(row.generation)?),
-                        reason: row.reason.and_then(|reason| from_text(&reason, "reason").ok()),
-                        message: row.message,
-                        exit_code: row.exit_code.map(number).transpose()?,
-                        log_tail: row.log_tail,
-                    },
-                })
+        let events = rows.into_iter().map(|row| {
+            Ok(Event {
+                id: row.event_id,
+                workspace: id(&row.workspace_id)?,
+                at: Timestamp::from_micros(row.at),
+                detail: EventDetail {
+                    kind: row.kind.into(),
+                    actor: from_text(&row.actor, "actor")?,
+                    generation: Generation(number(row.generation)?),
+                    reason: row.reason.and_then(|reason| from_text(&reason, "reason").ok()),
+                    message: row.message,
+                    exit_code: row.exit_code.map(number).transpose()?,
+                    log_tail: row.log_tail,
+                },
             })
-            .collect()
+        });
+        readable(events)
     }
 
     async fn claim(
@@ -188,9 +189,13 @@ impl Store for EngineStore {
         let mut claimed = Vec::with_capacity(rows.len());
         for row in rows {
             let (epoch, workspace) = (row.lease_epoch, row.workspace_id.clone());
-            let Some(record) = readable(row) else {
-                leave(&mut tx, &workspace, now + UNREADABLE_PAUSE).await?;
-                continue;
+            let record = match row.into_record() {
+                Ok(record) => record,
+                Err(error) => {
+                    warn!(workspace, %error, "a record can't be read, as if of a newer version; it is left alone");
+                    leave(&mut tx, &workspace, now + UNREADABLE_PAUSE).await?;
+                    continue;
+                }
             };
             claimed
                 .push(Claimed { lease: Lease { workspace: record.workspace, owner, epoch, until }, record });

@@ -9,7 +9,6 @@ use molecule_provisioner::admission::{Account, LAUNCH_WINDOW};
 use molecule_provisioner::model::{Attempt, InstanceRecord, Lease};
 use molecule_provisioner::store::StoreError;
 use sqlx::SqliteConnection;
-use tracing::warn;
 
 use crate::codec::{corrupt, from_json, from_text, id, json, number, text, unavailable};
 
@@ -102,13 +101,6 @@ impl InstanceRow {
             && self.lease_epoch == lease.epoch
             && now.micros() < self.lease_until
     }
-}
-
-/// A row's record. What can't be read is of a newer version.
-pub(super) fn readable(row: InstanceRow) -> Option<InstanceRecord> {
-    let workspace = row.workspace_id.clone();
-    let unreadable = |error: &StoreError| warn!(workspace, %error, "a record of a newer version is left out");
-    row.into_record().inspect_err(unreadable).ok()
 }
 
 /// Gives the lease of a record back that this version can't read.

@@ -215,4 +215,13 @@ async fn launches_and_others_have_room_of_their_own(store: Arc<dyn Store>) {
     assert_eq!(claimed(6, room(0, 9)).await, booting);
     let waiting: Vec<_> = all[2..5].iter().map(|record| record.workspace).collect();
     assert_eq!(claimed(6, room(9, 0)).await, waiting);
+    // of two organisations on one turn, what is to stop comes before what is only looked at
+    let looked_at = claim(&*store, at(70)).await;
+    for claimed in looked_at {
+        let due_at = booting.contains(&claimed.record.workspace).then_some(at(71));
+        commit(&*store, &claimed, at(70), Outcome { due_at, ..outcome(&claimed.record) }).await;
+    }
+    let others = created_by(&*store, OTHER, 1).await;
+    store.change(&ask(&others[0], Change::Stop(None)), at(72)).await.unwrap();
+    assert_eq!(claimed(73, room(0, 1)).await, [others[0].workspace]);
 }
