@@ -210,7 +210,7 @@ async fn a_record_of_a_newer_version_harms_nobody() {
     store.set_account(OrganizationId::SELF_HOSTED, Account::default()).await.unwrap();
     let request = || request(OrganizationId::SELF_HOSTED);
     let (newer, known) = (request(), request());
-    store.provision(&newer, at(1)).await.unwrap();
+    let before = store.provision(&newer, at(1)).await.unwrap().revision;
     store.provision(&known, at(1)).await.unwrap();
     let newer = newer.workspace;
     let write = async |what: String| execute(&scratch.url(), what).await.unwrap();
@@ -224,8 +224,10 @@ async fn a_record_of_a_newer_version_harms_nobody() {
         claimed.into_iter().map(|one| (one.record.workspace, one.record.reason)).collect::<Vec<_>>()
     };
     assert_eq!(claim(2).await, [(known.workspace, None)]);
-    let changed = store.changed_after(OrganizationId::SELF_HOSTED, Revision(0), 10).await.unwrap();
-    assert_eq!(changed.len(), 1);
+    let whole = store.changed_after(OrganizationId::SELF_HOSTED, Revision(0), 10).await;
+    assert!(whole.is_err(), "left out, it would pass for absent: {whole:?}");
+    let behind = store.changed_after(OrganizationId::SELF_HOSTED, before, 10).await.unwrap();
+    assert_eq!(behind.len(), 1);
     let expected = store.expectations("memory").await.unwrap().instances;
     let phase = expected.iter().find(|one| one.workspace == newer).map(|one| one.phase);
     assert_eq!((expected.len(), phase), (2, Some(None)));
