@@ -32,7 +32,18 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
         Reason::CrashLoop => &["crash loop", "init fails", "crash", "vanish", "shows late"],
         Reason::InitFailed => &["init fails"],
         Reason::AgentNotConnected => {
-            &["silent", "tenant down", "frozen", "cut", "crash loop", "init fails", "slow boot"]
+            // what ends or vanishes without a hint is found by the next sweep only
+            &[
+                "silent",
+                "tenant down",
+                "frozen",
+                "cut",
+                "crash",
+                "vanish",
+                "crash loop",
+                "init fails",
+                "slow boot",
+            ]
         }
         // a restore may bring back a launch that had found no room long before
         Reason::NoCapacity => &["full", "restored"],

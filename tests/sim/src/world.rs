@@ -186,6 +186,11 @@ impl World {
         Some(fault)
     }
 
+    /// Whether a copy of a call of this process's is heard late, now and then.
+    pub fn may_stray(&self, who: &str) -> bool {
+        !self.calm && !who.starts_with(TWIN) && self.rng().once_in(30)
+    }
+
     /// How many faults wait for their steps.
     pub fn armed(&self) -> usize {
         lock(&self.armed).len()
