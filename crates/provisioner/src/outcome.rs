@@ -139,7 +139,7 @@ pub fn apply(
     record.due_at = if !release {
         before.due_at
     } else if outcome.planned_for != before.wanted() || before.due_at.is_some_and(|due| due < lease.until) {
-        // Another intent, or a wake-up, came in between: what was learnt is kept, and it is planned anew.
+        // Something else is wanted, or a wake-up came in between: what was learnt is kept, and it is planned anew.
         Some(now)
     } else if effects.illegal.is_some() {
         Some(now + ILLEGAL_PAUSE)

@@ -25,9 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A self-hosted tenant's engine, and the instances that it sees to.
 #[derive(Debug)]
 pub struct Embedded {
-    /// The engine.
+    /// Brings the local daemon to what is stored.
     pub engine: Engine,
-    /// The instances.
+    /// What is stored of this tenant's instances, in the same database.
     pub instances: Instances,
 }
 

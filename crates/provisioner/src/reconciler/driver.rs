@@ -64,7 +64,7 @@ async fn reconcile(executor: Arc<Executor>, cancel: CancellationToken) {
     while working.next().await {}
 }
 
-/// The steps under way. Launches have slots of their own, so that neither they nor what is to stop waits for the other.
+/// The steps that were begun and have not ended. Launches have slots of their own, so that neither they nor what is to stop waits for the other.
 #[derive(Debug, Default)]
 struct Working {
     launches: JoinSet<()>,
