@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptionsBuilder};
+use anyhow::Context;
+use bollard::errors::Error;
+use bollard::query_parameters::{
+    InspectContainerOptions, KillContainerOptions, RemoveContainerOptionsBuilder,
+};
 use futures::future::join_all;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client as HttpClient;
@@ -20,6 +24,8 @@ const PROGRAMS: Programs = Programs {
 };
 const WORKSPACES: usize = 10;
 const ROUNDS: u32 = 5;
+/// How often a workspace is asked for before it is given up, every 100 ms: well before the next sweep.
+const TURNS: u32 = 6000;
 
 /// What happens to a container.
 #[derive(Clone, Copy, Debug)]
@@ -33,18 +39,15 @@ impl End {
     async fn come_over(self, workspace: &Workspace) -> anyhow::Result<()> {
         let container = format!("ws-{}-{}", workspace.workspace_id, workspace.generation);
         match self {
-            Self::Crash => {
-                let end = json!({ "params": { "message": { "parts": [{ "text": "end yourself" }] } } });
-                let url = format!("{}/", workspace.agent.clone().unwrap_or_default().url);
-                let request = hyper::Request::post(url).header("content-type", "application/json");
-                let request = request.body(Full::new(bytes::Bytes::from(end.to_string())))?;
-                // it ends before it answers
-                let _ = HttpClient::builder(TokioExecutor::new()).build_http().request(request).await;
-            }
+            Self::Crash => crash(workspace, &container).await?,
             Self::Kill => docker().await?.kill_container(&container, None::<KillContainerOptions>).await?,
             Self::Removal => {
                 let options = RemoveContainerOptionsBuilder::default().force(true).build();
-                docker().await?.remove_container(&container, Some(options)).await?;
+                match docker().await?.remove_container(&container, Some(options)).await {
+                    // the daemon's client is told so where the removal goes on without it
+                    Ok(()) | Err(Error::DockerResponseServerError { status_code: 409, .. }) => {}
+                    Err(error) => return Err(error).context("remove the container"),
+                }
             }
         }
         Ok(())
@@ -59,6 +62,38 @@ impl End {
     }
 }
 
+/// Asks an agent to end itself, again and again until its container is no longer the running one that it was.
+async fn crash(workspace: &Workspace, container: &str) -> anyhow::Result<()> {
+    let end = json!({ "params": { "message": { "parts": [{ "text": "end yourself" }] } } });
+    let url = format!("{}/", workspace.agent.clone().unwrap_or_default().url);
+    let before = running(container).await?.context("nothing runs that could crash")?;
+    for _ in 0..100 {
+        let request = hyper::Request::post(&url).header("content-type", "application/json");
+        let request = request.body(Full::new(bytes::Bytes::from(end.to_string())))?;
+        // it ends before it answers
+        let answer = HttpClient::builder(TokioExecutor::new()).build_http().request(request).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if running(container).await?.as_ref() != Some(&before) {
+            return Ok(());
+        }
+        eprintln!("{container} still runs: {answer:?}");
+    }
+    anyhow::bail!("{container} does not end itself")
+}
+
+/// Which container runs under a name, and since when.
+async fn running(container: &str) -> anyhow::Result<Option<(Option<String>, Option<String>)>> {
+    let inspected = docker().await?.inspect_container(container, None::<InspectContainerOptions>).await;
+    match inspected {
+        Ok(found) => {
+            let state = found.state.unwrap_or_default();
+            Ok(state.running.unwrap_or_default().then_some((found.id, state.started_at)))
+        }
+        Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The number of a workspace's last event.
 async fn last_event(tenant: &mut Stand, id: &str) -> anyhow::Result<u64> {
     Ok(tenant.events(id).await?.first().map_or(0, |event| event.event_id))
@@ -66,7 +101,7 @@ async fn last_event(tenant: &mut Stand, id: &str) -> anyhow::Result<u64> {
 
 /// Waits until a later event tells of the end, and the workspace runs again.
 async fn runs_again(tenant: &mut Stand, id: &str, end: End, after: u64) -> anyhow::Result<Workspace> {
-    for _ in 0..600 {
+    for _ in 0..TURNS {
         let events = tenant.events(id).await?;
         let is_told = events.iter().any(|event| event.kind == end.told_as() && event.event_id > after);
         let now = tenant.get(id).await?;
@@ -75,7 +110,9 @@ async fn runs_again(tenant: &mut Stand, id: &str, end: End, after: u64) -> anyho
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    anyhow::bail!("{id}: {end:?} was not noticed: {:#?}", tenant.events(id).await?)
+    let (events, now) = (tenant.events(id).await?, tenant.get(id).await?);
+    let newer: Vec<_> = events.into_iter().filter(|event| event.event_id > after).collect();
+    anyhow::bail!("{id}: {end:?} was not noticed: {now:#?}, since then {newer:#?}")
 }
 
 #[tokio::test(flavor = "multi_thread")]

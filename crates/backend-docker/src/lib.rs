@@ -7,6 +7,7 @@ mod archive;
 mod canary;
 mod client;
 mod container;
+mod hints;
 mod image;
 mod init;
 mod names;
@@ -22,8 +23,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::query_parameters::{
-    EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+    InspectContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    StartContainerOptions, StopContainerOptionsBuilder,
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -36,16 +37,10 @@ use molecule_provisioner::backend::{
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::model::InstanceRef;
 use molecule_provisioner::observation::OwnedInstance;
-use tracing::debug;
 
 use self::client::{Client, Problem, unknown};
 pub use self::network::NetworkDirectory;
 pub use self::pool::{Pool, Subnet};
-
-/// How long an ended container is waited for.
-const HINT_PATIENCE: Duration = Duration::from_secs(10);
-/// How many ended containers are waited for at once, before their workspaces are looked at.
-const HINTS_AT_ONCE: usize = 64;
 
 /// How the backend is set up.
 #[derive(Clone, Debug)]
@@ -68,6 +63,7 @@ pub struct DockerBackend {
     images: image::Images,
     networks: network::Networks,
     init: init::InitVolume,
+    last_event: Arc<hints::LastEvent>,
     steps: Steps,
 }
 
@@ -85,6 +81,7 @@ impl DockerBackend {
             images: image::Images::default(),
             networks: network::Networks::new(settings.installation, directory),
             init: init::InitVolume::new(settings.workspace_init.clone()),
+            last_event: Arc::default(),
             settings,
             steps,
         }
@@ -277,30 +274,6 @@ impl Backend for DockerBackend {
 
     async fn hints(&self) -> Result<BoxStream<'static, WorkspaceId>, CallError> {
         let docker = self.client.get().await?.clone();
-        let mut filters = names::ours_filter(self.settings.installation);
-        filters.insert("type".to_owned(), vec!["container".to_owned()]);
-        filters.insert("event".to_owned(), ["die", "destroy"].map(str::to_owned).to_vec());
-        let options = EventsOptionsBuilder::default().filters(&filters).build();
-        let events = docker.events(Some(options)).take_while(|event| {
-            if let Err(error) = event {
-                debug!(%error, "the daemon's events end");
-            }
-            futures::future::ready(event.is_ok())
-        });
-        let hints = events.map(move |event| {
-            let docker = docker.clone();
-            async move {
-                let event = event.ok()?;
-                let actor = event.actor?;
-                if let (Some("die"), Some(id)) = (event.action.as_deref(), &actor.id) {
-                    // At this event the daemon still lists the container as running. It holds the container's lock until
-                    // it does not, and answers this only then.
-                    let inspected = docker.inspect_container(id, None::<InspectContainerOptions>);
-                    let _ = tokio::time::timeout(HINT_PATIENCE, inspected).await;
-                }
-                actor.attributes?.get(names::WORKSPACE)?.parse().ok()
-            }
-        });
-        Ok(hints.buffer_unordered(HINTS_AT_ONCE).filter_map(futures::future::ready).boxed())
+        Ok(hints::hints(docker, self.settings.installation, Arc::clone(&self.last_event)))
     }
 }
