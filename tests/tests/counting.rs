@@ -14,7 +14,8 @@ use molecule_provisioner::backend::memory::{Host, MemoryBackend};
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::execute::Executor;
-use molecule_provisioner::store::{Room, Store, contract};
+use molecule_provisioner::samples;
+use molecule_provisioner::store::{Room, Store};
 use molecule_service_kit::seal::Aes;
 use molecule_store_postgres::Database;
 use molecule_store_postgres::engine::EngineStore;
@@ -63,7 +64,7 @@ impl World {
             let context = molecule_domain::seal::token_context(workspace, molecule_domain::id::Generation(1));
             let request = molecule_provisioner::admission::ProvisionRequest {
                 sealed_token: sealed.seal(b"token", &context),
-                ..contract::provision(workspace)
+                ..samples::provision(workspace)
             };
             // beyond the cap it is refused, which is an answer
             let _ = self.store.provision(&request, now).await;

@@ -11,18 +11,19 @@ use bollard::query_parameters::{
     StartContainerOptions,
 };
 use molecule_backend_docker::{DockerBackend, NetworkDirectory, Settings};
+use molecule_contracts::backend as contract;
 use molecule_domain::id::{InstallationId, OrganizationId};
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::network::NetworkSpec;
-use molecule_provisioner::backend::{Backend, conformance};
+use molecule_provisioner::backend::Backend;
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::model::InstanceRef;
-use molecule_provisioner::store::contract;
+use molecule_provisioner::samples;
 use molecule_tests::broken::{self, Failure};
 use molecule_tests::images::{self, Kind};
 use molecule_tests::leftovers;
 
-/// The conformance suite's own.
+/// The contract's own.
 const SUBNETS: [&str; 2] = ["10.213.1.", "10.213.2."];
 
 struct OneNetwork(NetworkSpec);
@@ -81,7 +82,7 @@ async fn replicas_make_a_network_once() {
 }
 
 #[async_trait]
-impl conformance::Subject for Subject {
+impl contract::Subject for Subject {
     fn backend(&self) -> Arc<dyn Backend> {
         Self::make(self.installation, None, 1)
     }
@@ -97,7 +98,7 @@ impl conformance::Subject for Subject {
             agents_url: "http://127.0.0.1:9".to_owned(),
             agents_ca: None,
             command: None,
-            ..contract::spec()
+            ..samples::spec()
         }
     }
 
@@ -156,7 +157,7 @@ async fn the_docker_backend_conforms() {
     }
     let installation = InstallationId::generate();
     let subject = Subject { docker, installation, folder: tempfile::tempdir().unwrap() };
-    conformance::run(&subject).await;
+    contract::run(&subject).await;
     for subnets in SUBNETS {
         leftovers::remove(&subject.docker, subnets).await.unwrap();
     }

@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use molecule_backend_ec2::{Ec2Backend, Settings};
+use molecule_contracts::backend::{self as contract, Subject};
 use molecule_domain::clock::SystemClock;
 use molecule_domain::id::{
     AttemptNumber, Generation, InstallationId, LaunchSeq, OrganizationId, WorkspaceId,
 };
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::Reason;
-use molecule_provisioner::backend::conformance::{self, Subject};
 use molecule_provisioner::backend::{
     Backend, BootstrapToken, CallError, LaunchRequest, PrepareRequest, Prepared,
 };
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::model::{Attempt, InstanceRef};
 use molecule_provisioner::observation::InstanceState;
-use molecule_provisioner::store::contract;
+use molecule_provisioner::samples;
 use molecule_tests::broken::{self, Failure};
 use molecule_tests::ec2::{self, Cloud, Front, Weather};
 use molecule_tests::seed::Dice;
@@ -53,13 +53,13 @@ impl Subject for Account {
     }
 
     fn spec(&self) -> LaunchSpec {
-        contract::spec()
+        samples::spec()
     }
 
     /// On EC2 the image that must be there is the operators'.
     async fn impossible(&self) -> (Arc<dyn Backend>, LaunchSpec) {
         let settings = Settings { image: "ami-00000000000000000".to_owned(), ..ec2::settings(&self.front) };
-        (Arc::new(backend(&self.front.url, settings, self.installation).await), contract::spec())
+        (Arc::new(backend(&self.front.url, settings, self.installation).await), samples::spec())
     }
 
     /// EC2 has no names; the most alike is a machine with the same tags, but without the installation's.
@@ -111,7 +111,7 @@ async fn the_ec2_backend_conforms() {
     let ours = Arc::new(backend(&front.url, ec2::settings(&front), installation).await);
     let other = Arc::new(backend(&front.url, ec2::settings(&front), InstallationId::generate()).await);
     let account = Account { front, installation, ours, other };
-    conformance::run(&account).await;
+    contract::run(&account).await;
     assert_eq!(account.front.violations(), Vec::<String>::new());
     are_permitted(&account.front);
 }
@@ -140,7 +140,7 @@ fn request(generation: u32, attempt: u32) -> LaunchRequest {
         seq: LaunchSeq(1),
         token: Attempt::token_of(instance.workspace, instance.generation, LaunchSeq(1)),
         placement: String::new(),
-        spec: contract::spec(),
+        spec: samples::spec(),
         bootstrap_token: Some(BootstrapToken::new("bootstrap-token".to_owned())),
     }
 }

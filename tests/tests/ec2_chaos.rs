@@ -17,8 +17,9 @@ use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::execute::Executor;
 use molecule_provisioner::reconciler::orphans::Sweeper;
+use molecule_provisioner::samples;
 use molecule_provisioner::store::memory::MemoryStore;
-use molecule_provisioner::store::{Room, Store, contract};
+use molecule_provisioner::store::{Room, Store};
 use molecule_service_kit::seal::Aes;
 use molecule_tests::ec2::{self, Cloud, Front, Weather};
 use molecule_tests::seed::Dice;
@@ -32,7 +33,7 @@ fn sealer() -> Arc<Aes> {
 
 fn provision(workspace: WorkspaceId) -> ProvisionRequest {
     let sealed_token = sealer().seal(b"token", &token_context(workspace, Generation(1)));
-    ProvisionRequest { backend: "ec2".to_owned(), sealed_token, ..contract::provision(workspace) }
+    ProvisionRequest { backend: "ec2".to_owned(), sealed_token, ..samples::provision(workspace) }
 }
 
 fn change(record: &InstanceRecord, change: Change) -> ChangeRequest {
@@ -175,7 +176,7 @@ async fn storm(cloud: Cloud, launches: usize, at_once: usize) -> usize {
 
 /// How many launches there are, and of these through moto; `SOAK` has more of both.
 fn launches() -> (usize, usize) {
-    if std::env::var_os("SOAK").is_some() { (10_000, 500) } else { (4_000, 200) }
+    if std::env::var_os("SOAK").is_some() { (10_000, 500) } else { (2_000, 100) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

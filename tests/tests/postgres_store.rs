@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use molecule_contracts::engine_store;
 use molecule_domain::Timestamp;
 use molecule_domain::clock::{Clock, SystemClock};
 use molecule_domain::error::{Error, ErrorReason};
@@ -11,7 +12,8 @@ use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_domain::limits::{Limits, Standing};
 use molecule_provisioner::admission::{Account, ProvisionRequest};
 use molecule_provisioner::outcome::Outcome;
-use molecule_provisioner::store::{Room, Store, StoreError, contract};
+use molecule_provisioner::samples;
+use molecule_provisioner::store::{Room, Store, StoreError};
 use molecule_store_postgres::Database;
 use molecule_store_postgres::accounts::{Accounts, Audit, Organization};
 use molecule_store_postgres::engine::EngineStore;
@@ -21,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 #[tokio::test(flavor = "multi_thread")]
 async fn the_engine_store_keeps_the_contract() {
     let (scratches, cancel) = (tokio::sync::Mutex::new(Vec::new()), CancellationToken::new());
-    contract::run(|| async {
+    engine_store::run(|| async {
         let scratch = Scratch::new().await.unwrap();
         let database = Database::open(&scratch.url(), 10, cancel.clone()).await.unwrap();
         scratches.lock().await.push(scratch);
@@ -52,7 +54,7 @@ fn organization(limits: Limits) -> Organization {
 }
 
 fn request(organization: OrganizationId) -> ProvisionRequest {
-    ProvisionRequest { organization, ..contract::provision(WorkspaceId::generate()) }
+    ProvisionRequest { organization, ..samples::provision(WorkspaceId::generate()) }
 }
 
 /// Three replicas, a thousand racers, a limit of a hundred: the database itself refuses any commit beyond it, so

@@ -50,6 +50,22 @@ struct Ended {
     succeeded: bool,
     /// The runner's own closing lines.
     closing: Vec<String>,
+    /// What the runner says of the first failed tests.
+    failures: Vec<String>,
+}
+
+/// How many lines of a suite's failures are said once more at the end, where a reader of a long output looks first.
+const FAILURE_LINES: usize = 12;
+
+/// The beginning of what a test runner says of failed tests, without the backtrace.
+fn failures(said: &str) -> Vec<String> {
+    let after = said.lines().skip_while(|line| *line != "failures:").skip(1);
+    let without_trace = after.filter(|line| {
+        let line = line.trim_start();
+        let is_frame = line.split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
+        !(line.is_empty() || is_frame || line.starts_with("at ") || line.starts_with("stack backtrace"))
+    });
+    without_trace.take(FAILURE_LINES).map(str::to_owned).collect()
 }
 
 /// Builds and runs every suite; `prepare` gives a command what tests need to find.
@@ -68,6 +84,9 @@ pub(crate) fn run_all(prepare: impl Fn(&mut Command) + Sync) -> anyhow::Result<(
     say("all suites");
     for suite in &ended {
         println!("{:<28} {:>5.1} min  {}", suite.name, minutes(suite.took), suite.closing.join(" "));
+    }
+    for suite in ended.iter().filter(|suite| !suite.succeeded) {
+        println!("\n{} failed:\n{}", suite.name, suite.failures.join("\n"));
     }
     let failed: Vec<_> = ended.iter().filter(|suite| !suite.succeeded).map(|suite| &*suite.name).collect();
     ensure!(failed.is_empty(), "suites that failed: {}", failed.join(", "));
@@ -133,7 +152,9 @@ fn run_one(
     let mut all = ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     println!("\n     Running {} ({})\n{said}", suite.name, suite.executable.display());
     println!("{} took {:.1} min", suite.name, minutes(took));
-    all.push(Ended { name: suite.name.clone(), took, succeeded: status.success(), closing });
+    let succeeded = status.success();
+    let failures = if succeeded { Vec::new() } else { failures(&said) };
+    all.push(Ended { name: suite.name.clone(), took, succeeded, closing, failures });
     Ok(())
 }
 
@@ -145,6 +166,17 @@ mod tests {
         let suite =
             Suite { name: name.to_owned(), executable: "test".into(), folder: ".".into(), waits: false };
         suite.command().get_args().any(|argument| argument == "--show-output")
+    }
+
+    #[test]
+    fn what_failed_is_said_without_its_backtrace() {
+        let said = "running 2 tests\ntest one ... FAILED\n\nfailures:\n\n---- one stdout ----\n\nthread 'one' panicked at a.rs:1:2:\n\
+            it broke\nstack backtrace:\n   0: __rustc::rust_begin_unwind\n             at /rustc/library/std/src/panicking.rs:689:5\n";
+        assert_eq!(
+            failures(said),
+            ["---- one stdout ----", "thread 'one' panicked at a.rs:1:2:", "it broke"]
+        );
+        assert_eq!(failures("it was killed"), Vec::<String>::new());
     }
 
     #[test]

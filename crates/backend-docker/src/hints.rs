@@ -52,9 +52,8 @@ pub(crate) fn hints(
         options = options.since(&since);
     }
     let events = docker.events(Some(options.build())).scan((), move |(), event| {
-        let event = event.inspect_err(|error| debug!(%error, "the daemon's events end")).ok();
-        event.iter().for_each(|event| last.heard(event));
-        ready(event)
+        let event = event.inspect(|event| last.heard(event));
+        ready(event.inspect_err(|error| debug!(%error, "the daemon's events end")).ok())
     });
     events.flat_map_unordered(AT_ONCE, move |event| hints_of(docker.clone(), event)).boxed()
 }

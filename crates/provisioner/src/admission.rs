@@ -335,3 +335,11 @@ const fn grows(asked: &Amounts) -> bool {
         || asked.milli_cpus > 0
         || asked.memory_mib > 0
 }
+
+/// The workspace's id is another organisation's.
+pub fn workspace_taken(workspace: WorkspaceId) -> Error {
+    Error::new(
+        molecule_domain::ErrorReason::WorkspaceExists,
+        format!("the workspace id {workspace} is taken; choose another"),
+    )
+}

@@ -7,7 +7,7 @@
 //! - [`admission`] turns requests into stored intent, [`outcome`] turns results into stored state: both are
 //!   pure, so every store applies the same rules inside its own transaction.
 //! - [`reconciler`] plans (pure) and executes (effects).
-//! - [`backend`] and [`store`] are the seams, each with the suite that any implementation must pass.
+//! - [`backend`] and [`store`] are the seams. The suites that any implementation must pass are in the crate `molecule-contracts`.
 
 pub mod admission;
 pub mod backend;
@@ -19,6 +19,8 @@ pub mod observation;
 pub mod outcome;
 pub mod policy;
 pub mod reconciler;
+#[cfg(feature = "test-util")]
+pub mod samples;
 pub mod store;
 pub mod wakes;
 pub mod watch;

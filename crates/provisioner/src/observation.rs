@@ -201,8 +201,8 @@ mod tests {
 
     use super::*;
     use crate::model::{Attempt, AttemptState};
+    use crate::samples::provision;
     use crate::store::Store;
-    use crate::store::contract::provision;
     use crate::store::memory::MemoryStore;
 
     const NOW: Timestamp = Timestamp::from_micros(1_000_000);

@@ -206,7 +206,7 @@ mod tests {
     use molecule_domain::id::WorkspaceId;
 
     use super::*;
-    use crate::store::contract;
+    use crate::samples;
     use crate::store::memory::MemoryStore;
 
     /// Follows until so many events have come; their numbers, and the revisions of the records.
@@ -225,7 +225,7 @@ mod tests {
     async fn everybody_gets_everything_once_and_in_order() {
         let store = Arc::new(MemoryStore::default());
         let feed = Feed::new(Arc::clone(&store) as Arc<dyn Store>);
-        let request = || contract::provision(WorkspaceId::generate());
+        let request = || samples::provision(WorkspaceId::generate());
         let organization = request().organization;
         let at = Timestamp::from_micros(1);
         for _ in 0..10 {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use molecule_contracts::tenant_store::{self, at, new_workspace};
 use molecule_domain::id::{OrganizationId, WorkspaceId};
 use molecule_store_sqlite::Database;
 use molecule_store_sqlite::tenant::SqliteStore;
-use molecule_workspace::store::contract::{at, new_workspace};
-use molecule_workspace::store::{TenantStore, contract};
+use molecule_workspace::store::TenantStore;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
@@ -21,7 +21,7 @@ async fn open(folder: &tempfile::TempDir) -> (Database, SqliteStore) {
 #[tokio::test]
 async fn the_sqlite_store_keeps_the_contract() {
     let folders = std::sync::Mutex::new(Vec::new());
-    contract::run(|| async {
+    tenant_store::run(|| async {
         let folder = tempfile::tempdir().unwrap();
         let (_, store) = open(&folder).await;
         folders.lock().unwrap().push(folder);

@@ -18,7 +18,8 @@ use crate::tools::cargo_tool;
 /// The crates whose every operator is mutated.
 const PACKAGES: [&str; 3] = ["molecule-domain", "molecule-workspace", "molecule-provisioner"];
 /// The crates whose tests judge.
-const JUDGES: &str = "molecule-domain,molecule-workspace,molecule-provisioner,molecule-sim";
+const JUDGES: &str =
+    "molecule-domain,molecule-workspace,molecule-provisioner,molecule-contracts,molecule-sim";
 /// Simulated lives for each mutant, from the first seed on: half a minute on two cores.
 const LIVES: &str = "400";
 /// Where what a shard found is kept.

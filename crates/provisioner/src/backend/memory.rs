@@ -1,4 +1,4 @@
-//! A provider in memory: quick enough for simulations, and held to the same conformance suite as the others.
+//! A provider in memory: quick enough for simulations, and held to the same contract as the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,6 @@
 //! The seam to a provider of containers or machines.
 
-pub mod conformance;
+#[cfg(feature = "test-util")]
 pub mod memory;
 
 use std::time::Duration;

@@ -165,7 +165,7 @@ impl Store for MemoryStore {
             if record.organization == request.organization {
                 return Ok(record.clone());
             }
-            return Err(workspace_taken(request.workspace).into());
+            return Err(admission::workspace_taken(request.workspace).into());
         }
         let account = state.account(request.organization, now);
         let record = state.admit(admission::provision(&account, request, now)?, now);
@@ -438,12 +438,4 @@ impl Store for MemoryStore {
     fn wakes(&self) -> &Wakes {
         &self.wakes
     }
-}
-
-/// The workspace's id is another organisation's.
-pub fn workspace_taken(workspace: WorkspaceId) -> Error {
-    Error::new(
-        molecule_domain::ErrorReason::WorkspaceExists,
-        format!("the workspace id {workspace} is taken; choose another"),
-    )
 }

@@ -1,7 +1,7 @@
 //! The seam to a database. One method is one named transaction; no transaction leaves a store.
 
 pub mod codec;
-pub mod contract;
+#[cfg(feature = "test-util")]
 pub mod memory;
 
 use std::collections::HashSet;

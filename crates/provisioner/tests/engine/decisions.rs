@@ -11,8 +11,8 @@ use molecule_provisioner::observation::{InstanceState, Observation, OwnedInstanc
 use molecule_provisioner::outcome;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::plan::{Action, plan};
+use molecule_provisioner::samples::provision;
 use molecule_provisioner::store::Store;
-use molecule_provisioner::store::contract::provision;
 use molecule_provisioner::store::memory::MemoryStore;
 
 use crate::world::{Op, World};

@@ -10,8 +10,9 @@ use molecule_provisioner::backend::LaunchRequest;
 use molecule_provisioner::faults::{Fault, Probe, Steps};
 use molecule_provisioner::model::InstanceRef;
 use molecule_provisioner::reconciler::orphans::Sweeper;
+use molecule_provisioner::samples;
+use molecule_provisioner::store::Store;
 use molecule_provisioner::store::memory::MemoryStore;
-use molecule_provisioner::store::{Store, contract};
 
 use crate::world::{ORG, World};
 
@@ -51,7 +52,7 @@ async fn with_orphans(tenth: usize) -> World {
             seq,
             token: format!("token {n}"),
             placement: String::new(),
-            spec: contract::spec(),
+            spec: samples::spec(),
             bootstrap_token: None,
         };
         world.executor.backend.launch(&request).await.unwrap();

@@ -19,8 +19,9 @@ use molecule_provisioner::observation::InstanceState;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::execute::Executor;
 use molecule_provisioner::reconciler::orphans::Sweeper;
+use molecule_provisioner::samples;
 use molecule_provisioner::store::memory::MemoryStore;
-use molecule_provisioner::store::{Room, Store, contract};
+use molecule_provisioner::store::{Room, Store};
 
 pub(crate) const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
 
@@ -141,7 +142,7 @@ impl World {
         let before = self.record(workspace).await;
         let change = match (op, &before) {
             (Op::Create, _) => {
-                self.store.provision(&contract::provision(workspace), now).await.unwrap();
+                self.store.provision(&samples::provision(workspace), now).await.unwrap();
                 return;
             }
             (Op::ProviderAway, _) => return self.host.set(Trouble::Away, true),

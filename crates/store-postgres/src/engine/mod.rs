@@ -16,7 +16,6 @@ use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionReq
 use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
 use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::reconciler::orphans::Launched;
-use molecule_provisioner::store::memory::workspace_taken;
 use molecule_provisioner::store::{Alarm, Expectations, Room, Store, StoreError};
 use molecule_provisioner::wakes::Wakes;
 use sqlx::PgConnection;
@@ -73,7 +72,7 @@ impl Store for EngineStore {
                 if record.organization == organization {
                     return Ok(record);
                 }
-                return Err(workspace_taken(request.workspace).into());
+                return Err(admission::workspace_taken(request.workspace).into());
             }
             let admitted = admission::provision(&account, request, now)?;
             let mut record = admitted.record;

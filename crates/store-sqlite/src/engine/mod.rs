@@ -15,7 +15,6 @@ use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, L
 use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::codec::readable;
-use molecule_provisioner::store::memory::workspace_taken;
 use molecule_provisioner::store::{Alarm, Expectations, Expected, Room, Store, StoreError, UNREADABLE_PAUSE};
 use molecule_provisioner::wakes::Wakes;
 use tracing::warn;
@@ -49,7 +48,7 @@ impl Store for EngineStore {
             if record.organization == request.organization {
                 return Ok(record);
             }
-            return Err(workspace_taken(request.workspace).into());
+            return Err(admission::workspace_taken(request.workspace).into());
         }
         let account = account(&mut tx, request.organization, now).await?;
         let admitted = admission::provision(&account, request, now)?;

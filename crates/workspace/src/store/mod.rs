@@ -1,8 +1,6 @@
 //! The seam to a database. One method is one named transaction; no transaction leaves a store.
 
 #[cfg(feature = "test-util")]
-pub mod contract;
-#[cfg(feature = "test-util")]
 pub mod memory;
 
 use async_trait::async_trait;

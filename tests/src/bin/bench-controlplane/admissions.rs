@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use molecule_provisioner::store::contract;
+use molecule_provisioner::samples;
 use molecule_tests::controlplane::Replica;
 use molecule_tests::postgres::Scratch;
 
@@ -18,7 +18,7 @@ const SECONDS: u64 = 8;
 /// The statements of one admission, as `Store::provision` makes them.
 fn script(installation: &[(String, String)]) -> String {
     let ids: Vec<_> = installation.iter().map(|(id, _)| format!("'{id}'")).collect();
-    let spec = serde_json::to_string(&contract::spec()).unwrap_or_default();
+    let spec = serde_json::to_string(&samples::spec()).unwrap_or_default();
     // pgbench takes a word behind a colon for a variable
     let spec = spec.replace('\'', "''").replace(':', "\\u003a");
     format!(

@@ -14,7 +14,7 @@ use molecule_provisioner::faults::Steps;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::execute::Executor;
 use molecule_provisioner::reconciler::orphans::Sweeper;
-use molecule_provisioner::store::contract;
+use molecule_provisioner::samples;
 use molecule_service_kit::seal::Aes;
 use molecule_store_postgres::Database;
 use molecule_store_postgres::engine::EngineStore;
@@ -160,7 +160,7 @@ pub(crate) async fn measure() -> anyhow::Result<()> {
 
 /// Fills a database with workspaces that are up.
 async fn fill(database: &Scratch, count: usize) -> anyhow::Result<()> {
-    let spec = serde_json::to_string::<LaunchSpec>(&contract::spec())?;
+    let spec = serde_json::to_string::<LaunchSpec>(&samples::spec())?;
     let organization = OrganizationId::SELF_HOSTED;
     let statement = format!(
         "INSERT INTO organizations (organization_id, revision, used_workspaces) VALUES ('{organization}', {count}, {count});

@@ -5,9 +5,9 @@ use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{Desired, Phase, Readiness, Reason};
 
 use super::{ORG, RESTART, Subject, at, instance, key, new_workspace, refused};
-use crate::aggregate::{Answer, Change};
-use crate::store::Conditions;
-use crate::wish::Wish;
+use molecule_workspace::aggregate::{Answer, Change};
+use molecule_workspace::store::Conditions;
+use molecule_workspace::wish::Wish;
 
 pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_refused_replacement_is_taken_back_whole(store().await).await;
@@ -77,7 +77,7 @@ async fn what_follows_a_refused_replacement_is_told_without_it(store: Subject) {
     let up = store.up().await;
     let first = store.asks(up.workspace, RESTART).await.number.unwrap();
     store.begins(up.workspace).await.unwrap();
-    let restart = |_: &crate::Workspace| Ok(Change { wish: Some(RESTART), ..Change::default() });
+    let restart = |_: &molecule_workspace::Workspace| Ok(Change { wish: Some(RESTART), ..Change::default() });
     let on = Conditions::default();
     store.0.change(ORG, up.workspace, &on, at(3), Box::new(restart)).await.unwrap();
     let record = store.0.answered(up.workspace, first, &refused(), at(4)).await.unwrap().unwrap();

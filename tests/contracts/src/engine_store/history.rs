@@ -7,10 +7,10 @@ use molecule_domain::id::{LaunchSeq, Revision, WorkspaceId};
 use molecule_domain::lifecycle::{Phase, Reason};
 
 use super::{BACKEND, ORG, ask, at, claim, claim_one, commit, created, fresh, outcome, up};
-use crate::admission::Change;
-use crate::model::{AttemptState, InstanceRecord};
-use crate::outcome::{Fact, Outcome};
-use crate::store::{Alarm, Store};
+use molecule_provisioner::admission::Change;
+use molecule_provisioner::model::{AttemptState, InstanceRecord};
+use molecule_provisioner::outcome::{Fact, Outcome};
+use molecule_provisioner::store::{Alarm, Store};
 
 pub(super) async fn run<F: Future<Output = Arc<dyn Store>>>(make: impl Fn() -> F) {
     a_record_comes_back_as_it_went_in(fresh(&make).await).await;

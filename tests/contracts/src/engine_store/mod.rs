@@ -1,4 +1,4 @@
-//! What any store must do. Every implementation runs this suite against its real database.
+//! What any store of the engine must do.
 
 mod admissions;
 mod history;
@@ -9,16 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_domain::error::ErrorReason;
-use molecule_domain::id::{Generation, IntentNumber, LeaseOwner, OrganizationId, WorkspaceId};
-use molecule_domain::launch::{LaunchSpec, Mount};
+use molecule_domain::id::{LeaseOwner, OrganizationId, WorkspaceId};
 use molecule_domain::lifecycle::Phase;
-use molecule_domain::tier::{Resources, Tier};
 use molecule_domain::{Error, Timestamp};
 
-use super::{Room, Store, StoreError};
-use crate::admission::{Account, Change, ChangeRequest, ProvisionRequest};
-use crate::model::{AttemptState, Claimed, Endpoint, InstanceRecord};
-use crate::outcome::{Fact, Outcome};
+use molecule_provisioner::admission::{Account, Change, ChangeRequest};
+use molecule_provisioner::model::{AttemptState, Claimed, Endpoint, InstanceRecord};
+use molecule_provisioner::outcome::{Fact, Outcome};
+use molecule_provisioner::samples::provision;
+use molecule_provisioner::store::{Room, Store, StoreError};
 
 const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
 const OTHER: OrganizationId = OrganizationId::from_uuid(uuid::Uuid::from_u128(7));
@@ -45,41 +44,6 @@ where
         store.set_account(organization, Account::default()).await.expect("knows the organisation");
     }
     store
-}
-
-/// A launch of some kind.
-pub fn spec() -> LaunchSpec {
-    LaunchSpec {
-        runtime: "demo".to_owned(),
-        image: "demo:1".to_owned(),
-        command: Some(vec!["/agent".to_owned()]),
-        agent_port: 8000,
-        tier: Tier::T2,
-        resources: Resources { memory_mib: Some(512), cpu_shares: Some(1024) },
-        disk_gib: 10,
-        writable_paths: vec!["/tmp".to_owned()],
-        rootless: false,
-        volumes: vec![],
-        mount: Mount::None,
-        agents_url: "http://10.0.0.1:7071".to_owned(),
-        agents_ca: None,
-        reset_session: false,
-    }
-}
-
-/// A request for a first instance.
-pub fn provision(workspace: WorkspaceId) -> ProvisionRequest {
-    ProvisionRequest {
-        organization: ORG,
-        workspace,
-        intent: IntentNumber(0),
-        generation: Generation(1),
-        run: true,
-        backend: BACKEND.to_owned(),
-        spec: spec(),
-        sealed_token: b"sealed".to_vec(),
-        trace: "of the request".to_owned(),
-    }
 }
 
 fn at(second: i64) -> Timestamp {

@@ -3,20 +3,22 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use molecule_contracts::backend::{self as contract, Subject};
+use molecule_contracts::engine_store;
 use molecule_domain::clock::{Clock, SystemClock};
 use molecule_domain::id::InstallationId;
 use molecule_domain::launch::LaunchSpec;
 use molecule_provisioner::backend::Backend;
-use molecule_provisioner::backend::conformance::{self, Subject};
 use molecule_provisioner::backend::memory::{Host, MISSING_IMAGE, MemoryBackend, Trouble};
 use molecule_provisioner::model::InstanceRef;
 use molecule_provisioner::observation::InstanceState;
+use molecule_provisioner::samples;
+use molecule_provisioner::store::Store;
 use molecule_provisioner::store::memory::MemoryStore;
-use molecule_provisioner::store::{Store, contract};
 
 #[tokio::test]
 async fn the_memory_store_keeps_the_contract() {
-    contract::run(|| async { Arc::new(MemoryStore::default()) as Arc<dyn Store> }).await;
+    engine_store::run(|| async { Arc::new(MemoryStore::default()) as Arc<dyn Store> }).await;
 }
 
 struct Memory(Arc<Host>, InstallationId);
@@ -38,11 +40,11 @@ impl Subject for Memory {
     }
 
     fn spec(&self) -> LaunchSpec {
-        contract::spec()
+        samples::spec()
     }
 
     async fn impossible(&self) -> (Arc<dyn Backend>, LaunchSpec) {
-        (self.backend(), LaunchSpec { image: MISSING_IMAGE.to_owned(), ..contract::spec() })
+        (self.backend(), LaunchSpec { image: MISSING_IMAGE.to_owned(), ..samples::spec() })
     }
 
     async fn occupy(&self, instance: &InstanceRef) -> bool {
@@ -67,5 +69,5 @@ impl Subject for Memory {
 
 #[tokio::test]
 async fn the_memory_backend_conforms() {
-    conformance::run(&Memory(Arc::default(), InstallationId::generate())).await;
+    contract::run(&Memory(Arc::default(), InstallationId::generate())).await;
 }

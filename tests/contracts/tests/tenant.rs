@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use molecule_contracts::tenant_store;
+use molecule_workspace::store::TenantStore;
 use molecule_workspace::store::memory::MemoryStore;
-use molecule_workspace::store::{TenantStore, contract};
 
 #[tokio::test]
 async fn the_memory_store_keeps_the_contract() {
-    contract::run(|| async { Arc::new(MemoryStore::default()) as Arc<dyn TenantStore> }).await;
+    tenant_store::run(|| async { Arc::new(MemoryStore::default()) as Arc<dyn TenantStore> }).await;
 }

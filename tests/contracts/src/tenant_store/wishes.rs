@@ -5,8 +5,8 @@ use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{Desired, Phase};
 
 use super::{ORG, RESTART, Subject, at, instance, refused};
-use crate::aggregate::Answer;
-use crate::wish::Wish;
+use molecule_workspace::aggregate::Answer;
+use molecule_workspace::wish::Wish;
 
 pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_restart_that_was_begun_is_not_lost_by_a_stop(store().await).await;

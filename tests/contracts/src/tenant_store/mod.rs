@@ -17,11 +17,11 @@ use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{Phase, Readiness};
 use molecule_domain::spec::WorkspaceSpec;
 
-use super::{Conditions, Redeemed, Redemption, StoreError, Stored, TenantStore};
-use crate::aggregate::{Answer, Change, NewWorkspace, Refusal, SealedToken};
-use crate::agreement::{Agreed, Met, Minter};
-use crate::record::{RequestKey, WorkspaceRecord};
-use crate::wish::{Entry, Wish};
+use molecule_workspace::aggregate::{Answer, Change, NewWorkspace, Refusal, SealedToken};
+use molecule_workspace::agreement::{Agreed, Met, Minter};
+use molecule_workspace::record::{RequestKey, WorkspaceRecord};
+use molecule_workspace::store::{Conditions, Redeemed, Redemption, StoreError, Stored, TenantStore};
+use molecule_workspace::wish::{Entry, Wish};
 
 const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
 
@@ -134,7 +134,7 @@ impl Subject {
         on: &Conditions,
         wish: Wish,
     ) -> Result<Stored, StoreError> {
-        let decide = move |found: &crate::Workspace| {
+        let decide = move |found: &molecule_workspace::Workspace| {
             found.refuse_deleting()?;
             let generation = found.next_generation();
             let replaces = matches!(wish, Wish::Replace { .. });
@@ -151,7 +151,7 @@ impl Subject {
     }
 
     async fn labels(&self, workspace: WorkspaceId) -> WorkspaceRecord {
-        let decide = |found: &crate::Workspace| {
+        let decide = |found: &molecule_workspace::Workspace| {
             let mut spec = found.record.spec.clone();
             spec.labels.insert("team".to_owned(), "blue".to_owned());
             Ok(Change { spec: Some((spec, found.record.readiness)), ..Change::default() })

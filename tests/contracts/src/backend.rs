@@ -1,4 +1,4 @@
-//! What any backend must do. Every implementation runs this suite against its real provider.
+//! What any backend must do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +8,11 @@ use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, OrganizationId, 
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::Reason;
 
-use super::{Backend, BootstrapToken, CallError, LaunchRequest, PrepareRequest, Prepared, Progress};
-use crate::model::{Attempt, InstanceRef};
-use crate::observation::{InstanceState, OwnedInstance};
+use molecule_provisioner::backend::{
+    Backend, BootstrapToken, CallError, LaunchRequest, PrepareRequest, Prepared, Progress,
+};
+use molecule_provisioner::model::{Attempt, InstanceRef};
+use molecule_provisioner::observation::{InstanceState, OwnedInstance};
 
 /// A backend under test, with hands on the provider behind it.
 #[async_trait]
@@ -58,7 +60,7 @@ fn request(subject: &dyn Subject, seq: i64) -> LaunchRequest {
         token: Attempt::token_of(instance.workspace, instance.generation, LaunchSeq(seq)),
         placement: String::new(),
         spec: subject.spec(),
-        bootstrap_token: Some(BootstrapToken::new("for-conformance".to_owned())),
+        bootstrap_token: Some(BootstrapToken::new("for-the-contract".to_owned())),
     }
 }
 

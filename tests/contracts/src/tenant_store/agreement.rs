@@ -8,11 +8,11 @@ use molecule_domain::lifecycle::{Desired, Phase};
 use molecule_domain::tier::Tier;
 
 use super::{ORG, PlainMinter, RESTART, Subject, at, instance, refused, token};
-use crate::agent::{Patience, Verdict};
-use crate::aggregate::{Answer, Change};
-use crate::agreement::{Met, Minter};
-use crate::store::{Redeemed, Redemption};
-use crate::wish::Wish;
+use molecule_workspace::agent::{Patience, Verdict};
+use molecule_workspace::aggregate::{Answer, Change};
+use molecule_workspace::agreement::{Met, Minter};
+use molecule_workspace::store::{Redeemed, Redemption};
+use molecule_workspace::wish::Wish;
 
 pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     what_the_provider_has_lost_is_told_again(store().await).await;

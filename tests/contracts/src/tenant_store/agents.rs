@@ -5,10 +5,10 @@ use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{AgentHealth, Phase, Reason};
 
 use super::{ORG, RESTART, Subject, at, instance, token};
-use crate::agent::{Patience, Verdict};
-use crate::aggregate::Answer;
-use crate::store::{Redeemed, Redemption, Report};
-use crate::wish::Wish;
+use molecule_workspace::agent::{Patience, Verdict};
+use molecule_workspace::aggregate::Answer;
+use molecule_workspace::store::{Redeemed, Redemption, Report};
+use molecule_workspace::wish::Wish;
 
 pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_token_is_redeemed_by_one_nonce(store().await).await;

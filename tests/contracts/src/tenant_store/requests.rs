@@ -6,10 +6,10 @@ use molecule_domain::lifecycle::Readiness;
 use molecule_domain::spec::WorkspaceSpec;
 
 use super::{ORG, Subject, at, key, new_workspace, spec};
-use crate::aggregate::{Change, NewWorkspace};
-use crate::record::RequestKey;
-use crate::store::{Conditions, StoreError};
-use crate::wish::Wish;
+use molecule_workspace::aggregate::{Change, NewWorkspace};
+use molecule_workspace::record::RequestKey;
+use molecule_workspace::store::{Conditions, StoreError};
+use molecule_workspace::wish::Wish;
 
 pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     private_parts_are_decided_on_inside_the_transaction(store().await).await;
@@ -21,7 +21,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
 async fn private_parts_are_decided_on_inside_the_transaction(store: Subject) {
     let workspace = store.up().await.workspace;
     for n in 0..3 {
-        let decide = move |found: &crate::Workspace| {
+        let decide = move |found: &molecule_workspace::Workspace| {
             let mut private = found.private.clone();
             private.extend(format!(" {n}").bytes());
             Ok(Change { private: Some(private), ..Change::default() })
@@ -72,7 +72,7 @@ async fn requests_are_repeatable(store: Subject) {
         ..new_workspace(child)
     };
     store.0.create(&below, None, at(3)).await.unwrap();
-    let decide = move |found: &crate::Workspace| {
+    let decide = move |found: &molecule_workspace::Workspace| {
         let spec = WorkspaceSpec { parent: Some(child), ..found.record.spec.clone() };
         Ok(Change { spec: Some((spec, Readiness::Agent)), ..Change::default() })
     };

@@ -10,13 +10,13 @@ use molecule_domain::limits::{Amounts, Limits, Permits, Standing};
 use molecule_domain::tier::Tier;
 
 use super::{
-    BACKEND, ORG, OTHER, ask, at, claim, claim_one, commit, created, fresh, outcome, provision, reason, spec,
-    up,
+    BACKEND, ORG, OTHER, ask, at, claim, claim_one, commit, created, fresh, outcome, provision, reason, up,
 };
-use crate::admission::{Account, Change, ChangeRequest, ProvisionRequest};
-use crate::model::InstanceRecord;
-use crate::outcome::{Fact, Outcome};
-use crate::store::{Store, StoreError};
+use molecule_provisioner::admission::{Account, Change, ChangeRequest, ProvisionRequest};
+use molecule_provisioner::model::InstanceRecord;
+use molecule_provisioner::outcome::{Fact, Outcome};
+use molecule_provisioner::samples::spec;
+use molecule_provisioner::store::{Store, StoreError};
 
 pub(super) async fn run<F: Future<Output = Arc<dyn Store>>>(make: impl Fn() -> F) {
     a_replayed_provision_is_one_record(fresh(&make).await).await;

@@ -8,10 +8,10 @@ use molecule_domain::lifecycle::{Desired, Phase};
 use super::{
     BACKEND, LEASE, ORG, OTHER, ask, at, claim, claim_one, commit, created, fresh, outcome, provision,
 };
-use crate::admission::{Change, ProvisionRequest};
-use crate::model::{AttemptState, InstanceRecord};
-use crate::outcome::{Fact, Outcome};
-use crate::store::{Room, Store, StoreError};
+use molecule_provisioner::admission::{Change, ProvisionRequest};
+use molecule_provisioner::model::{AttemptState, InstanceRecord};
+use molecule_provisioner::outcome::{Fact, Outcome};
+use molecule_provisioner::store::{Room, Store, StoreError};
 
 const ANY: Room = Room::of_each(100);
 
@@ -68,7 +68,8 @@ async fn a_lost_lease_writes_nothing(store: Arc<dyn Store>) {
     let slept = claim_one(&*store, at(1)).await;
     let next = claim_one(&*store, at(100)).await;
     let write = Outcome { phase: Some(Phase::Failed), ..outcome(&record) };
-    for lease in [slept.lease, crate::model::Lease { epoch: next.lease.epoch, ..slept.lease }] {
+    for lease in [slept.lease, molecule_provisioner::model::Lease { epoch: next.lease.epoch, ..slept.lease }]
+    {
         let result = store.commit(&lease, at(101), &write, true).await;
         assert!(matches!(result, Err(StoreError::LeaseLost(_))), "{result:?}");
         let result = store.begin_launch(&lease, record.wanted(), "", at(101), at(110)).await;
