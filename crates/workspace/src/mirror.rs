@@ -11,7 +11,8 @@ use crate::record::{AgentRecord, WorkspaceRecord};
 
 impl Workspace {
     /// Takes over a record of the provider's. What is older than what is known changes nothing, so it may come twice and
-    /// late. What is deleted here is never taken over as alive: an earlier call was heard late, and it is deleted again.
+    /// late. What is deleted here is never taken over as alive: an earlier call was heard late, and it is deleted again. But
+    /// another one of an id that was refused is for the two to agree about.
     pub fn take_over(
         &mut self,
         instance: &InstanceView,
@@ -21,7 +22,8 @@ impl Workspace {
     ) {
         let is_news = instance.revision > self.record.instance_revision;
         if self.record.phase == Phase::Gone {
-            if is_news && !instance.is_ending() {
+            let is_another = self.record.refused && instance.intent > self.record.intent;
+            if is_news && !instance.is_ending() && !is_another {
                 self.record.instance_revision = instance.revision;
                 self.delete_again(Some(instance), own, now, effects);
                 self.refresh_pending();

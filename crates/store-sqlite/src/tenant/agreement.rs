@@ -121,7 +121,7 @@ impl SqliteStore {
             if before.record.phase == Phase::Gone && instance.is_none_or(InstanceView::is_ending) {
                 continue;
             }
-            let agents = match instance.filter(|_| set_back) {
+            let agents = match instance {
                 Some(instance) => known_agents(&mut tx, instance).await?,
                 None => KnownAgents::default(),
             };

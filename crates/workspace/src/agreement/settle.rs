@@ -38,7 +38,13 @@ impl Workspace {
         }
         let verdict = verdict(Some(self.held()), instance.map(Has::of));
         match verdict {
-            Verdict::Same | Verdict::TakeBack => {}
+            Verdict::Same => {}
+            Verdict::TakeBack => {
+                if let Some(instance) = instance {
+                    (*self, effects) = Self::take_back(instance, terms, now);
+                    self.record.created_at = before.created_at;
+                }
+            }
             Verdict::Adopt => self.adopt(instance, terms, &mut effects),
             Verdict::TellAgain => self.tell_again(instance, terms, now, &mut effects),
             Verdict::Deleted if instance.is_none() => {
@@ -55,7 +61,7 @@ impl Workspace {
             Verdict::DeleteAgain => self.delete_again(instance, terms.own, now, &mut effects),
         }
         if let Some(instance) = instance
-            && verdict != Verdict::DeleteAgain
+            && !matches!(verdict, Verdict::DeleteAgain | Verdict::TakeBack)
         {
             self.record.instance_revision = Revision(0);
             self.take_over(instance, now, terms.own, &mut effects);
@@ -76,7 +82,7 @@ impl Workspace {
         (verdict, effects)
     }
 
-    /// Takes back a workspace that only the provider knows. It runs on untouched.
+    /// Takes back a workspace that only the provider knows, whatever this database holds under its id. It runs on untouched.
     pub fn take_back(instance: &InstanceView, terms: &Terms<'_>, now: Timestamp) -> (Self, SideEffects) {
         let id = instance.workspace.to_string();
         let spec = WorkspaceSpec {
@@ -130,6 +136,7 @@ impl Workspace {
                 .map(|entry| entry.number),
             deleting: self.record.is_deleting(),
             gone: self.record.phase == Phase::Gone,
+            refused: self.record.refused,
         }
     }
 

@@ -16,7 +16,7 @@ pub enum Verdict {
     Deleted,
     /// The tenant knows it as deleted, and the provider doesn't.
     DeleteAgain,
-    /// The tenant doesn't know it.
+    /// The tenant doesn't know it, or only an earlier one of its id whose creation was refused.
     TakeBack,
 }
 
@@ -30,6 +30,8 @@ pub(super) struct Held {
     pub(super) brought_by: Option<IntentNumber>,
     pub(super) deleting: bool,
     pub(super) gone: bool,
+    /// Whether its creation was refused: its id is free for another.
+    pub(super) refused: bool,
 }
 
 /// The same at the provider.
@@ -45,6 +47,10 @@ pub(super) fn verdict(held: Option<Held>, has: Option<Has>) -> Verdict {
     match (held, has) {
         (None, Some(has)) if !has.deleting => Verdict::TakeBack,
         (None, _) => Verdict::Same,
+        // another was created under that id, in the time that this database has lost
+        (Some(held), Some(has)) if held.refused && has.intent > held.intent && !has.deleting => {
+            Verdict::TakeBack
+        }
         (Some(held), Some(has)) if held.deleting && !has.deleting => {
             // a deletion that waits and is newer than what the provider did is told anyway
             if held.gone || held.answered == held.intent || has.intent >= held.intent {
@@ -95,7 +101,15 @@ mod tests {
 
     fn held(intent: i64, answered: i64, generation: u32, deleting: bool, gone: bool) -> Held {
         let (intent, answered) = (IntentNumber(intent), IntentNumber(answered));
-        Held { intent, answered, generation: Generation(generation), brought_by: None, deleting, gone }
+        Held {
+            intent,
+            answered,
+            generation: Generation(generation),
+            brought_by: None,
+            deleting,
+            gone,
+            refused: false,
+        }
     }
 
     fn has(intent: i64, generation: u32, deleting: bool) -> Has {
@@ -110,6 +124,7 @@ mod tests {
             |intent, answered| Some(held(intent, answered, 2, true, false)),
             Some(held(5, 5, 2, true, true)),
         );
+        let refused = gone.map(|gone| Held { refused: true, ..gone });
         let brings = |number, intent, answered| {
             let brought_by = Some(IntentNumber(number));
             Some(Held { brought_by, ..held(intent, answered, 2, false, false) })
@@ -151,6 +166,11 @@ mod tests {
             (deleting(6, 5), runs(6, 2), DeleteAgain),
             (gone, runs(4, 2), DeleteAgain),
             (gone, runs(9, 3), DeleteAgain),
+            // its creation was refused: a late copy of that was granted, or another was created since
+            (refused, runs(5, 1), DeleteAgain),
+            (refused, runs(6, 1), TakeBack),
+            (refused, ends(6), Same),
+            (refused, None, Same),
             // both do
             (deleting(5, 5), ends(5), Same),
             (gone, ends(5), Same),

@@ -34,6 +34,8 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_replacement_of_the_backup_that_was_never_granted_is_forgotten(store().await).await;
     a_generation_of_which_only_the_provider_knows_is_recovered(store().await).await;
     an_agent_that_connects_is_recovered_no_more(store().await).await;
+    another_of_an_id_that_was_refused_is_taken_back(store().await).await;
+    whose_agent_is_known_is_not_recovered(store().await).await;
 }
 
 async fn what_the_provider_has_lost_is_told_again(store: Subject) {
@@ -387,6 +389,43 @@ async fn an_agent_that_connects_is_recovered_no_more(store: Subject) {
     store.meets(&[admitted], true).await;
     let record = store.0.get(ORG, launched.workspace).await.unwrap().unwrap();
     assert_eq!(record.recovered, None, "nothing was launched that could have used its token");
+}
+
+/// Its creation was refused, a backup was taken, and then another was created under the same id, which runs.
+async fn another_of_an_id_that_was_refused_is_taken_back(store: Subject) {
+    let first = store.created().await;
+    let workspace = first.workspace;
+    store.begins(workspace).await.unwrap();
+    store.0.answered(workspace, IntentNumber(1), &refused(), at(2)).await.unwrap();
+    let second =
+        InstanceView { desired: Some(Desired::Running), ..instance(&first, IntentNumber(2), Phase::Up, 9) };
+    // whichever is heard first
+    store.0.mirror(ORG, std::slice::from_ref(&second), &[], at(40)).await.unwrap();
+    assert_eq!(store.0.waiting().await.unwrap(), [], "nothing is deleted");
+    let agreed = store.meets(std::slice::from_ref(&second), true).await;
+    assert_eq!((&agreed.recovered[..], &agreed.told_again[..]), (&[workspace][..], &[][..]));
+    let found = store.0.load(ORG, workspace).await.unwrap().unwrap();
+    assert!(found.record.is_recovered() && !found.record.refused, "{found:?}");
+    assert_eq!((found.record.intent, found.record.phase), (IntentNumber(2), Phase::Up));
+    assert_eq!((found.outbox.len(), found.private.as_slice()), (0, &b"nothing private"[..]));
+    assert_eq!(found.record.created_at, first.created_at);
+    // a late copy of what was refused is another matter
+    let denied = store.created().await;
+    store.begins(denied.workspace).await.unwrap();
+    store.0.answered(denied.workspace, IntentNumber(1), &refused(), at(2)).await.unwrap();
+    let late = instance(&denied, IntentNumber(1), Phase::Up, 10);
+    assert_eq!(store.meets(&[second, late], true).await.told_again, [denied.workspace]);
+    assert_eq!(store.outbox(denied.workspace).await, [Wish::Delete]);
+}
+
+/// The provider has done a later wish than this database holds, and nothing was put back: a call that was refused was heard
+/// late.
+async fn whose_agent_is_known_is_not_recovered(store: Subject) {
+    let up = store.up().await;
+    assert!(store.knows_token(up.workspace, 1).await);
+    let agreed = store.meets(&[instance(&up, IntentNumber(4), Phase::Up, 9)], false).await;
+    assert_eq!((&agreed.adopted[..], &agreed.recovered[..]), (&[up.workspace][..], &[][..]));
+    assert_eq!(store.0.get(ORG, up.workspace).await.unwrap().unwrap().recovered, None);
 }
 
 /// A start was refused and taken back; then the provider was put back to before the stop. A late call of the start must not
