@@ -71,6 +71,8 @@ CREATE TABLE request_keys (
     -- of the method and the whole request
     fingerprint     BLOB NOT NULL,
     workspace_id    TEXT NOT NULL,
+    -- whether the request created it: kept for as long as it exists, others for a day
+    creates         INTEGER NOT NULL,
     at              INTEGER NOT NULL,
     PRIMARY KEY (organization_id, request_id)
 ) STRICT, WITHOUT ROWID;

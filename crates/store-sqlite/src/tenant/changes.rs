@@ -32,7 +32,7 @@ impl SqliteStore {
         let number = workspace.outbox.last().map(|entry| entry.number);
         let before = Workspace { outbox: Vec::new(), ..workspace.clone() };
         let saved = self.save(&mut tx, &before, workspace, effects, now).await?;
-        remember(&mut tx, new.organization, key, new.workspace, now).await?;
+        remember(&mut tx, new.organization, key, new.workspace, true, now).await?;
         self.commit(tx).await?;
         Ok(Stored { record: saved, number })
     }
@@ -61,7 +61,7 @@ impl SqliteStore {
         let mut after = before.clone();
         let effects = after.change(change, on.key.as_ref(), now, self.own);
         let number = after.outbox.last().map(|entry| entry.number).filter(|_| wishes);
-        remember(&mut tx, organization, on.key.as_ref(), workspace, now).await?;
+        remember(&mut tx, organization, on.key.as_ref(), workspace, false, now).await?;
         let saved = self.save(&mut tx, &before, after, effects, now).await?;
         self.commit(tx).await?;
         Ok(Stored { record: saved, number })

@@ -69,8 +69,10 @@ impl SqliteStore {
             sqlx::query!("DELETE FROM events WHERE at < ?", month_ago),
             sqlx::query!("DELETE FROM workspaces WHERE deleted_at < ?", month_ago),
             sqlx::query!(
-                "DELETE FROM request_keys WHERE at < ? AND workspace_id NOT IN (
-                     SELECT workspace_id FROM workspaces WHERE deleted_at IS NULL)",
+                "DELETE FROM request_keys WHERE at < ?
+                     AND NOT (creates AND workspace_id IN (
+                         SELECT workspace_id FROM workspaces WHERE deleted_at IS NULL))
+                     AND workspace_id NOT IN (SELECT workspace_id FROM outbox)",
                 day_ago,
             ),
         ] {

@@ -56,17 +56,19 @@ pub(super) async fn remember(
     organization: OrganizationId,
     key: Option<&RequestKey>,
     workspace: WorkspaceId,
+    creates: bool,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let Some(key) = key else { return Ok(()) };
     let (organization, workspace, at) = (organization.to_string(), workspace.to_string(), now.micros());
     sqlx::query!(
-        "INSERT OR REPLACE INTO request_keys (organization_id, request_id, fingerprint, workspace_id, at)
-         VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO request_keys (organization_id, request_id, fingerprint, workspace_id, creates, at)
+         VALUES (?, ?, ?, ?, ?, ?)",
         organization,
         key.id,
         key.fingerprint,
         workspace,
+        creates,
         at,
     )
     .execute(db)

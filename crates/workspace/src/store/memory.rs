@@ -29,11 +29,21 @@ pub struct MemoryStore {
     commits: watch::Sender<u64>,
 }
 
+/// What is remembered of a request with a key.
+#[derive(Clone, Debug)]
+struct Remembered {
+    fingerprint: Vec<u8>,
+    workspace: WorkspaceId,
+    /// Whether it created the workspace.
+    creates: bool,
+    at: Timestamp,
+}
+
 /// What a [`MemoryStore`] holds; a copy of it is a backup.
 #[derive(Clone, Debug, Default)]
 pub struct Data {
     workspaces: BTreeMap<WorkspaceId, Workspace>,
-    keys: BTreeMap<(OrganizationId, String), (Vec<u8>, WorkspaceId, Timestamp)>,
+    keys: BTreeMap<(OrganizationId, String), Remembered>,
     credentials: Vec<Credential>,
     events: Vec<StoredEvent>,
     events_told: i64,
@@ -102,13 +112,13 @@ impl Data {
         key: Option<&RequestKey>,
     ) -> Result<Option<Stored>, StoreError> {
         let Some(key) = key else { return Ok(None) };
-        let Some((fingerprint, workspace, _)) = self.keys.get(&(organization, key.id.clone())) else {
+        let Some(known) = self.keys.get(&(organization, key.id.clone())) else {
             return Ok(None);
         };
-        if *fingerprint != key.fingerprint {
+        if known.fingerprint != key.fingerprint {
             return Err(request_id_reused(key).into());
         }
-        let found = self.workspaces.get(workspace);
+        let found = self.workspaces.get(&known.workspace);
         Ok(found.map(|found| Stored {
             record: found.record.clone(),
             number: found
@@ -130,10 +140,11 @@ impl Data {
         Ok(check_parent(workspace, parent, &above)?)
     }
 
-    fn remember(&mut self, record: &WorkspaceRecord, key: Option<&RequestKey>, now: Timestamp) {
+    fn remember(&mut self, record: &WorkspaceRecord, key: Option<&RequestKey>, creates: bool, at: Timestamp) {
         if let Some(key) = key {
-            let entry = (key.fingerprint.clone(), record.workspace, now);
-            self.keys.insert((record.organization, key.id.clone()), entry);
+            let (fingerprint, workspace) = (key.fingerprint.clone(), record.workspace);
+            let remembered = Remembered { fingerprint, workspace, creates, at };
+            self.keys.insert((record.organization, key.id.clone()), remembered);
         }
     }
 
@@ -191,7 +202,7 @@ impl TenantStore for MemoryStore {
         check_id_is_free(new.workspace, earlier.as_ref())?;
         data.check_parent(new.workspace, new.spec.parent)?;
         let (workspace, effects) = Workspace::create(new, key, now, self.own, earlier.as_ref());
-        data.remember(&workspace.record, key, now);
+        data.remember(&workspace.record, key, true, now);
         let number = workspace.outbox.last().map(|entry| entry.number);
         let record = data.save(workspace, effects, now);
         self.commit(data);
@@ -218,7 +229,7 @@ impl TenantStore for MemoryStore {
         }
         let wishes = change.wish.is_some();
         let effects = found.change(change, on.key.as_ref(), now, self.own);
-        data.remember(&found.record, on.key.as_ref(), now);
+        data.remember(&found.record, on.key.as_ref(), false, now);
         let number = found.outbox.last().map(|entry| entry.number).filter(|_| wishes);
         let record = data.save(found, effects, now);
         self.commit(data);
@@ -523,9 +534,12 @@ impl TenantStore for MemoryStore {
         data.events.retain(|event| event.at >= month_ago);
         data.workspaces.retain(|_, found| found.record.deleted_at.is_none_or(|at| at >= month_ago));
         let workspaces = &data.workspaces;
-        let lives =
-            |id: &WorkspaceId| workspaces.get(id).is_some_and(|found| found.record.deleted_at.is_none());
-        data.keys.retain(|_, (_, workspace, at)| *at >= day_ago || lives(workspace));
+        data.keys.retain(|_, known| {
+            let found = workspaces.get(&known.workspace);
+            let lives = found.is_some_and(|found| found.record.deleted_at.is_none());
+            let waits = found.is_some_and(|found| !found.outbox.is_empty());
+            known.at >= day_ago || (known.creates && lives) || waits
+        });
         Ok(())
     }
 

@@ -240,8 +240,8 @@ pub trait TenantStore: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Verdict, StoreError>;
 
-    /// Drops what is kept no longer: changes and free request keys after a day, events and deleted workspaces after
-    /// thirty.
+    /// Drops what is kept no longer: changes after a day, and so are the keys of requests, but those that created what is
+    /// there still and those of workspaces with wishes that wait; events and deleted workspaces after thirty.
     async fn prune(&self, day_ago: Timestamp, month_ago: Timestamp) -> Result<(), StoreError>;
 
     /// Rises after every commit that a watcher may see.

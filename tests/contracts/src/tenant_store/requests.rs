@@ -2,11 +2,11 @@
 
 use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::{IntentNumber, WorkspaceId};
-use molecule_domain::lifecycle::Readiness;
+use molecule_domain::lifecycle::{Phase, Readiness};
 use molecule_domain::spec::WorkspaceSpec;
 
-use super::{ORG, Subject, at, key, new_workspace, spec};
-use molecule_workspace::aggregate::{Change, NewWorkspace};
+use super::{ORG, Subject, at, instance, key, new_workspace, spec};
+use molecule_workspace::aggregate::{Answer, Change, NewWorkspace};
 use molecule_workspace::record::RequestKey;
 use molecule_workspace::store::{Conditions, StoreError};
 use molecule_workspace::wish::Wish;
@@ -16,6 +16,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     what_waits_can_be_seen(store().await).await;
     requests_are_repeatable(store().await).await;
     history_is_kept_for_a_day(store().await).await;
+    keys_are_kept_as_long_as_they_may_be_needed(store().await).await;
 }
 
 async fn private_parts_are_decided_on_inside_the_transaction(store: Subject) {
@@ -79,6 +80,37 @@ async fn requests_are_repeatable(store: Subject) {
     let circle =
         store.0.change(ORG, parent, &Conditions::default(), at(4), Box::new(decide)).await.unwrap_err();
     assert_eq!(reason(circle), ErrorReason::InvalidField);
+}
+
+async fn keys_are_kept_as_long_as_they_may_be_needed(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let created = new_workspace(WorkspaceId::generate());
+    let creation = RequestKey { id: "creation".to_owned(), fingerprint: b"f".to_vec() };
+    store.0.create(&created, Some(&creation), at(2)).await.unwrap();
+    store.asks_on(workspace, &key("start"), Wish::Start).await.unwrap();
+    let is_known = async |id: &str| {
+        let key = RequestKey { id: id.to_owned(), fingerprint: b"f".to_vec() };
+        store.0.replayed(ORG, &key).await.unwrap().is_some()
+    };
+    store.0.prune(at(100), at(0)).await.unwrap();
+    assert!(is_known("start").await, "its wish waits");
+    let number = store.begins(workspace).await.unwrap().number;
+    store
+        .0
+        .answered(workspace, number, &Answer::Granted(instance(&up, number, Phase::Up, 5)), at(5))
+        .await
+        .unwrap();
+    store.0.prune(at(3), at(0)).await.unwrap();
+    assert!(is_known("start").await, "it is not a day old");
+    store.0.prune(at(100), at(0)).await.unwrap();
+    assert!(!is_known("start").await, "a living workspace does not collect keys");
+    let first = store.begins(created.workspace).await.unwrap();
+    let record = store.0.get(ORG, created.workspace).await.unwrap().unwrap();
+    let answer = Answer::Granted(instance(&record, first.number, Phase::Up, 6));
+    store.0.answered(created.workspace, first.number, &answer, at(6)).await.unwrap();
+    store.0.prune(at(100), at(0)).await.unwrap();
+    assert!(is_known("creation").await, "what it created is there");
 }
 
 async fn history_is_kept_for_a_day(store: Subject) {
