@@ -66,7 +66,6 @@ impl Outbox {
         if std::mem::take(failures) > 0 {
             info!("the provider answers again");
         }
-        self.retry_soon();
         let (mut told, mut told_at) = (standpoints.own.revision, Instant::now());
         loop {
             let taken = tokio::select! {

@@ -170,13 +170,16 @@ impl Outbox {
 
     /// The two have agreed: wishes are told to the provider as it was seen here.
     pub(crate) fn set_agreed(&self, provider: Option<Standpoint>) {
+        if self.agreement.is_missing() {
+            self.retry_soon();
+        }
         self.agreement.set(provider, &*self.clock);
         self.woken.notify_one();
     }
 
-    /// Tells what is waiting soon: the provider answers again.
+    /// Has all that waits told soon, and spread: other tenants may have waited for the same provider.
     pub fn retry_soon(&self) {
-        self.queue().hasten(SPREAD);
+        self.queue().spread(SPREAD);
         self.woken.notify_one();
     }
 
@@ -221,7 +224,7 @@ impl Outbox {
         }
     }
 
-    /// What an earlier process has left is told a few at a time.
+    /// What an earlier process has left is told a few at a time, and spread.
     async fn load_backlog(&self) -> bool {
         match self.store.waiting().await {
             Ok(waiting) => {
@@ -232,6 +235,7 @@ impl Outbox {
                 for workspace in waiting {
                     queue.wake(workspace);
                 }
+                queue.spread(SPREAD);
                 true
             }
             Err(error) => {

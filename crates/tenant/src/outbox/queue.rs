@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use molecule_domain::Error;
 use molecule_domain::id::{IntentNumber, WorkspaceId};
-use molecule_provisioner::policy::Policy;
+use molecule_provisioner::policy::{self, Policy};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -124,16 +124,20 @@ impl Queue {
         self.workspaces.insert(workspace, Place { due: Some(due), again: false, ..place });
     }
 
-    /// Tells all that waits within `spread`, each at a place of its own in it.
-    pub(crate) fn hasten(&mut self, spread: Duration) {
+    /// Has all that waits told within this time, spread over it, whenever it was due. What a client waits for is told at
+    /// once.
+    pub(crate) fn spread(&mut self, over: Duration) {
         let now = Instant::now();
         for (workspace, place) in &mut self.workspaces {
-            if let Some(due) = &mut place.due {
-                self.schedule.remove(&(*due, *workspace));
-                let part = f64::from(workspace.as_uuid().as_bytes()[15]) / 255.0;
-                *due = (*due).min(now + spread.mul_f64(part));
-                self.schedule.insert((*due, *workspace));
-            }
+            let Some(due) = &mut place.due else { continue };
+            self.schedule.remove(&(*due, *workspace));
+            let all = (*workspace, IntentNumber(i64::MIN))..=(*workspace, IntentNumber(i64::MAX));
+            let part = match self.waiting.range(all).next() {
+                Some(_) => 0.0,
+                None => policy::spread(workspace.as_uuid().as_u64_pair().1),
+            };
+            *due = now + over.mul_f64(part);
+            self.schedule.insert((*due, *workspace));
         }
     }
 
@@ -168,12 +172,32 @@ mod tests {
             assert_eq!(queue.take_due(), Some(workspace));
         }
         queue.ended(workspace, true);
-        queue.hasten(Duration::from_secs(2));
+        queue.spread(Duration::from_secs(2));
         assert!(queue.next_due().unwrap() - Instant::now() <= Duration::from_secs(2));
         queue.wake(workspace);
         assert_eq!(queue.take_due(), Some(workspace), "a client who asks does not wait for the pause");
         queue.ended(workspace, false);
         assert_eq!(queue.next_due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backlog_is_spread_and_a_client_is_not_kept_waiting() {
+        let (mut queue, asked) = (Queue::default(), WorkspaceId::generate());
+        for _ in 0..500 {
+            queue.wake(WorkspaceId::generate());
+        }
+        let _asked = queue.wait_for(asked, IntentNumber(1));
+        // all of it was due long ago
+        tokio::time::advance(Duration::from_secs(600)).await;
+        queue.spread(Duration::from_secs(2));
+        assert_eq!(queue.take_due(), Some(asked));
+        let mut told_by = Vec::new();
+        for _ in 0..20 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            told_by.push(std::iter::from_fn(|| queue.take_due()).count());
+        }
+        assert_eq!(told_by.iter().sum::<usize>(), 500);
+        assert!(told_by.iter().all(|some| (5..60).contains(some)), "{told_by:?}");
     }
 
     #[tokio::test(start_paused = true)]
