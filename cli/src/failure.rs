@@ -119,6 +119,9 @@ mod tests {
         let change = Failure::Change(Box::new(to_status(&error))).to_string();
         assert!(change.contains(goes_on) && !change.contains(nothing), "{change}");
         assert!(change.contains(&format!("`molecule get {workspace}`")), "{change}");
+        error.stored = StoredWish::Unknown;
+        let change = Failure::Change(Box::new(to_status(&error))).to_string();
+        assert!(change.contains("not known whether") && change.contains("`molecule list`"), "{change}");
         // one that is not ours says neither
         let change = Failure::Change(Box::new(tonic::Status::unavailable("x"))).to_string();
         assert!(!change.contains("stored"), "{change}");

@@ -9,11 +9,10 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use molecule_domain::error::{Error, ErrorReason, Result};
-use molecule_domain::id::{Generation, IntentNumber, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{Generation, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
-use molecule_domain::instance::{Endpoint, Event, InstanceView};
+use molecule_domain::instance::{Event, InstanceView};
 use molecule_domain::launch::LaunchSpec;
-use molecule_domain::lifecycle::Phase;
 use molecule_domain::seal::token_context;
 use molecule_domain::{Clock, Timestamp};
 use molecule_proto::controlplane::v1 as wire;
@@ -23,14 +22,13 @@ use molecule_provisioner::backend::{CallError, LogChunk, LogOptions};
 use molecule_service_kit::client::{Bearer, DEADLINE, RetryBudget};
 use molecule_service_kit::seal::Aes;
 use molecule_service_kit::status::from_status;
-use molecule_service_kit::wire::{
-    desired, event, moment, phase, reason, reason_to_wire, tier, tier_to_wire, time, workspace_id,
-};
+use molecule_service_kit::wire::{event, moment, reason_to_wire, tier_to_wire, time, workspace_id};
 use tokio::sync::Mutex;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
+use crate::instance_view::{instance_view, signed};
 use molecule_tenant::provider::{Changes, Greeting, Mode, Provider, ProviderInfo, Standpoints};
 use molecule_workspace::agreement::Met;
 use molecule_workspace::store::Cursors;
@@ -213,38 +211,8 @@ impl ControlPlane {
         Ok(changes)
     }
 
-    /// An instance as the control plane tells of it; `at` says what its clock showed then. What a later version may say
-    /// and this one doesn't know is left open: a mirror must not stop for it.
     fn view(&self, instance: wire::Instance, at: Option<&wire::Standpoint>) -> Result<InstanceView> {
-        let known = (desired(instance.desired_state), phase(instance.phase));
-        let message = match known {
-            (Some(_), Some(_)) => instance.message,
-            _ => format!("in a state that this version does not know: {}", instance.message),
-        };
-        let ahead = at
-            .and_then(|at| at.time)
-            .map_or(0, |theirs| self.clock.now().micros().saturating_sub(moment(Some(theirs)).micros()));
-        // by this tenant's own clock, like all that it is compared with
-        let phase_since = Timestamp::from_micros(moment(instance.phase_time).micros().saturating_add(ahead));
-        Ok(InstanceView {
-            workspace: workspace_id(&instance.workspace_id)?,
-            organization: self.organization,
-            desired: known.0,
-            intent: IntentNumber(signed(instance.intent)),
-            generation: Generation(instance.generation),
-            wanted_generation: Generation(instance.wanted_generation.max(instance.generation)),
-            runtime: instance.runtime,
-            tier: tier(instance.tier).unwrap_or_default(),
-            phase: known.1.unwrap_or(Phase::Booting),
-            phase_since,
-            reason: reason(instance.reason),
-            message,
-            endpoint: instance.endpoint.map(|endpoint| Endpoint {
-                host: endpoint.host,
-                port: u16::try_from(endpoint.port).unwrap_or_default(),
-            }),
-            revision: Revision(signed(instance.revision)),
-        })
+        instance_view(instance, at, self.organization, self.clock.now())
     }
 
     fn answered(
@@ -261,10 +229,6 @@ impl ControlPlane {
 fn standpoint_of(said: &wire::Standpoint) -> Result<Standpoint> {
     let incarnation = said.incarnation.parse().map_err(Error::internal)?;
     Ok(Standpoint { incarnation, revision: Revision(signed(said.revision)) })
-}
-
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn unsigned(number: i64) -> u64 {

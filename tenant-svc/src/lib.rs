@@ -7,4 +7,5 @@ pub mod config;
 mod control_plane;
 mod data_dir;
 mod grpc;
+mod instance_view;
 mod secrets;

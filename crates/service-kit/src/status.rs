@@ -2,7 +2,8 @@
 //!
 //! Every status carries `google.rpc.ErrorInfo{reason, domain}` (<https://google.aip.dev/193>), and what else
 //! its reason has: wrong fields, passed limits, when to try again. Its metadata say what is stored of what was asked for:
-//! `stored` is `nothing`, and the call may be made again freely, or `wish`, which goes on for the `workspace_id` beside it.
+//! `stored` is `nothing`, which is what this call has stored, so that it may be made again freely; `wish`, which goes on for
+//! the `workspace_id` beside it; or `unknown` where the call was broken off while it stored.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -143,4 +143,12 @@ mod tests {
             assert!(wrong.parse::<DatabaseIdentity>().is_err(), "{wrong:?}");
         }
     }
+
+    #[test]
+    fn a_copy_in_another_cluster_is_another_although_its_oid_is_the_same() {
+        let stored: DatabaseIdentity = "7421/16384".parse().unwrap();
+        let agree =
+            |actual: &str| Identities { stored: stored.clone(), actual: actual.parse().unwrap() }.agree();
+        assert_eq!(["7421/16384", "7422/16384", "7421/16385"].map(agree), [true, false, false]);
+    }
 }

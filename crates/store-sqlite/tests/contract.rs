@@ -1,9 +1,13 @@
 //! The `SQLite` store keeps the contract that every store keeps.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use molecule_contracts::engine_store;
-use molecule_provisioner::store::Store;
+use molecule_domain::Timestamp;
+use molecule_domain::id::{LeaseOwner, WorkspaceId};
+use molecule_provisioner::samples;
+use molecule_provisioner::store::{Room, Store};
 use molecule_store_sqlite::Database;
 use molecule_store_sqlite::engine::EngineStore;
 
@@ -17,4 +21,23 @@ async fn the_engine_store_keeps_the_contract() {
         Arc::new(EngineStore::new(database)) as Arc<dyn Store>
     })
     .await;
+}
+
+/// A process that ended while it worked on something: the next one goes on with it at once, and not when the lease ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_process_held_is_due_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tenant.db");
+    let now = Timestamp::from_micros(1_700_000_000_000_000);
+    let lease = Duration::from_secs(3600);
+    let claim = async |store: &EngineStore| {
+        store.claim("memory", LeaseOwner::generate(), now, lease, Room::of_each(10)).await.unwrap().len()
+    };
+    let database = Database::open(&path).await.unwrap();
+    let store = EngineStore::new(database.clone());
+    store.provision(&samples::provision(WorkspaceId::generate()), now).await.unwrap();
+    assert_eq!((claim(&store).await, claim(&store).await), (1, 0));
+    database.close().await;
+    let store = EngineStore::new(Database::open(&path).await.unwrap());
+    assert_eq!(claim(&store).await, 1);
 }

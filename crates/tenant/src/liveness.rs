@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use molecule_domain::Timestamp;
 use molecule_domain::error::Result;
 use molecule_telemetry::metrics;
 use molecule_workspace::agent::{Patience, Verdict, judge};
+use molecule_workspace::record::Pending;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -26,9 +28,7 @@ pub async fn run(workspaces: Workspaces, patience: Patience, cancel: Cancellatio
 pub async fn pass(workspaces: &Workspaces, patience: &Patience) -> Result<()> {
     let (records, _) = workspaces.store.snapshot(workspaces.organization).await?;
     let now = workspaces.clock.now();
-    let waits =
-        records.iter().filter_map(|record| record.pending.as_ref()).map(|pending| pending.since).min();
-    metrics::oldest_wish(waits.map_or(Duration::ZERO, |since| now.since(since)));
+    metrics::oldest_wish(oldest_wish(records.iter().map(|record| record.pending.as_ref()), now));
     let Some(agreed_at) = workspaces.outbox.agreement.reached_at() else {
         // an agent that runs may be unknown to a database that was put back
         return Ok(());
@@ -48,4 +48,25 @@ pub async fn pass(workspaces: &Workspaces, patience: &Patience) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// For how long the oldest of these wishes waits; 0 where none does.
+fn oldest_wish<'a>(pending: impl Iterator<Item = Option<&'a Pending>>, now: Timestamp) -> Duration {
+    pending.flatten().map(|pending| now.since(pending.since)).max().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_wish_counts() {
+        let since =
+            |second: i64| Pending { since: Timestamp::from_micros(second * 1_000_000), cause: String::new() };
+        let (old, new) = (since(10), since(50));
+        let now = Timestamp::from_micros(60_000_000);
+        let age = |some: &[Option<&Pending>]| oldest_wish(some.iter().copied(), now).as_secs();
+        assert_eq!(age(&[None, Some(&new), Some(&old), None]), 50);
+        assert_eq!((age(&[None]), age(&[])), (0, 0));
+    }
 }

@@ -170,3 +170,31 @@ const fn is_refusal(reason: ErrorReason) -> bool {
 fn refusal(error: &Error) -> Refusal {
     Refusal { reason: error.reason, message: error.message.clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever is not in this list may still be heard, or granted later: the wish stands.
+    #[test]
+    fn only_a_stated_list_takes_a_wish_back() {
+        let refusals: Vec<_> = ErrorReason::ALL
+            .iter()
+            .filter(|reason| is_refusal(**reason))
+            .map(|reason| reason.as_str())
+            .collect();
+        assert_eq!(
+            refusals,
+            [
+                "INVALID_FIELD",
+                "WORKSPACE_EXISTS",
+                "WORKSPACE_DELETED",
+                "WRONG_STATE",
+                "NOT_IN_GOOD_STANDING",
+                "NOT_IN_PLAN",
+                "QUOTA_EXCEEDED",
+                "NOT_SUPPORTED",
+            ]
+        );
+    }
+}
