@@ -91,6 +91,10 @@ pub fn apply(
     if let Some(attempt) = &mut record.attempt {
         if let Some(state) = outcome.attempt {
             attempt.state = state;
+            // done by that launch: what is launched again in its generation keeps its session
+            if state == AttemptState::Confirmed && !before.is_being_replaced() {
+                record.spec.reset_session = false;
+            }
         }
         if let Some(ended) = outcome.call_ended {
             attempt.call_until = ended.max(attempt.unsure_until);

@@ -72,16 +72,13 @@ impl Executor {
             };
             return self.refused(lease, &record, refusal, outcome_of(&record)).await;
         }
-        let mut spec = record.spec.clone();
-        // a relaunch within a generation keeps its session
-        spec.reset_session &= attempt.number.0 == 1;
         let request = LaunchRequest {
             instance: record.instance(),
             attempt: attempt.number,
             seq: attempt.seq,
             token: attempt.token.clone(),
             placement: attempt.placement.clone(),
-            spec,
+            spec: record.spec.clone(),
             bootstrap_token: token.and_then(|bytes| String::from_utf8(bytes).ok()).map(BootstrapToken::new),
         };
         // storing it may have taken long, and what is stored is when the call has ended at the latest

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use molecule_domain::id::{LeaseOwner, OrganizationId, WorkspaceId};
+use molecule_domain::id::{Generation, LeaseOwner, OrganizationId, WorkspaceId};
 use molecule_domain::lifecycle::{Desired, Phase};
 
 use super::{
@@ -20,6 +20,7 @@ pub(super) async fn run<F: Future<Output = Arc<dyn Store>>>(make: impl Fn() -> F
     backends_are_apart(fresh(&make).await).await;
     a_lost_lease_writes_nothing(fresh(&make).await).await;
     a_stale_plan_writes_only_facts(fresh(&make).await).await;
+    a_session_is_reset_once(fresh(&make).await).await;
     a_wake_during_a_lease_is_not_lost(fresh(&make).await).await;
     a_launch_that_was_overtaken_is_not_begun(fresh(&make).await).await;
     of_an_illegal_decision_the_facts_are_written(fresh(&make).await).await;
@@ -100,6 +101,38 @@ async fn a_stale_plan_writes_only_facts(store: Arc<dyn Store>) {
     );
     assert_eq!(after.up_since, Some(at(3)));
     assert_eq!(after.due_at, Some(at(3)), "it is planned again at once");
+}
+
+/// A session is reset by the launch that brings its generation, however many were refused before it; and not again when what
+/// it launched has ended by itself.
+async fn a_session_is_reset_once(store: Arc<dyn Store>) {
+    let mut request = provision(WorkspaceId::generate());
+    request.spec.reset_session = true;
+    let record = store.provision(&request, at(0)).await.unwrap();
+    for (second, state, resets) in [
+        (1, AttemptState::Resolved, true),
+        (10, AttemptState::Confirmed, false),
+        (20, AttemptState::Resolved, false),
+    ] {
+        let claimed = claim_one(&*store, at(second)).await;
+        let begun = store.begin_launch(&claimed.lease, record.wanted(), "", at(second), at(second + 1)).await;
+        begun.unwrap();
+        let ended = Outcome {
+            attempt: Some(state),
+            call_ended: Some(at(second)),
+            due_at: Some(at(second)),
+            ..outcome(&record)
+        };
+        let after = commit(&*store, &claimed, at(second), ended).await;
+        assert_eq!(after.spec.reset_session, resets, "{state:?}");
+    }
+    // that the old generation was launched says nothing about the next
+    let spec = Box::new(request.spec);
+    let change = Change::Replace { generation: Generation(2), spec, sealed_token: vec![], run: true };
+    let replaced = store.change(&ask(&record, change), at(30)).await.unwrap();
+    let claimed = claim_one(&*store, at(30)).await;
+    let seen = Outcome { attempt: Some(AttemptState::Confirmed), ..outcome(&replaced) };
+    assert!(commit(&*store, &claimed, at(31), seen).await.spec.reset_session);
 }
 
 async fn a_wake_during_a_lease_is_not_lost(store: Arc<dyn Store>) {
