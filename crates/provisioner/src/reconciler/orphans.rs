@@ -316,12 +316,23 @@ impl Sweeper {
                 info!("the next sweep goes on removing orphans");
                 return Ok(());
             }
-            let of_instance = instance.first().map(|(instance, _)| instance.workspace);
-            let of = of_instance.or(workspace.first().map(|(_, workspace)| *workspace));
-            match (destroy(executor, instance, workspace).await, of) {
-                (true, Some(of)) => drop(self.refused.remove(&of)),
-                (false, Some(of)) => *self.refused.entry(of).or_default() += 1,
-                (_, None) => {}
+            let of_instance =
+                instance.first().map(|(instance, _)| (instance.organization, instance.workspace));
+            let Some((organization, of)) = of_instance.or(workspace.first().copied()) else { continue };
+            // one of that id may have been created since the lists were read
+            let record = executor.store.get(organization, of).await?;
+            if let Some(record) = record.filter(|record| record.phase != Phase::Gone)
+                && instance
+                    .first()
+                    .is_none_or(|(_, seq)| record.live_attempt().is_some_and(|own| own.seq == *seq))
+            {
+                info!(workspace = %of, "it is a record's by now, and is left alone");
+                continue;
+            }
+            if destroy(executor, instance, workspace).await {
+                self.refused.remove(&of);
+            } else {
+                *self.refused.entry(of).or_default() += 1;
             }
         }
         Ok(())

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use molecule_domain::Clock;
 use molecule_domain::clock::ManualClock;
 use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, LeaseOwner, WorkspaceId};
+use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::backend::LaunchRequest;
 use molecule_provisioner::faults::{Fault, Probe, Steps};
 use molecule_provisioner::model::InstanceRef;
@@ -105,4 +105,36 @@ async fn what_cannot_be_removed_holds_up_nobody() {
     }
     let left: Vec<_> = world.host.instances().into_iter().map(|one| one.instance).collect();
     assert_eq!(left, [stuck]);
+}
+
+/// Creates workspaces while a sweep removes something.
+struct Creates(Arc<MemoryStore>, Vec<WorkspaceId>);
+
+#[async_trait::async_trait]
+impl Probe for Creates {
+    async fn before(&self, step: &'static str) -> Option<Fault> {
+        if step == "sweep.remove" {
+            for workspace in &self.1 {
+                // a second time it is there
+                let _ = self.0.provision(&samples::provision(*workspace), Timestamp::from_micros(1)).await;
+            }
+        }
+        None
+    }
+}
+
+/// A tenant that tells a restored control plane of a workspace again, say.
+#[tokio::test]
+async fn volumes_of_a_workspace_that_was_created_meanwhile_stay() {
+    let mut world = with_orphans(1).await;
+    let mut sweeper = Sweeper::default();
+    while world.host.instances().len() > 1 {
+        sweeper.pass(&world.executor).await.unwrap();
+    }
+    world.clock.advance(Duration::from_secs(3_600));
+    let owners: Vec<_> = world.host.volume_owners().into_iter().collect();
+    world.executor.steps = Steps::probed(Arc::new(Creates(world.store.clone(), owners.clone())));
+    let found = sweeper.pass(&world.executor).await.unwrap();
+    assert!(!found.instances.is_empty() && !found.resources.is_empty(), "{found:?}");
+    assert_eq!(world.host.volume_owners().into_iter().collect::<Vec<_>>(), owners);
 }
