@@ -19,7 +19,7 @@ use crate::tools::cargo_tool;
 const PACKAGES: [&str; 3] = ["molecule-domain", "molecule-workspace", "molecule-provisioner"];
 /// The crates whose tests judge.
 const JUDGES: &str =
-    "molecule-domain,molecule-workspace,molecule-provisioner,molecule-contracts,molecule-sim";
+    "molecule-domain,molecule-workspace,molecule-provisioner,molecule-tenant,molecule-contracts,molecule-sim";
 /// Simulated lives for each mutant, from the first seed on: half a minute on two cores.
 const LIVES: &str = "400";
 /// Where what a shard found is kept.

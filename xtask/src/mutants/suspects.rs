@@ -41,6 +41,12 @@ const MEMORY: &str = "crates/provisioner/src/store/memory.rs";
 const AGGREGATE: &str = "crates/workspace/src/aggregate.rs";
 const AGENT: &str = "crates/workspace/src/agent.rs";
 const MIRROR: &str = "crates/workspace/src/mirror.rs";
+const OUTBOX: &str = "crates/workspace/src/outbox.rs";
+const VERDICT: &str = "crates/workspace/src/agreement/verdict.rs";
+const MEETINGS: &str = "crates/workspace/src/agreement/meetings.rs";
+const WISH: &str = "crates/workspace/src/wish.rs";
+const QUEUE: &str = "crates/tenant/src/outbox/queue.rs";
+const TELLING: &str = "crates/tenant/src/outbox/telling.rs";
 const UNDO: &str = "crates/workspace/src/undo.rs";
 const POSTGRES: &str = "crates/store-postgres/src/engine/mod.rs";
 
@@ -160,6 +166,54 @@ pub(super) const ALL: &[Suspect] = &[
         MIRROR,
         ".find(|entry| entry.number > instance.intent)",
         ".find(|entry| entry.number > instance.intent && false)",
+    ),
+    pure(
+        "a wish overwrites one that may have been heard",
+        OUTBOX,
+        "if begun || has_cause(last)",
+        "if has_cause(last)",
+    ),
+    pure(
+        "a refusal takes a stop or a deletion back",
+        WISH,
+        "!matches!(self, Self::Stop(_) | Self::Delete)",
+        "!matches!(self, Self::Stop(_) if false)",
+    ),
+    pure(
+        "an expired token takes a wish back",
+        TELLING,
+        "            | ErrorReason::WorkspaceDeleted\n",
+        "            | ErrorReason::WorkspaceDeleted\n            | ErrorReason::Unauthenticated\n",
+    ),
+    pure(
+        "a wish is told twice at once",
+        QUEUE,
+        "Some(Place { due: None, again, .. }) => *again = true,",
+        "Some(Place { due: None, again, .. }) => {\n                *again = true;\n                self.schedule.insert((now, workspace));\n            }",
+    ),
+    pure(
+        "a creation that is refused vanishes unseen",
+        UNDO,
+        "refusal.message), now, effects);\n            return;",
+        "refusal.message), now, effects);\n            effects.visible = false;\n            return;",
+    ),
+    pure(
+        "a restored tenant is not noticed",
+        MEETINGS,
+        "news.filter(|one| is_behind(&self.held, current, one))",
+        "news.filter(|one| is_behind(&self.held, current, one) && false)",
+    ),
+    pure(
+        "wishes after the backup are forgotten",
+        VERDICT,
+        "if has.intent > held.intent || has.generation > held.generation",
+        "if has.generation > held.generation",
+    ),
+    pure(
+        "another of an id that was refused is deleted after a restore",
+        VERDICT,
+        "if held.refused && has.intent > held.intent && !has.deleting",
+        "if held.refused && has.intent > held.intent && !has.deleting && false",
     ),
     pure(
         "the old generation's agent is judged after a restart",
