@@ -143,6 +143,16 @@ impl Ec2Backend {
         self.machine(instance, tags::of_launch(self.installation, instance, seq)).await
     }
 
+    /// What a machine has written to its console.
+    async fn output_of(&self, organization: OrganizationId, found: &Machine) -> Result<Vec<u8>, CallError> {
+        let read = || self.client.get_console_output().instance_id(&found.id).send();
+        let read = self.call(Some(organization), "ec2.console", read).await;
+        let read = read.map_err(|problem| problem.into_retry("read the machine's console"))?;
+        let text: String = read.output().unwrap_or_default().split_whitespace().collect();
+        let decoded = BASE64_STANDARD.decode(text);
+        decoded.map_err(|error| unknown(format!("the console can't be decoded: {error}")))
+    }
+
     async fn machine(
         &self,
         instance: &InstanceRef,
@@ -268,7 +278,7 @@ impl Backend for Ec2Backend {
             });
         }
         let Some(found) = self.of_launch(instance, seq).await? else { return Ok(PostMortem::default()) };
-        let console = self.console(instance).await?.unwrap_or_default();
+        let console = self.output_of(instance.organization, &found).await?;
         let tail = &console[console.len().saturating_sub(CONSOLE_TAIL)..];
         let log_tail = String::from_utf8_lossy(tail).into_owned();
         Ok(PostMortem { log_tail, detail: found.why_down, ..PostMortem::default() })
@@ -283,13 +293,10 @@ impl Backend for Ec2Backend {
     }
 
     async fn console(&self, instance: &InstanceRef) -> Result<Option<Vec<u8>>, CallError> {
-        let Some(found) = self.of(instance).await? else { return Ok(Some(Vec::new())) };
-        let read = || self.client.get_console_output().instance_id(&found.id).send();
-        let read = self.call(Some(instance.organization), "ec2.console", read).await;
-        let read = read.map_err(|problem| problem.into_retry("read the machine's console"))?;
-        let text: String = read.output().unwrap_or_default().split_whitespace().collect();
-        let decoded = BASE64_STANDARD.decode(text);
-        Ok(Some(decoded.map_err(|error| unknown(format!("the console can't be decoded: {error}")))?))
+        match self.of(instance).await? {
+            Some(found) => self.output_of(instance.organization, &found).await.map(Some),
+            None => Ok(Some(Vec::new())),
+        }
     }
 
     async fn hints(&self) -> Result<BoxStream<'static, WorkspaceId>, CallError> {
