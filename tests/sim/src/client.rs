@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::asked::Asked;
 use crate::oracle::{MARK, Oracle};
 use crate::tenant::{Serving, Tenant};
 use crate::world::World;
@@ -128,7 +129,8 @@ impl Client {
         let (asked, process) = (request.clone(), Arc::clone(&serving.process));
         serving.process.spawn(async move {
             process.is_let().await;
-            let handled = still.run_until_cancelled(handle(&workspaces, &asked)).await;
+            let handled =
+                still.run_until_cancelled(Asked::by(&asked).handled(handle(&workspaces, &asked))).await;
             process.is_let().await;
             if let Some(result) = handled {
                 let _ = sender.send(result);
@@ -140,7 +142,7 @@ impl Client {
             return Heard::Silence;
         };
         match result {
-            Ok(_) => Heard::Accepted,
+            Ok(_) => self.accepted(request),
             Err(error) if error.stored == StoredWish::Nothing => {
                 let key = request.keyed.then(|| key_of(request));
                 let creates = request.ask == Ask::Create;
@@ -161,9 +163,14 @@ impl Client {
             }
             Err(_) => {
                 self.world.coverage().figure("answered as stored and going on");
-                Heard::Accepted
+                self.accepted(request)
             }
         }
+    }
+
+    fn accepted(&self, request: &Request) -> Heard {
+        self.oracle.heard_accepted(request.workspace, &Asked::by(request));
+        Heard::Accepted
     }
 }
 
@@ -172,7 +179,7 @@ fn key_of(request: &Request) -> String {
 }
 
 /// A spec with its private parts, as the request of this number makes it.
-fn made(number: u64) -> (WorkspaceSpec, PrivateParts) {
+pub(crate) fn made(number: u64) -> (WorkspaceSpec, PrivateParts) {
     let mark = format!("by request {number}");
     let spec = WorkspaceSpec {
         name: mark.clone(),

@@ -3,6 +3,7 @@
 //! for. Equal seeds give equal stories.
 
 pub mod agents;
+mod asked;
 pub mod backend;
 mod book;
 pub mod cells;

@@ -13,12 +13,16 @@ use molecule_domain::tier::Tier;
 use molecule_workspace::{Entry, Wish};
 use tokio::sync::mpsc;
 
+use crate::asked::{Asked, StoredAs, Stores};
 use crate::coverage::{Told, WishKind};
 use crate::violation::Violation;
 use crate::world::{World, lock};
 
 /// The variable whose value says which update set it.
 pub const MARK: &str = "MARK";
+
+/// What clients may take for granted once they hear that a request is accepted.
+const AS_ASKED: &str = "an accepted wish is stored as it was asked";
 
 /// What an update may set, each on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,12 +172,14 @@ pub struct Oracle {
     /// Where it is told that a tenant has given a workspace up.
     given_up: Mutex<Option<mpsc::UnboundedSender<(OrganizationId, WorkspaceId)>>>,
     all: Mutex<BTreeMap<WorkspaceId, Wished>>,
+    /// The requests of which something was stored. What a restore loses was stored all the same.
+    stores: Mutex<Stores>,
 }
 
 impl Oracle {
     /// Nothing was promised yet.
     pub fn new(world: Arc<World>) -> Arc<Self> {
-        Arc::new(Self { world, given_up: Mutex::default(), all: Mutex::default() })
+        Arc::new(Self { world, given_up: Mutex::default(), all: Mutex::default(), stores: Mutex::default() })
     }
 
     /// The workspaces that their tenants give up, from now on.
@@ -264,6 +270,29 @@ impl Oracle {
             *self.world.coverage().pairs.entry((last, kind_of(new), told)).or_default() += 1;
         }
         wished.wishes.push(wish);
+    }
+
+    /// Something was stored for a request: it must be what was asked.
+    pub(crate) fn stored_for(&self, workspace: WorkspaceId, asked: &Asked, stored: &StoredAs<'_>) {
+        lock(&self.stores).insert(asked.number, workspace);
+        if let Some(objection) = asked.objection(stored) {
+            let what = format!("{}: {objection}", asked.words(workspace));
+            self.world.violated(Violation::new(AS_ASKED, what));
+        }
+    }
+
+    /// A client hears that its request is granted, or goes on.
+    pub(crate) fn heard_accepted(&self, workspace: WorkspaceId, asked: &Asked) {
+        let is_stored = lock(&self.stores).get(&asked.number) == Some(&workspace);
+        if is_stored {
+            return;
+        }
+        if asked.was_so(lock(&self.all).get(&workspace)) {
+            self.world.coverage().figure("deletions of what was being deleted");
+        } else {
+            let what = format!("{}: nothing is stored of it", asked.words(workspace));
+            self.world.violated(Violation::new(AS_ASKED, what));
+        }
     }
 
     /// A tenant's database was set back: of what was wished, that holds which the provider had done, and what the backup

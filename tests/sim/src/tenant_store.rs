@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use molecule_domain::Timestamp;
 use molecule_domain::id::{Generation, IntentNumber, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::instance::{Event, InstanceView};
+use molecule_domain::lifecycle::Desired;
 use molecule_domain::seal::Sealer;
 use molecule_domain::spec::PrivateParts;
 use molecule_workspace::agent::{Patience, Verdict};
@@ -17,9 +18,10 @@ use molecule_workspace::store::{
     Conditions, CredentialHash, Cursors, Decide, Place, Redeemed, Redemption, Report, StoreError, Stored,
     TenantStore,
 };
-use molecule_workspace::{Entry, Wish};
+use molecule_workspace::{Entry, Wish, Workspace};
 use tokio::sync::watch;
 
+use crate::asked::{Asked, StoredAs};
 use crate::coverage::WishKind;
 use crate::faults::Fault;
 use crate::oracle::{Fields, Oracle, SeenWish, fields_of, kind_of};
@@ -47,6 +49,17 @@ struct Decided {
     intent: IntentNumber,
 }
 
+/// A workspace right before a change.
+struct Before {
+    fields: Fields,
+    desired: Desired,
+}
+
+/// Every field of a workspace.
+fn fields_in(found: &Workspace) -> Fields {
+    fields_of(&found.record.spec, &open_private(found.record.workspace, &found.private))
+}
+
 /// The private parts of a workspace, as they are sealed.
 pub fn open_private(workspace: WorkspaceId, sealed: &[u8]) -> PrivateParts {
     let plain = Seal.open(sealed, &format!("private/{workspace}"));
@@ -70,6 +83,22 @@ impl ProcessStore {
     async fn read<T>(&self, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.process.is_let().await;
         read.await
+    }
+
+    /// Compares what was stored with what the request that is being handled asked for.
+    async fn compared(
+        &self,
+        workspace: WorkspaceId,
+        wish: Option<&Wish>,
+        before: Before,
+    ) -> Result<(), StoreError> {
+        let Some(asked) = Asked::now() else { return Ok(()) };
+        let after = self.database.load(self.organization, workspace).await?;
+        let after = after.as_ref().map(fields_in).unwrap_or_default();
+        let Before { fields, desired } = before;
+        let stored = StoredAs { wish, before: &fields, after: &after, desired };
+        self.oracle.stored_for(workspace, &asked, &stored);
+        Ok(())
     }
 
     fn noted(
@@ -106,6 +135,8 @@ impl TenantStore for ProcessStore {
                     last: None,
                     intent: stored.record.intent,
                 };
+                let before = Before { fields: Fields::new(), desired: Desired::Running };
+                self.compared(new.workspace, decided.wish.as_ref(), before).await?;
                 self.noted(new.organization, new.workspace, key, decided);
             }
             Ok(stored)
@@ -121,23 +152,25 @@ impl TenantStore for ProcessStore {
         now: Timestamp,
         decide: Decide<'_>,
     ) -> Result<Stored, StoreError> {
-        let seen: Mutex<Option<Decided>> = Mutex::default();
+        let seen: Mutex<Option<(Decided, Before)>> = Mutex::default();
         let change = async {
             let watching: Decide<'_> = Box::new(|found| {
                 let change = decide(found)?;
-                let before = fields_of(&found.record.spec, &open_private(workspace, &found.private));
+                let before = Before { fields: fields_in(found), desired: found.record.desired };
                 let spec = change.spec.as_ref().map_or(&found.record.spec, |(spec, _)| spec);
                 let private = change.private.as_ref().unwrap_or(&found.private);
                 let mut sets = fields_of(spec, &open_private(workspace, private));
-                sets.retain(|field, value| before.get(field) != Some(value));
+                sets.retain(|field, value| before.fields.get(field) != Some(value));
                 let last = found.outbox.last();
                 let last = last.map(|last| (kind_of(&last.wish), last.number, last.begun));
                 let (wish, intent) = (change.wish.clone(), found.record.intent.next());
-                *lock(&seen) = Some(Decided { wish, sets, last, intent });
+                *lock(&seen) = Some((Decided { wish, sets, last, intent }, before));
                 Ok(change)
             });
             let stored = self.database.change(organization, workspace, on, now, watching).await?;
-            if let Some(decided) = lock(&seen).take() {
+            let seen = lock(&seen).take();
+            if let Some((decided, before)) = seen {
+                self.compared(workspace, decided.wish.as_ref(), before).await?;
                 self.noted(organization, workspace, on.key.as_ref(), decided);
             }
             Ok(stored)
@@ -273,7 +306,7 @@ impl TenantStore for ProcessStore {
         &self,
         organization: OrganizationId,
         workspace: WorkspaceId,
-    ) -> Result<Option<molecule_workspace::Workspace>, StoreError> {
+    ) -> Result<Option<Workspace>, StoreError> {
         self.read(self.database.load(organization, workspace)).await
     }
 
