@@ -85,7 +85,7 @@ impl Pair {
                 machines: machines.iter().filter(|machine| machine.instance.workspace == id).collect(),
                 expected: wished.get(&id).map(crate::oracle::Wished::expected),
                 lost_failure: self.control.lost_failure(id),
-                set_back: wished.get(&id).is_some_and(|wished| wished.set_back),
+                set_back: wished.get(&id).is_some_and(crate::oracle::Wished::was_set_back),
                 denied: wished.get(&id).is_some_and(|wished| wished.denied),
                 full: match organization {
                     Some(of) => database.account(of, self.world.now()).await.is_ok_and(|of| is_full(&of)),
@@ -179,7 +179,6 @@ impl Pair {
             (None, None) => {}
         }
         match seen.expected.as_ref().map(|expected| (expected, expected.desired)) {
-            Some((_, None)) if seen.set_back => self.end("not wished of since its tenant was set back"),
             None | Some((_, None)) => {
                 if kept.is_some() || live.is_some() {
                     self.broken("no wish is lost", seen, "nothing is wished of it");

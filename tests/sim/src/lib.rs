@@ -23,6 +23,7 @@ pub mod oracle;
 pub mod pair;
 pub mod process;
 pub mod replica_store;
+mod restored;
 pub mod rng;
 pub mod run;
 pub mod seam;

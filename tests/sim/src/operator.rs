@@ -28,8 +28,7 @@ pub async fn restore(pair: &Pair) {
         }
         world.tell("operator", 65, || format!("RESTORES tenant {}, set back by {later:?}", one + 1));
         *world.coverage().restored.entry(Restored::Tenant).or_default() += 1;
-        tenant.put_back(backup);
-        pair.oracle.set_back(tenant.organization);
+        pair.restore_tenant(one, backup).await;
     } else {
         let backup = pair.control.backup();
         tokio::time::sleep(later).await;
@@ -40,7 +39,7 @@ pub async fn restore(pair: &Pair) {
         world.tell("operator", 66, || format!("RESTORES the control plane, set back by {later:?}"));
         *world.coverage().restored.entry(Restored::ControlPlane).or_default() += 1;
         let organizations: Vec<_> = pair.tenants.iter().map(|tenant| tenant.organization).collect();
-        pair.control.put_back(backup, &organizations).await;
+        pair.restore_control(backup).await;
         delete_some_that_are_lost(pair, &organizations);
         for organization in organizations {
             // the operator looks over the accounts

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::asked::{Asked, StoredAs, Stores};
 use crate::coverage::{Told, WishKind};
+use crate::restored::{Base, Sides};
 use crate::violation::Violation;
 use crate::world::{World, lock};
 
@@ -99,8 +100,8 @@ pub struct Wished {
     refusals: BTreeSet<IntentNumber>,
     /// The numbers that the engine has granted.
     granted: BTreeSet<IntentNumber>,
-    /// Whether its tenant's database was set back: what was wished before that is not known any more.
-    pub set_back: bool,
+    /// What holds from before its tenant's database was set back, where it was.
+    pub(crate) base: Option<Base>,
     /// Whether its creation was answered as not stored.
     pub denied: bool,
 }
@@ -137,10 +138,34 @@ impl Wished {
         told.filter(move |wish| wish.number > before && wish.number <= number && wish.wish.is_some())
     }
 
+    /// Nothing was wished of it yet.
+    const fn new(organization: OrganizationId) -> Self {
+        Self {
+            organization,
+            wishes: Vec::new(),
+            begun: BTreeMap::new(),
+            under_way: BTreeSet::new(),
+            refusals: BTreeSet::new(),
+            granted: BTreeSet::new(),
+            base: None,
+            denied: false,
+        }
+    }
+
+    /// Whether its tenant's database was set back.
+    pub const fn was_set_back(&self) -> bool {
+        self.base.is_some()
+    }
+
     /// What follows from all that was wished and not refused.
     pub fn expected(&self) -> Expected {
         let mut expected =
             Expected { desired: None, failed_for: None, fields: Fields::new(), since: Timestamp::default() };
+        if let Some(base) = self.base {
+            expected.desired = base.desired;
+            expected.failed_for = base.failed_for;
+            expected.since = base.since;
+        }
         let mut after_late = false;
         for wish in self.wishes.iter().filter(|wish| !wish.refused) {
             expected.fields.extend(wish.sets.clone());
@@ -150,6 +175,11 @@ impl Wished {
                 expected.fields.insert(Field::Tier, tier.to_string());
             }
             let Some(asked) = &wish.wish else { continue };
+            if self.base.is_some_and(|base| wish.number <= base.intent) {
+                // what the engine had granted before the restore is newer, and with this one its fields give way
+                wish.sets.keys().for_each(|field| drop(expected.fields.remove(field)));
+                continue;
+            }
             expected.desired = Some(asked.desired());
             expected.failed_for = match asked {
                 Wish::Stop(Some((reason, _))) => Some(*reason),
@@ -158,7 +188,10 @@ impl Wished {
             };
             expected.since = wish.at;
         }
-        if !self.set_back && self.wishes.first().is_none_or(|first| first.refused) {
+        if self.base.is_some_and(|base| base.desired == Some(Desired::Deleted)) {
+            expected.desired = Some(Desired::Deleted);
+        }
+        if self.base.is_none() && self.wishes.first().is_none_or(|first| first.refused) {
             expected.desired = None;
         }
         expected
@@ -240,26 +273,10 @@ impl Oracle {
             let _ = given_up.send((organization, workspace));
         }
         let mut all = lock(&self.all);
-        let wished = all.entry(workspace).or_insert_with(|| Wished {
-            organization,
-            wishes: Vec::new(),
-            begun: BTreeMap::new(),
-            under_way: BTreeSet::new(),
-            refusals: BTreeSet::new(),
-            granted: BTreeSet::new(),
-            set_back: false,
-            denied: false,
-        });
-        if matches!(wish.wish, Some(Wish::Provision { .. })) && !wished.wishes.is_empty() {
-            // its refused predecessor left nothing; this is a new one of the same id
-            wished.wishes.clear();
-            wished.begun.clear();
-            wished.refusals.clear();
-            wished.granted.clear();
-            wished.set_back = false;
-        }
+        let wished = all.entry(workspace).or_insert_with(|| Wished::new(organization));
         if matches!(wish.wish, Some(Wish::Provision { .. })) {
-            wished.denied = false;
+            // its refused predecessor left nothing; this is a new one of the same id
+            *wished = Wished { base: wished.base.filter(Base::is_live), ..Wished::new(organization) };
         }
         if let (Some((last, number, begun)), Some(new)) = (last, &wish.wish) {
             let told = match (begun, wished.under_way.contains(&number)) {
@@ -295,26 +312,60 @@ impl Oracle {
         }
     }
 
-    /// A tenant's database was set back: of what was wished, that holds which the provider had done, and what the backup
-    /// holds. Numbers begin again, so nothing from before is compared with what comes.
-    pub fn set_back(&self, organization: OrganizationId) {
-        let mut all = lock(&self.all);
-        for wished in all.values_mut().filter(|wished| wished.organization == organization) {
-            wished.wishes.clear();
-            wished.begun.clear();
-            wished.under_way.clear();
-            wished.refusals.clear();
-            wished.granted.clear();
-            wished.denied = false;
-            wished.set_back = true;
+    /// A tenant's database was set back. What both sides hold in that moment says what must become of each workspace;
+    /// numbers begin again, so nothing else from before is compared with what comes.
+    pub(crate) fn set_back(&self, organization: OrganizationId, sides: &Sides) {
+        let (mut all, now) = (lock(&self.all), self.world.now());
+        for workspace in sides.workspaces() {
+            all.entry(workspace).or_insert_with(|| Wished::new(organization));
+        }
+        for (workspace, wished) in all.iter_mut().filter(|(_, wished)| wished.organization == organization) {
+            let (base, wishes) = sides.of(*workspace, wished, now);
+            *wished = Wished { base: Some(base), wishes, ..Wished::new(organization) };
+            self.world
+                .tell("oracle", 300, || format!("holds of {workspace}: {base:?}, and {:?}", wished.wishes));
         }
     }
 
-    /// A tenant whose database was set back learns that a workspace was deleted: what was asked of it since comes to
-    /// nothing.
-    pub fn was_deleted(&self, workspace: WorkspaceId) {
-        if let Some(wished) = lock(&self.all).get_mut(&workspace) {
-            wished.wishes.clear();
+    /// The control plane's database was set back. Of an organisation whose own was set back before that, and has not agreed
+    /// since, and of what it does not know, nobody has what is lost now.
+    pub(crate) fn control_set_back(&self, organization: OrganizationId, sides: &Sides) {
+        let (mut all, now) = (lock(&self.all), self.world.now());
+        for (workspace, wished) in all.iter_mut().filter(|(_, wished)| wished.organization == organization) {
+            let Some(before) = wished.base else { continue };
+            if before.has_agreed && sides.tenant.contains_key(workspace) {
+                continue;
+            }
+            let (base, waiting) = sides.of(*workspace, wished, now);
+            wished.base = Some(base);
+            for wish in waiting.into_iter().rev() {
+                if wished.wishes.iter().all(|known| known.number != wish.number) {
+                    wished.wishes.insert(0, wish);
+                }
+            }
+            self.world
+                .tell("oracle", 301, || format!("holds of {workspace}: {base:?}, and {:?}", wished.wishes));
+        }
+    }
+
+    /// The two sides have agreed; the wishes of a workspace that waited have new numbers, each beside its old one.
+    pub(crate) fn agreed(
+        &self,
+        organization: OrganizationId,
+        renumbered: &BTreeMap<WorkspaceId, Vec<(IntentNumber, IntentNumber)>>,
+    ) {
+        let mut all = lock(&self.all);
+        for (workspace, wished) in all.iter_mut().filter(|(_, wished)| wished.organization == organization) {
+            if let Some(base) = &mut wished.base {
+                base.has_agreed = true;
+            }
+            let Some(numbers) = renumbered.get(workspace) else { continue };
+            for wish in &mut wished.wishes {
+                // what was composed into an entry has its number
+                if let Some((_, new)) = numbers.iter().find(|(old, _)| wish.number <= *old) {
+                    wish.number = *new;
+                }
+            }
         }
     }
 
@@ -360,6 +411,9 @@ impl Oracle {
         if wished.told_as(number).any(|wish| creates(wish)) {
             // of what was not created nothing is left that later wishes could be about
             wished.wishes.iter_mut().for_each(|wish| wish.refused = true);
+            if let Some(base) = wished.base.as_mut().filter(|base| base.is_live()) {
+                base.desired = None;
+            }
         }
         // a stop stands whatever it was composed with
         let stands = |wish: &SeenWish| matches!(wish.wish, Some(Wish::Stop(_)));
@@ -373,9 +427,15 @@ impl Oracle {
 
     /// The engine has granted a change. One that was refused before, and taken back, holds all the same: the higher number
     /// wins.
-    pub fn granted(&self, workspace: WorkspaceId, number: IntentNumber) {
+    pub fn granted(&self, workspace: WorkspaceId, number: IntentNumber, desired: Desired) {
         let mut all = lock(&self.all);
         let Some(wished) = all.get_mut(&workspace) else { return };
+        if !wished.begun.contains_key(&number)
+            && wished.base.as_mut().is_some_and(|base| base.hears(number, desired))
+        {
+            self.world.coverage().figure("calls from before a restore granted after it");
+            return;
+        }
         wished.granted.insert(number);
         let late = wished.told_as(number).filter(|wish| wish.refused).map(SeenWish::is_granted_late).count();
         if late > 0 {
@@ -414,9 +474,16 @@ impl Oracle {
 
     /// The control plane has admitted a workspace that it did not have. One whose creation was refused before must come
     /// to be deleted, which is looked at in the end.
-    pub fn admitted(&self, workspace: WorkspaceId) {
-        if lock(&self.all).get(&workspace).is_some_and(|wished| wished.denied) {
+    pub fn admitted(&self, workspace: WorkspaceId, number: IntentNumber, desired: Desired) {
+        let mut all = lock(&self.all);
+        let Some(wished) = all.get_mut(&workspace) else { return };
+        if wished.denied {
             self.world.coverage().figure("refused creations heard late and admitted");
+        }
+        if !wished.begun.contains_key(&number)
+            && wished.base.as_mut().is_some_and(|base| base.hears(number, desired))
+        {
+            self.world.coverage().figure("calls from before a restore granted after it");
         }
     }
 }

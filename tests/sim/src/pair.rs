@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use molecule_domain::id::{OrganizationId, WorkspaceId};
+use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
 use molecule_domain::limits::Limits;
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::store::Store;
 use molecule_workspace::store::TenantStore;
+use molecule_workspace::store::memory::Data;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -16,9 +17,10 @@ use crate::agents::Agents;
 use crate::backend::KIND;
 use crate::client::Client;
 use crate::cloud::{Cloud, Flavour};
-use crate::control::ControlPlane;
+use crate::control::{Backup, ControlPlane};
 use crate::network::Network;
 use crate::oracle::Oracle;
+use crate::restored::Sides;
 use crate::tenant::Tenant;
 use crate::world::World;
 
@@ -152,6 +154,35 @@ impl Pair {
     /// The workspace of this number.
     pub const fn workspace(number: u128) -> WorkspaceId {
         WorkspaceId::from_uuid(Uuid::from_u128(0x1000 + number))
+    }
+
+    /// What the two sides hold of a tenant's workspaces now.
+    async fn sides(&self, tenant: &Tenant) -> Sides {
+        let (organization, held) = (tenant.organization, tenant.database());
+        let records = self.control.database().changed_after(organization, Revision(0), 10_000).await;
+        let mut sides = Sides::default();
+        sides.engine.extend(records.unwrap_or_default().into_iter().map(|record| (record.workspace, record)));
+        for record in held.list(organization, true, None, 10_000).await.unwrap_or_default() {
+            let found = held.load(organization, record.workspace).await.ok().flatten();
+            sides.tenant.extend(found.map(|found| (record.workspace, found)));
+        }
+        sides
+    }
+
+    /// Puts a backup in the place of a tenant's database.
+    pub async fn restore_tenant(&self, place: usize, backup: Data) {
+        let tenant = &self.tenants[place];
+        tenant.put_back(backup);
+        self.oracle.set_back(tenant.organization, &self.sides(tenant).await);
+    }
+
+    /// Puts a backup in the place of the control plane's database.
+    pub async fn restore_control(&self, backup: Backup) {
+        let organizations: Vec<_> = self.tenants.iter().map(|tenant| tenant.organization).collect();
+        self.control.put_back(backup, &organizations).await;
+        for tenant in &self.tenants {
+            self.oracle.control_set_back(tenant.organization, &self.sides(tenant).await);
+        }
     }
 
     /// Whether every process runs and everything gets through.

@@ -60,7 +60,7 @@ impl ReplicaStore {
             if let Ok(record) = &result {
                 self.control.committed(&self.database, record).await;
                 if !known {
-                    self.control.oracle.admitted(workspace);
+                    self.control.oracle.admitted(workspace, record.intent, record.desired);
                 }
             }
             result
@@ -83,8 +83,10 @@ impl Store for ReplicaStore {
     async fn change(&self, request: &ChangeRequest, now: Timestamp) -> Result<InstanceRecord, StoreError> {
         let admission = async {
             let result = self.database.change(request, now).await;
-            if result.as_ref().is_ok_and(|record| record.intent == request.intent) {
-                self.control.oracle.granted(request.workspace, request.intent);
+            if let Ok(record) = result.as_ref()
+                && record.intent == request.intent
+            {
+                self.control.oracle.granted(request.workspace, request.intent, record.desired);
             }
             result
         };

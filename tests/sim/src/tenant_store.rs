@@ -1,5 +1,6 @@
 //! A tenant's database as its process reaches it: every transaction is a step, and the oracle learns of what was stored.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -47,6 +48,24 @@ struct Decided {
     sets: Fields,
     last: Option<(WishKind, IntentNumber, bool)>,
     intent: IntentNumber,
+}
+
+/// The numbers of the entries that wait, by workspace.
+type Outboxes = BTreeMap<WorkspaceId, Vec<IntentNumber>>;
+
+/// The old and the new number of each entry that was left in an agreement: the last ones, in their order.
+fn renumbered(
+    before: &Outboxes,
+    after: &Outboxes,
+) -> BTreeMap<WorkspaceId, Vec<(IntentNumber, IntentNumber)>> {
+    let of = |(workspace, left): (&WorkspaceId, &Vec<IntentNumber>)| {
+        let before = before.get(workspace)?;
+        let pairs = before.iter().rev().copied().zip(left.iter().rev().copied());
+        let mut pairs: Vec<_> = pairs.collect();
+        pairs.reverse();
+        pairs.iter().any(|(old, new)| old != new).then_some((*workspace, pairs))
+    };
+    after.iter().filter_map(of).collect()
 }
 
 /// A workspace right before a change.
@@ -99,6 +118,17 @@ impl ProcessStore {
         let stored = StoredAs { wish, before: &fields, after: &after, desired };
         self.oracle.stored_for(workspace, &asked, &stored);
         Ok(())
+    }
+
+    /// What waits of each workspace: the numbers of its entries, but of those that tell again what was granted.
+    async fn outboxes(&self) -> Result<Outboxes, StoreError> {
+        let mut outboxes = Outboxes::new();
+        for workspace in self.database.waiting().await? {
+            let found = self.database.load(self.organization, workspace).await?;
+            let entries = found.into_iter().flat_map(|found| found.outbox);
+            outboxes.insert(workspace, entries.filter(|one| !one.retold).map(|one| one.number).collect());
+        }
+        Ok(outboxes)
     }
 
     fn noted(
@@ -266,11 +296,9 @@ impl TenantStore for ProcessStore {
         now: Timestamp,
     ) -> Result<Agreed, StoreError> {
         let agree = async {
+            let before = self.outboxes().await?;
             let agreed = self.database.agree(organization, met, inventory, minter, now).await?;
-            if agreed.set_back {
-                let ending = inventory.iter().filter(|instance| instance.is_ending());
-                ending.for_each(|instance| self.oracle.was_deleted(instance.workspace));
-            }
+            self.oracle.agreed(organization, &renumbered(&before, &self.outboxes().await?));
             let world = self.process.world();
             world.tell(&self.process.name, 6, || format!("agrees: {agreed:?}"));
             let mut coverage = world.coverage();

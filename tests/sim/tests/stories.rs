@@ -330,8 +330,7 @@ fn a8_wishes_count_after_the_tenants_database_was_restored() {
             story.accepted(ask).await;
             tokio::time::sleep(seconds(120)).await;
         }
-        tenant.put_back(backup);
-        story.pair.oracle.set_back(tenant.organization);
+        story.pair.restore_tenant(0, backup).await;
         tokio::time::sleep(seconds(600)).await;
         story.accepted(Ask::Stop).await;
         let story = story.ends_well().await;
@@ -353,8 +352,7 @@ fn nobody_is_judged_before_the_two_have_agreed() {
         let backup = tenant.database().data();
         tokio::time::sleep(seconds(120)).await;
         assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running, "{}", story.words());
-        tenant.put_back(backup);
-        story.pair.oracle.set_back(tenant.organization);
+        story.pair.restore_tenant(0, backup).await;
         tenant.network.cut(seconds(900));
         tokio::time::sleep(seconds(1800)).await;
         let record = story.tenant(W).await.unwrap();
@@ -516,7 +514,7 @@ fn b5_a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
         assert_eq!(before.len(), 3, "{}", story.words());
         // its tenant is away, so nobody tells what was lost
         pair.tenants[0].network.cut(seconds(4 * 3600));
-        pair.control.put_back(backup, &[pair.tenants[0].organization]).await;
+        pair.restore_control(backup).await;
         tokio::time::sleep(seconds(3600)).await;
         let after: Vec<_> = pair.cloud.machines().iter().map(|machine| machine.id).collect();
         assert_eq!(after, before, "something was touched: {}", story.words());
