@@ -87,7 +87,7 @@ impl Run {
         println!("{} lives, seeds {}..{last}, {seconds:.1} s", self.lives, self.first);
         println!("fewest of a life: {} stored wishes, {} faults", self.fewest_wishes, self.fewest_faults);
         println!("figures: {:?}", coverage.figures);
-        println!("what workspaces ended as: {:?}", coverage.ends);
+        print_ends(&coverage.ends);
         println!("steps: {:?}", coverage.steps);
         println!("troubles: {:?}", coverage.troubles);
         println!("FAILED for: {:?}", coverage.failed);
@@ -125,6 +125,21 @@ impl Run {
             println!("the story of seed {}:\n{}", first.seed, lead(first.seed, true, true).words);
         }
     }
+}
+
+/// What workspaces ended as, each with its share of all: FAILED and STOPPED need an explanation, and so are to be few.
+fn print_ends(ends: &BTreeMap<&'static str, u64>) {
+    let all: u64 = ends.values().sum();
+    println!("what {all} workspaces ended as:");
+    let print = |name: &str, count: u64| {
+        let parts = count * 10_000 / all.max(1);
+        println!("  {name:<40} {count:>8} {:>4}.{:02} %", parts / 100, parts % 100);
+    };
+    let of =
+        |kind: &str| ends.iter().filter(|(name, _)| name.starts_with(kind)).map(|(_, count)| count).sum();
+    print("FAILED in all", of("failed"));
+    print("STOPPED in all", of("stopped"));
+    ends.iter().for_each(|(name, count)| print(name, *count));
 }
 
 fn print_table<'a, R: ToString>(name: &str, cells: impl Iterator<Item = ((R, String), &'a u64)>) {
