@@ -15,11 +15,13 @@ use molecule_workspace::store::TenantStore;
 
 use crate::control::LostFailure;
 use crate::explain::explains;
+use crate::inside::Stretch;
 use crate::machine::Machine;
 use crate::oracle::{Expected, fields_of};
 use crate::pair::Pair;
 use crate::tenant::RULES;
 use crate::tenant_store::open_private;
+use crate::tiling::{is_explained, is_logged};
 use crate::violation::Violation;
 
 /// One workspace from all sides.
@@ -61,7 +63,7 @@ impl Pair {
     /// Checks everything.
     pub async fn check(&self) {
         let database = self.control.database();
-        let machines = self.cloud.machines();
+        let (machines, log) = (self.cloud.machines(), self.cloud.log());
         let wished = self.oracle.wished();
         let mut engine: BTreeMap<WorkspaceId, InstanceRecord> = BTreeMap::new();
         for tenant in &self.tenants {
@@ -93,7 +95,7 @@ impl Pair {
                 },
             };
             self.check_workspace(&seen);
-            self.check_segments(id, seen.engine.as_ref()).await;
+            self.check_segments(id, seen.engine.as_ref(), &log).await;
         }
         let volumes = self.cloud.volume_owners();
         for owner in
@@ -165,6 +167,18 @@ impl Pair {
         }
         if live.is_none() && !seen.machines.is_empty() {
             self.broken("nothing is leaked", seen, "a machine is left");
+        }
+        if let Some(live) = live {
+            for stray in seen.machines.iter().filter(|machine| !is_explained(machine, live)) {
+                self.broken(
+                    "nothing is leaked",
+                    seen,
+                    format!("machine {} is not what its record says", stray.id),
+                );
+            }
+            if seen.machines.len() > 1 || live.up_since.is_some() && seen.machines.is_empty() {
+                self.broken("nothing is leaked", seen, "its machines are not the one that its record says");
+            }
         }
         if seen.denied && live.is_some() {
             self.broken("what was answered as not stored never runs", seen, "it is at the engine");
@@ -331,8 +345,12 @@ impl Pair {
         self.world.was_wrong(explains(reason), seen.id, since, until)
     }
 
-    async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>) {
+    async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>, log: &[Stretch]) {
         let segments = self.control.database().segments(id).await.unwrap_or_default();
+        for segment in segments.iter().filter(|segment| !is_logged(segment, log, id)) {
+            let what = format!("{id}: the provider had nothing up when {segment:?} began");
+            self.world.violated(Violation::new("segments tile", what));
+        }
         for pair in segments.windows(2) {
             match pair[0].until {
                 Some(until) if until <= pair[1].from => {}

@@ -33,6 +33,7 @@ use crate::oracle::Oracle;
 use crate::process::{EngineSteps, Process};
 use crate::replica_store::ReplicaStore;
 use crate::secrets::Seal;
+use crate::tiling::Tiled;
 use crate::violation::Violation;
 use crate::world::{World, lock};
 
@@ -42,6 +43,8 @@ struct Ledger {
     phases: BTreeMap<WorkspaceId, (OrganizationId, Phase, Amounts)>,
     used: BTreeMap<OrganizationId, Amounts>,
     revisions: BTreeMap<OrganizationId, Revision>,
+    /// The segments of each workspace.
+    tiled: BTreeMap<WorkspaceId, Tiled>,
     /// The last lease of each record.
     leases: BTreeMap<WorkspaceId, Lease>,
 }
@@ -170,6 +173,8 @@ impl ControlPlane {
             let records = database.changed_after(*organization, Revision(0), 10_000).await;
             for record in records.unwrap_or_default() {
                 let amounts = counted(&record);
+                let segments = database.segments(record.workspace).await.unwrap_or_default();
+                ledger.tiled.insert(record.workspace, Tiled::of(&segments));
                 ledger.phases.insert(record.workspace, (*organization, record.phase, amounts));
                 let used = ledger.used.entry(*organization).or_default();
                 *used = used.plus(amounts);
@@ -474,6 +479,7 @@ impl ControlPlane {
             *used
         };
         self.wake(Some(organization));
+        self.check_tiles(database, record).await;
         let account = database.account(organization, self.world.now()).await;
         let Ok(account) = account else { return };
         if account.used != used {
@@ -488,6 +494,27 @@ impl ControlPlane {
         {
             let what = format!("{organization} uses {used:?} of {limits:?}");
             self.world.violated(Violation::new("quota is within its cap", what));
+        }
+    }
+
+    /// Compares the segments of a workspace with what was committed of it.
+    async fn check_tiles(&self, database: &MemoryStore, record: &InstanceRecord) {
+        let segments = database.segments(record.workspace).await.unwrap_or_default();
+        let before = lock(&self.ledger).tiled.insert(record.workspace, Tiled::of(&segments));
+        let is_up = || {
+            let machines = self.cloud.machines();
+            machines.iter().any(|machine| {
+                machine.is_running()
+                    && machine.instance.workspace == record.workspace
+                    && machine.instance.generation == record.generation
+                    && record.live_attempt().map(|attempt| attempt.seq) == Some(machine.seq)
+            })
+        };
+        let (is_up, now) = (record.phase == Phase::Up && is_up(), self.world.now());
+        let objection = before.unwrap_or_default().objection(&segments, record, is_up, now);
+        if let Some(objection) = objection {
+            let what = format!("{}: {objection}", record.workspace);
+            self.world.violated(Violation::new("segments tile", what));
         }
     }
 }

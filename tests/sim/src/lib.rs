@@ -32,6 +32,7 @@ pub mod story;
 pub mod switch;
 pub mod tenant;
 pub mod tenant_store;
+mod tiling;
 pub mod trouble;
 pub mod violation;
 mod watchers;
