@@ -73,7 +73,7 @@ impl Agents {
     /// Lets them live.
     pub fn run(self: &Arc<Self>) {
         let this = Arc::clone(self);
-        tokio::spawn(async move {
+        self.world.spawn(async move {
             loop {
                 let boots = this.cloud.booting().await;
                 let now = this.world.now();
@@ -86,9 +86,9 @@ impl Agents {
             }
         });
         let this = Arc::clone(self);
-        tokio::spawn(async move { this.connect_all().await });
+        self.world.spawn(async move { this.connect_all().await });
         let this = Arc::clone(self);
-        tokio::spawn(async move {
+        self.world.spawn(async move {
             let mut due = Instant::now() + ROUND;
             loop {
                 tokio::time::sleep_until(due).await;
@@ -97,7 +97,7 @@ impl Agents {
             }
         });
         let this = Arc::clone(self);
-        tokio::spawn(async move {
+        self.world.spawn(async move {
             loop {
                 tokio::time::sleep(HEARTBEAT).await;
                 this.those_that_are_missed().await;
@@ -153,7 +153,7 @@ impl Agents {
                 (machine, tries)
             };
             let (this, busy) = (Arc::clone(&self), self.world.busy());
-            tokio::spawn(async move {
+            self.world.spawn(async move {
                 let _busy = busy;
                 let heard = this.connect(machine, tries).await;
                 match heard {

@@ -207,7 +207,7 @@ impl Cloud {
         if late {
             let (this, request) = (Arc::clone(self), request.clone());
             let later = self.world.rng().seconds(2, 50);
-            tokio::spawn(async move {
+            self.world.spawn(async move {
                 tokio::time::sleep(later).await;
                 // whatever it answers, nobody is there to hear it
                 let _ = this.launch_now(&request);

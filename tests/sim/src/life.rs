@@ -1,5 +1,6 @@
 //! A life: a day of wishes and faults under one seed, and what must hold in the end.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::pair::{Pair, Shape};
 use crate::rng::Rng;
 use crate::trouble;
 use crate::violation::Violation;
-use crate::world::World;
+use crate::world::{World, panicked};
 
 /// How long a life is.
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -60,6 +61,17 @@ pub fn in_a_world<F: Future>(what: F) -> F::Output {
 
 /// Leads a life. It keeps its story's words where `told` is set, and is one without faults where `faults` isn't.
 pub fn lead(seed: u64, told: bool, faults: bool) -> Lived {
+    let led = catch_unwind(AssertUnwindSafe(|| live(seed, told, faults)));
+    led.unwrap_or_else(|panic| Lived {
+        seed,
+        hash: 0,
+        words: String::new(),
+        coverage: Coverage::default(),
+        violations: vec![panicked(&*panic)],
+    })
+}
+
+fn live(seed: u64, told: bool, faults: bool) -> Lived {
     in_a_world(async move {
         let world = Arc::new(World::new(seed, !faults, told));
         let shape = shape(&mut world.rng());
@@ -101,7 +113,7 @@ async fn day(pair: &Pair, faults: bool) {
     let episodes = world.rng().between(9, 10);
     react(pair);
     let operators = pair.clone();
-    tokio::spawn(async move { operator::attend_to_alarms(&operators).await });
+    pair.world.spawn(async move { operator::attend_to_alarms(&operators).await });
     let mut number = 0;
     for episode in 0..episodes {
         let slot = WISHES_FOR / u32::try_from(episodes).unwrap_or(1);
@@ -121,7 +133,7 @@ async fn day(pair: &Pair, faults: bool) {
             for _ in 0..troubles {
                 let (pair, after) = (pair.clone(), delay(&mut world.rng()));
                 let busy = world.busy();
-                tokio::spawn(async move {
+                world.spawn(async move {
                     tokio::time::sleep(after).await;
                     drop(busy);
                     trouble::happens(&pair).await;
@@ -160,7 +172,8 @@ async fn day(pair: &Pair, faults: bool) {
 /// A client reads that its workspace was given up, and asks for something at once.
 fn react(pair: &Pair) {
     let (pair, mut given_up) = (pair.clone(), pair.oracle.given_up());
-    tokio::spawn(async move {
+    let world = Arc::clone(&pair.world);
+    world.spawn(async move {
         while let Some((organization, workspace)) = given_up.recv().await {
             let number = pair.world.number();
             let tenant = pair.tenants.iter().position(|tenant| tenant.organization == organization);
@@ -183,7 +196,7 @@ fn react(pair: &Pair) {
                 patience: Duration::from_secs(40),
                 repeats: 1,
             };
-            tokio::spawn(async move {
+            pair.world.spawn(async move {
                 let _busy = busy;
                 tokio::time::sleep(after).await;
                 client.ask(request).await;
@@ -205,7 +218,7 @@ fn delay(rng: &mut Rng) -> Duration {
 /// A client wishes something, after a while.
 fn wish(pair: &Pair, number: u64, after: Duration, first: bool) {
     let (pair, world, busy) = (pair.clone(), Arc::clone(&pair.world), pair.world.busy());
-    tokio::spawn(async move {
+    Arc::clone(&world).spawn(async move {
         let _busy = busy;
         tokio::time::sleep(after).await;
         let (tenant, keyed, etag, patience, repeats, draw) = {

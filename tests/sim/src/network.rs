@@ -123,7 +123,7 @@ impl Network {
         self.cut.set(true);
         self.world.tell("network", 70, || format!("CUT for {lasts:?}"));
         let this = Arc::clone(self);
-        tokio::spawn(async move {
+        self.world.spawn(async move {
             tokio::time::sleep(lasts).await;
             this.cut.set(false);
             this.world.tell("network", 71, || "carries again");
@@ -153,7 +153,7 @@ impl Network {
         answer: Option<oneshot::Sender<Result<Said>>>,
     ) {
         let (this, busy) = (Arc::clone(self), self.world.busy());
-        tokio::spawn(async move {
+        self.world.spawn(async move {
             let _busy = busy;
             tokio::time::sleep(after).await;
             let Some(replica) = this.control.some_replica() else {

@@ -118,7 +118,7 @@ impl Pair {
     fn keep_up(&self) {
         for place in 0..self.control.places() {
             let pair = self.clone();
-            tokio::spawn(async move {
+            self.world.spawn(async move {
                 loop {
                     pair.control.replica(place).process.death().await;
                     let pause = pair.world.rng().millis(500, 240_000);
@@ -130,7 +130,7 @@ impl Pair {
         }
         for tenant in &self.tenants {
             let (world, tenant) = (Arc::clone(&self.world), Arc::clone(tenant));
-            tokio::spawn(async move {
+            self.world.spawn(async move {
                 while let Some(process) = tenant.last_process() {
                     process.death().await;
                     let pause = world.rng().millis(500, 240_000);

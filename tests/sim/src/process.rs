@@ -49,8 +49,7 @@ impl Process {
         if tasks.len() > 32 {
             tasks.retain(|task| !task.is_finished());
         }
-        // a task's future is large, and the runtime would move it several times
-        tasks.push(tokio::spawn(Box::pin(task)));
+        tasks.push(self.world.spawn(task));
     }
 
     /// Whether it has been killed.
@@ -89,7 +88,7 @@ impl Process {
         self.world.tell(&self.name, 2, || format!("is frozen for {lasts:?}"));
         self.frozen.set(true);
         let this = Arc::clone(self);
-        tokio::spawn(async move {
+        self.world.spawn(async move {
             tokio::time::sleep(lasts).await;
             this.thaw();
         });

@@ -103,7 +103,7 @@ fn lost_answer(pair: &Pair) {
     let after = world.rng().seconds(20, 60);
     ask(pair, second, workspace, after);
     let (tenant, world) = (Arc::clone(tenant), Arc::clone(world));
-    tokio::spawn(async move {
+    pair.world.spawn(async move {
         tokio::time::sleep(Duration::from_secs(3)).await;
         world.is_wrong("cut", None, cut);
         tenant.network.cut(cut);
@@ -122,7 +122,7 @@ fn twin(pair: &Pair) {
     pair.world.coverage().trouble("twin");
     let lasts = pair.world.rng().seconds(40, 600);
     let (pair, ends) = (pair.clone(), Instant::now() + lasts);
-    tokio::spawn(async move {
+    Arc::clone(&pair.world).spawn(async move {
         let tenant = &pair.tenants[place];
         let Some(first) = tenant.last_process().filter(|first| !first.is_dead()) else { return };
         if !pair.has_agreed().await {
@@ -152,7 +152,7 @@ pub(crate) fn ask(pair: &Pair, ask: Ask, workspace: WorkspaceId, after: Duration
     let number = pair.world.number();
     let patience = Duration::from_secs(40);
     let request = Request { ask, workspace, number, keyed: true, etag: false, patience, repeats: 1 };
-    tokio::spawn(async move {
+    pair.world.spawn(async move {
         let _busy = busy;
         tokio::time::sleep(after).await;
         client.ask(request).await;

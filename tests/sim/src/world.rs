@@ -1,12 +1,16 @@
 //! What all parts of a life share: time, chance, the story, and the faults that wait for their step.
 
+use std::any::Any;
 use std::fmt::Display;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use molecule_domain::id::{IncarnationId, WorkspaceId};
 use molecule_domain::{Clock, Timestamp};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -25,6 +29,13 @@ const BEGIN: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 /// Locks; a poisoned lock is as good as any, since a panic ends the life.
 pub fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The rule that a panic breaks, with its message.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Violation {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    Violation::new("nothing panics", text.unwrap_or("without a message").to_owned())
 }
 
 /// What all parts of a life share.
@@ -140,6 +151,17 @@ impl World {
     /// The story so far.
     pub fn story(&self) -> MutexGuard<'_, Story> {
         lock(&self.story)
+    }
+
+    /// Runs a task. A panic in it breaks a rule: it would end the task without a word.
+    pub fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        // a task's future is large, and the runtime would move it several times
+        let (world, task) = (Arc::clone(self), Box::pin(AssertUnwindSafe(task).catch_unwind()));
+        tokio::spawn(async move {
+            if let Err(panic) = task.await {
+                world.violated(panicked(&*panic));
+            }
+        })
     }
 
     /// Notes that a rule was broken.
