@@ -396,8 +396,13 @@ impl Oracle {
     }
 
     /// The tenant took an entry back, with every wish that was composed into it.
-    pub fn taken_back(&self, workspace: WorkspaceId, number: IntentNumber) {
+    pub fn taken_back(&self, workspace: WorkspaceId, entry: &Entry) {
+        let number = entry.number;
         self.world.coverage().figure("wishes taken back");
+        if matches!(entry.wish, Wish::Stop(_) | Wish::Delete) {
+            let what = format!("wish {number} of {workspace}: {:?}", entry.wish);
+            return self.world.violated(Violation::new("a stop and a deletion are never taken back", what));
+        }
         let mut all = lock(&self.all);
         let Some(wished) = all.get_mut(&workspace) else { return };
         if !wished.refusals.contains(&number) {
@@ -415,8 +420,8 @@ impl Oracle {
                 base.desired = None;
             }
         }
-        // a stop stands whatever it was composed with
-        let stands = |wish: &SeenWish| matches!(wish.wish, Some(Wish::Stop(_)));
+        // a stop, and a deletion, stand whatever they were composed with
+        let stands = |wish: &SeenWish| matches!(wish.wish, Some(Wish::Stop(_) | Wish::Delete));
         for wish in wished.told_as(number).filter(|wish| !stands(wish)) {
             wish.refused = true;
             if is_granted {

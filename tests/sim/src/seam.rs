@@ -27,6 +27,7 @@ use crate::faults::Fault;
 use crate::network::{Call, Network, Reply, Said, unavailable};
 use crate::oracle::{Oracle, short};
 use crate::process::Process;
+use crate::refusals::is_refusal;
 use crate::violation::Violation;
 use crate::world::{SkewedClock, lock};
 
@@ -183,10 +184,7 @@ impl Remote {
             return Err(unreadable());
         }
         let refuses = match &result {
-            Err(error) => !matches!(
-                error.code(),
-                ErrorCode::Unavailable | ErrorCode::DeadlineExceeded | ErrorCode::Internal
-            ),
+            Err(error) => is_refusal(error.reason),
             // the answer to a first wish with what is deleted is as good as a refusal
             Ok(Said { reply: Reply::Instance(view), .. }) => {
                 view.phase == Phase::Gone || call.key().is_some_and(|(_, number)| view.intent < number)

@@ -242,15 +242,19 @@ impl TenantStore for ProcessStore {
         now: Timestamp,
     ) -> Result<Option<WorkspaceRecord>, StoreError> {
         let answered = async {
-            let before = match answer {
-                Answer::Refused(_) => self.database.load(self.organization, workspace).await?,
-                _ => None,
-            };
+            if !matches!(answer, Answer::Refused(_)) {
+                return self.database.answered(workspace, number, answer, now).await;
+            }
+            let before = self.database.load(self.organization, workspace).await?;
             let record = self.database.answered(workspace, number, answer, now).await?;
+            let after = self.database.load(self.organization, workspace).await?;
+            let waits = |found: &Option<Workspace>| {
+                found.iter().flat_map(|found| &found.outbox).find(|entry| entry.number == number).cloned()
+            };
             // what is told again after a restore stays in the outbox, or gives way to what is behind it
-            let entry = before.iter().flat_map(|before| &before.outbox).find(|entry| entry.number == number);
-            if entry.is_some_and(Entry::may_be_refused) {
-                self.oracle.taken_back(workspace, number);
+            let taken_back = waits(&before).filter(|entry| !entry.retold && waits(&after).is_none());
+            if let Some(entry) = taken_back {
+                self.oracle.taken_back(workspace, &entry);
             }
             Ok(record)
         };
