@@ -27,12 +27,13 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::CloudBackend;
 use crate::book::Book;
 use crate::cloud::Cloud;
-use crate::life::PATIENCE;
+use crate::life::{DAY, PATIENCE};
 use crate::network::{Network, unavailable};
 use crate::oracle::Oracle;
 use crate::process::{EngineSteps, Process};
 use crate::replica_store::ReplicaStore;
 use crate::secrets::Seal;
+use crate::tenant::PRUNE_EVERY;
 use crate::tiling::Tiled;
 use crate::violation::Violation;
 use crate::world::{World, lock};
@@ -376,6 +377,14 @@ impl ControlPlane {
         );
         let running = engine.clone();
         process.spawn(async move { running.run(CancellationToken::new()).await });
+        let (pruned, pruning) = (Arc::clone(&store), Arc::clone(&clock));
+        process.spawn(async move {
+            loop {
+                tokio::time::sleep(PRUNE_EVERY).await;
+                // what could not be pruned now is pruned next time
+                let _ = pruned.prune(pruning.now() - DAY * 30).await;
+            }
+        });
         Replica {
             skew,
             process,

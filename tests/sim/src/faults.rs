@@ -56,8 +56,13 @@ pub const CONTROL_FAULTS: [Fault; 6] =
 pub const TENANT_FAULTS: [Fault; 5] =
     [Fault::Fail, Fault::Delay, Fault::Freeze, Fault::CrashBefore, Fault::CrashAfter];
 
-/// What can be done to a call between the two.
-pub const CALL_FAULTS: [Fault; 9] = [
+/// What can be done where something is only read.
+pub const READ_FAULTS: [Fault; 4] = [Fault::Fail, Fault::Delay, Fault::Freeze, Fault::CrashBefore];
+
+/// What can be done to a call between the two. What crashes is the tenant: before it is made, or when its answer comes.
+pub const CALL_FAULTS: [Fault; 11] = [
+    Fault::CrashBefore,
+    Fault::CrashAfter,
     Fault::Denied,
     Fault::RequestLost,
     Fault::RequestLate,
@@ -69,9 +74,17 @@ pub const CALL_FAULTS: [Fault; 9] = [
     Fault::Unreadable,
 ];
 
-/// What can be done to a batch of changes that a replica tells a tenant.
-pub const STREAM_FAULTS: [Fault; 5] =
-    [Fault::AnswerLost, Fault::AnswerLate, Fault::Unreachable, Fault::Denied, Fault::Unreadable];
+/// What can be done to a stream, and to a batch of changes that a replica tells a tenant. What crashes is the tenant that
+/// opens one, and the replica that tells.
+pub const STREAM_FAULTS: [Fault; 7] = [
+    Fault::CrashBefore,
+    Fault::CrashAfter,
+    Fault::AnswerLost,
+    Fault::AnswerLate,
+    Fault::Unreachable,
+    Fault::Denied,
+    Fault::Unreadable,
+];
 
 /// The engine's steps.
 pub const ENGINE_STEPS: [&str; 31] = [
@@ -109,17 +122,30 @@ pub const ENGINE_STEPS: [&str; 31] = [
 ];
 
 /// Transactions of the control plane's store that are no steps of the engine's.
-pub const CONTROL_STEPS: [&str; 6] = [
+pub const CONTROL_STEPS: [&str; 9] = [
     "control.provision",
     "control.change",
     "control.claim",
     "control.changed_after",
     "control.wake",
     "control.lead",
+    "control.raise_alarm",
+    "control.end_alarm",
+    "control.prune",
+];
+
+/// What replicas read.
+pub const CONTROL_READS: [&str; 6] = [
+    "control.get",
+    "control.events_after",
+    "control.next_due",
+    "control.expectations",
+    "control.launched",
+    "control.alarms",
 ];
 
 /// Transactions of a tenant's store.
-pub const TENANT_STEPS: [&str; 15] = [
+pub const TENANT_STEPS: [&str; 16] = [
     "tenant.replayed",
     "tenant.meetings",
     "tenant.agree",
@@ -135,10 +161,22 @@ pub const TENANT_STEPS: [&str; 15] = [
     "tenant.redeem",
     "tenant.agent_reported",
     "tenant.judge_agent",
+    "tenant.prune",
+];
+
+/// What a tenant's process reads.
+pub const TENANT_READS: [&str; 7] = [
+    "tenant.cursors",
+    "tenant.load",
+    "tenant.list",
+    "tenant.snapshot",
+    "tenant.changes_after",
+    "tenant.events",
+    "tenant.authenticate",
 ];
 
 /// Steps that few lives come to: faults wait for them more often.
-pub const RARE_STEPS: [&str; 13] = [
+pub const RARE_STEPS: [&str; 15] = [
     "backend.post_mortem",
     "sweep.remove",
     "sweep.purge",
@@ -152,6 +190,8 @@ pub const RARE_STEPS: [&str; 13] = [
     "tenant.waiting",
     "tenant.restart_mirror",
     "tenant.judge_agent",
+    "control.raise_alarm",
+    "control.end_alarm",
 ];
 
 /// Steps that next to no life comes to.
@@ -183,10 +223,12 @@ pub struct Armed {
 }
 
 /// Which faults can meet which steps.
-const TABLE: [(&[Fault], &[&str]); 5] = [
+const TABLE: [(&[Fault], &[&str]); 7] = [
     (&ENGINE_FAULTS, &ENGINE_STEPS),
     (&CONTROL_FAULTS, &CONTROL_STEPS),
     (&TENANT_FAULTS, &TENANT_STEPS),
+    (&READ_FAULTS, &CONTROL_READS),
+    (&READ_FAULTS, &TENANT_READS),
     (&CALL_FAULTS, &CALL_STEPS),
     (&STREAM_FAULTS, &STREAM_STEPS),
 ];
@@ -201,4 +243,9 @@ pub fn all_pairs() -> impl Iterator<Item = (Fault, &'static str)> {
     TABLE.into_iter().flat_map(|(faults, steps)| {
         steps.iter().flat_map(move |step| faults.iter().map(move |fault| (*fault, *step)))
     })
+}
+
+/// Whether a fault does something at a step.
+pub fn can_meet(fault: Fault, step: &str) -> bool {
+    TABLE.into_iter().any(|(faults, steps)| faults.contains(&fault) && steps.contains(&step))
 }

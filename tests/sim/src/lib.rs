@@ -22,6 +22,7 @@ pub mod operator;
 pub mod oracle;
 pub mod pair;
 pub mod process;
+mod readers;
 mod refusals;
 pub mod replica_store;
 mod restored;

@@ -12,6 +12,7 @@ use crate::coverage::Coverage;
 use crate::faults::{Armed, Fault};
 use crate::operator;
 use crate::pair::{Pair, Shape};
+use crate::readers;
 use crate::rng::Rng;
 use crate::trouble;
 use crate::violation::Violation;
@@ -251,6 +252,7 @@ fn wish(pair: &Pair, number: u64, after: Duration, first: bool) {
         let request = Request { ask, workspace, number, keyed, etag, patience, repeats };
         world.tell("client", 91, || format!("asks tenant {} for {request:?}", tenant + 1));
         pair.client(tenant).ask(request.clone()).await;
+        readers::look(&pair, tenant, workspace, number);
         if ask == Ask::Delete && world.rng().once_in(2) {
             // once more, with the etag of what is being deleted
             let request = Request { number: world.number(), etag: true, ..request };

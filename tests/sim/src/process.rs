@@ -10,6 +10,10 @@ use crate::faults::Fault;
 use crate::switch::Switch;
 use crate::world::{World, lock};
 
+/// What was to be read was not.
+#[derive(Clone, Copy, Debug)]
+pub struct Unread;
+
 /// One life of a process. What is started again is another.
 #[derive(Debug)]
 pub struct Process {
@@ -116,36 +120,58 @@ impl Process {
     /// caller's to do.
     pub async fn before(self: &Arc<Self>, step: &'static str) -> Option<Fault> {
         self.is_let().await;
-        let fault = self.world.fault_at(&self.name, step);
-        match fault {
-            None => {
-                self.world.breathe().await;
-                self.is_let().await;
-                None
+        if let Some(fault) = self.world.fault_at(&self.name, step) {
+            return self.meets(fault, step).await;
+        }
+        self.world.breathe().await;
+        self.is_let().await;
+        None
+    }
+
+    /// Something is about to be read, which takes no time of its own.
+    pub async fn reads(self: &Arc<Self>, step: &'static str) -> Result<(), Unread> {
+        self.is_let().await;
+        let Some(fault) = self.world.fault_at(&self.name, step) else { return Ok(()) };
+        // whoever looks if all is quiet waits for the answer
+        let _busy = self.world.busy();
+        match self.meets(fault, step).await {
+            None => Ok(()),
+            Some(Fault::Fail) => Err(Unread),
+            Some(other) => {
+                self.world.does_nothing(other, step);
+                Ok(())
             }
-            Some(Fault::Delay) => {
+        }
+    }
+
+    async fn meets(self: &Arc<Self>, fault: Fault, step: &'static str) -> Option<Fault> {
+        match fault {
+            Fault::Delay => {
                 let pause = self.world.rng().seconds(1, 150);
                 tokio::time::sleep(pause).await;
                 self.is_let().await;
                 None
             }
-            Some(Fault::Freeze) => {
+            Fault::Freeze => {
                 let lasts = self.world.rng().seconds(5, 600);
                 self.world.is_wrong("frozen", None, lasts);
                 self.freeze(lasts);
                 self.is_let().await;
                 None
             }
-            Some(Fault::CrashBefore) => {
-                self.kill();
-                std::future::pending().await
-            }
-            Some(Fault::CrashAfter) => {
+            Fault::CrashBefore => self.crash().await,
+            Fault::CrashAfter => {
                 lock(&self.crash_after).push(step);
                 None
             }
-            other => other,
+            other => Some(other),
         }
+    }
+
+    /// Dies of a fault; whoever was on its way here never comes back.
+    pub async fn crash<T>(&self) -> T {
+        self.kill();
+        std::future::pending().await
     }
 
     /// A step was taken.
@@ -156,8 +182,7 @@ impl Process {
             place.map(|place| waiting.remove(place)).is_some()
         };
         if crashes {
-            self.kill();
-            return std::future::pending().await;
+            return self.crash().await;
         }
         self.is_let().await;
     }
@@ -174,7 +199,10 @@ impl Probe for EngineSteps {
             Fault::Fail => Some(EngineFault::FailBefore),
             Fault::LoseReply => Some(EngineFault::LoseReply),
             Fault::Repeat => Some(EngineFault::Repeat),
-            _ => None,
+            other => {
+                self.0.world.does_nothing(other, step);
+                None
+            }
         }
     }
 

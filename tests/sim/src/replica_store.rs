@@ -17,7 +17,7 @@ use molecule_provisioner::wakes::Wakes;
 
 use crate::control::ControlPlane;
 use crate::faults::Fault;
-use crate::process::Process;
+use crate::process::{Process, Unread};
 use crate::violation::Violation;
 
 /// The control plane's database as one replica reaches it.
@@ -40,12 +40,23 @@ impl ReplicaStore {
         transaction: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let fault = self.process.before(step).await;
-        if fault == Some(Fault::Fail) {
-            return Err(lost(step));
+        match fault {
+            None | Some(Fault::LoseReply) => {}
+            Some(Fault::Fail) => return Err(lost(step)),
+            Some(other) => self.process.world().does_nothing(other, step),
         }
         let result = transaction.await;
         self.process.after(step).await;
         if fault == Some(Fault::LoseReply) { Err(lost(step)) } else { result }
+    }
+
+    async fn read<T>(
+        &self,
+        step: &'static str,
+        read: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.process.reads(step).await.map_err(|Unread| lost(step))?;
+        read.await
     }
 
     async fn admission(
@@ -98,7 +109,7 @@ impl Store for ReplicaStore {
         organization: OrganizationId,
         workspace: WorkspaceId,
     ) -> Result<Option<InstanceRecord>, StoreError> {
-        self.database.get(organization, workspace).await
+        self.read("control.get", self.database.get(organization, workspace)).await
     }
 
     async fn changed_after(
@@ -122,8 +133,8 @@ impl Store for ReplicaStore {
         after: i64,
         limit: u32,
     ) -> Result<Vec<Event>, StoreError> {
-        self.process.is_let().await;
-        self.database.events_after(organization, after, limit).await
+        let events = self.database.events_after(organization, after, limit);
+        self.read("control.events_after", events).await
     }
 
     async fn claim(
@@ -148,8 +159,7 @@ impl Store for ReplicaStore {
         now: Timestamp,
         room: Room,
     ) -> Result<Option<Timestamp>, StoreError> {
-        self.process.is_let().await;
-        self.database.next_due(backend, now, room).await
+        self.read("control.next_due", self.database.next_due(backend, now, room)).await
     }
 
     async fn begin_launch(
@@ -182,27 +192,26 @@ impl Store for ReplicaStore {
     }
 
     async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError> {
-        self.process.is_let().await;
-        self.database.expectations(backend).await
+        self.read("control.expectations", self.database.expectations(backend)).await
     }
 
     async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {
-        self.process.is_let().await;
-        self.database.launched(launches).await
+        self.read("control.launched", self.database.launched(launches)).await
     }
 
     async fn raise_alarm(&self, alarm: &Alarm) -> Result<(), StoreError> {
-        self.process.is_let().await;
-        self.process.world().tell("control", 8, || format!("raises an alarm: {}", alarm.message));
-        self.process.world().coverage().figure("alarms raised");
-        self.database.raise_alarm(alarm).await?;
-        self.control.raises_alarm();
-        Ok(())
+        let raise = async {
+            self.process.world().tell("control", 8, || format!("raises an alarm: {}", alarm.message));
+            self.process.world().coverage().figure("alarms raised");
+            self.database.raise_alarm(alarm).await?;
+            self.control.raises_alarm();
+            Ok(())
+        };
+        self.transaction("control.raise_alarm", raise).await
     }
 
     async fn alarms(&self) -> Result<Vec<Alarm>, StoreError> {
-        self.process.is_let().await;
-        self.database.alarms().await
+        self.read("control.alarms", self.database.alarms()).await
     }
 
     async fn end_alarm(
@@ -211,8 +220,7 @@ impl Store for ReplicaStore {
         launches: &[Launched],
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.process.is_let().await;
-        self.database.end_alarm(backend, launches, now).await
+        self.transaction("control.end_alarm", self.database.end_alarm(backend, launches, now)).await
     }
 
     async fn lead(
@@ -247,7 +255,7 @@ impl Store for ReplicaStore {
     }
 
     async fn prune(&self, before: Timestamp) -> Result<(), StoreError> {
-        self.database.prune(before).await
+        self.transaction("control.prune", self.database.prune(before)).await
     }
 
     fn wakes(&self) -> &Wakes {

@@ -158,7 +158,10 @@ impl Remote {
                 network.deliver(from, call.clone(), again, None);
             }
             Some(Fault::AnswerLost) => sender = None,
-            _ => {}
+            Some(Fault::CrashBefore) => return self.process.crash().await,
+            // those are of the answer
+            None | Some(Fault::AnswerLate | Fault::Unreadable | Fault::CrashAfter) => {}
+            Some(other) => world.does_nothing(other, step),
         }
         let nobody_listens = sender.is_none();
         network.deliver(from, call.clone(), after, sender);
@@ -170,6 +173,9 @@ impl Remote {
             Ok(result) => result,
             Err(_) => Err(unavailable("the connection broke")),
         };
+        if fault == Some(Fault::CrashAfter) {
+            return self.process.crash().await;
+        }
         if fault == Some(Fault::AnswerLate) {
             let late = world.rng().seconds(1, 40);
             tokio::time::sleep(late).await;
@@ -294,7 +300,9 @@ impl Remote {
             }
             Some(Fault::Unreadable) => return Err(unreadable()),
             Some(Fault::Denied) => return Err(denied()),
-            _ => {}
+            Some(Fault::CrashBefore) => return self.process.crash().await,
+            None | Some(Fault::CrashAfter) => {}
+            Some(other) => world.does_nothing(other, "stream.open"),
         }
         if network.is_cut() {
             tokio::time::sleep(SILENCE).await;
@@ -308,6 +316,10 @@ impl Remote {
         let network = Arc::clone(network);
         let name = self.process.name.clone();
         let open = network.control.open_stream(organization, standpoints, &replica, &network)?;
+        if fault == Some(Fault::CrashAfter) {
+            // the replica's end of it goes with the connection
+            return self.process.crash().await;
+        }
         from.spawn(async move {
             // the session ends with this task
             let _open = open;
@@ -343,7 +355,8 @@ impl Remote {
                     restarted_after_event: None,
                     incarnation,
                 };
-                let told = match world.fault_at(&name, "stream.batch") {
+                let fault = world.fault_at(&name, "stream.batch");
+                let told = match fault {
                     Some(Fault::AnswerLate) => {
                         let late = world.rng().seconds(1, 300);
                         tokio::time::sleep(late).await;
@@ -353,8 +366,13 @@ impl Remote {
                     Some(Fault::AnswerLost | Fault::Unreachable) => return,
                     Some(Fault::Unreadable) => Err(unreadable()),
                     Some(Fault::Denied) => Err(denied()),
-                    _ => {
+                    Some(Fault::CrashBefore) => process.crash().await,
+                    None | Some(Fault::CrashAfter) => {
                         tokio::time::sleep(pause).await;
+                        Ok(())
+                    }
+                    Some(other) => {
+                        world.does_nothing(other, "stream.batch");
                         Ok(())
                     }
                 };
@@ -362,6 +380,9 @@ impl Remote {
                 let message = told.map(|()| (changes, clock.now()));
                 if sender.send(message).is_err() {
                     return;
+                }
+                if fault == Some(Fault::CrashAfter) {
+                    return process.crash().await;
                 }
             }
         });

@@ -16,6 +16,7 @@ use molecule_workspace::store::TenantStore;
 use molecule_workspace::store::memory::{Data, MemoryStore};
 use tokio_util::sync::CancellationToken;
 
+use crate::life::DAY;
 use crate::network::Network;
 use crate::oracle::{Oracle, short};
 use crate::process::Process;
@@ -31,6 +32,9 @@ pub const CONNECT: Duration = Duration::from_secs(5 * 60);
 pub const SILENCE: Duration = Duration::from_secs(50 * 60);
 /// How often agents are looked at.
 const LIVENESS_EVERY: Duration = Duration::from_secs(90);
+
+/// How often what is too old is pruned, here and by the control plane.
+pub(crate) const PRUNE_EVERY: Duration = Duration::from_secs(2 * 3600);
 
 /// The runtimes of a life: one whose agent is waited for, and one that is ready when its process is.
 const RUNTIMES: &str = r#"
@@ -219,6 +223,16 @@ impl Tenant {
                 tokio::time::sleep(LIVENESS_EVERY).await;
                 // what could not be looked at now is looked at next time
                 let _ = liveness::pass(&watching, &patience).await;
+            }
+        });
+        let (pruned, clock) = (Arc::clone(&workspaces.store), Arc::clone(&workspaces.clock));
+        process.spawn(async move {
+            loop {
+                tokio::time::sleep(PRUNE_EVERY).await;
+                let now = clock.now();
+                // the whole history of a life is kept, which is a little longer than a day; what could not be pruned now is
+                // pruned next time
+                let _ = pruned.prune(now - DAY * 2, now - DAY * 30).await;
             }
         });
         Serving { process, workspaces }

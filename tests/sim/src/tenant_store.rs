@@ -26,7 +26,7 @@ use crate::asked::{Asked, StoredAs};
 use crate::coverage::WishKind;
 use crate::faults::Fault;
 use crate::oracle::{Fields, Oracle, SeenWish, fields_of, kind_of};
-use crate::process::Process;
+use crate::process::{Process, Unread};
 use crate::secrets::Seal;
 use crate::world::lock;
 
@@ -79,6 +79,10 @@ fn fields_in(found: &Workspace) -> Fields {
     fields_of(&found.record.spec, &open_private(found.record.workspace, &found.private))
 }
 
+fn locked(step: &'static str) -> StoreError {
+    StoreError::Unavailable(format!("{step}: the database is locked").into())
+}
+
 /// The private parts of a workspace, as they are sealed.
 pub fn open_private(workspace: WorkspaceId, sealed: &[u8]) -> PrivateParts {
     let plain = Seal.open(sealed, &format!("private/{workspace}"));
@@ -91,16 +95,22 @@ impl ProcessStore {
         step: &'static str,
         transaction: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        if self.process.before(step).await == Some(Fault::Fail) {
-            return Err(StoreError::Unavailable(format!("{step}: the database is locked").into()));
+        match self.process.before(step).await {
+            None => {}
+            Some(Fault::Fail) => return Err(locked(step)),
+            Some(other) => self.process.world().does_nothing(other, step),
         }
         let result = transaction.await;
         self.process.after(step).await;
         result
     }
 
-    async fn read<T>(&self, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.process.is_let().await;
+    async fn read<T>(
+        &self,
+        step: &'static str,
+        read: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.process.reads(step).await.map_err(|Unread| locked(step))?;
         read.await
     }
 
@@ -273,7 +283,7 @@ impl TenantStore for ProcessStore {
     }
 
     async fn cursors(&self, organization: OrganizationId) -> Result<Cursors, StoreError> {
-        self.read(self.database.cursors(organization)).await
+        self.read("tenant.cursors", self.database.cursors(organization)).await
     }
 
     async fn mirror(
@@ -339,7 +349,7 @@ impl TenantStore for ProcessStore {
         organization: OrganizationId,
         workspace: WorkspaceId,
     ) -> Result<Option<Workspace>, StoreError> {
-        self.read(self.database.load(organization, workspace)).await
+        self.read("tenant.load", self.database.load(organization, workspace)).await
     }
 
     async fn list(
@@ -349,14 +359,14 @@ impl TenantStore for ProcessStore {
         after: Option<Place>,
         limit: u32,
     ) -> Result<Vec<WorkspaceRecord>, StoreError> {
-        self.read(self.database.list(organization, show_deleted, after, limit)).await
+        self.read("tenant.list", self.database.list(organization, show_deleted, after, limit)).await
     }
 
     async fn snapshot(
         &self,
         organization: OrganizationId,
     ) -> Result<(Vec<WorkspaceRecord>, Revision), StoreError> {
-        self.read(self.database.snapshot(organization)).await
+        self.read("tenant.snapshot", self.database.snapshot(organization)).await
     }
 
     async fn changes_after(
@@ -365,7 +375,7 @@ impl TenantStore for ProcessStore {
         after: Revision,
         limit: u32,
     ) -> Result<Vec<WorkspaceRecord>, StoreError> {
-        self.read(self.database.changes_after(organization, after, limit)).await
+        self.read("tenant.changes_after", self.database.changes_after(organization, after, limit)).await
     }
 
     async fn events(
@@ -374,7 +384,7 @@ impl TenantStore for ProcessStore {
         before: Option<i64>,
         limit: u32,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        self.read(self.database.events(workspace, before, limit)).await
+        self.read("tenant.events", self.database.events(workspace, before, limit)).await
     }
 
     async fn redeem(
@@ -390,7 +400,7 @@ impl TenantStore for ProcessStore {
         credential_hash: &[u8],
         now: Timestamp,
     ) -> Result<Option<(WorkspaceId, Generation)>, StoreError> {
-        self.read(self.database.authenticate(credential_hash, now)).await
+        self.read("tenant.authenticate", self.database.authenticate(credential_hash, now)).await
     }
 
     async fn agent_reported(
@@ -431,7 +441,7 @@ impl TenantStore for ProcessStore {
     }
 
     async fn prune(&self, day_ago: Timestamp, month_ago: Timestamp) -> Result<(), StoreError> {
-        self.read(self.database.prune(day_ago, month_ago)).await
+        self.transaction("tenant.prune", self.database.prune(day_ago, month_ago)).await
     }
 
     fn commits(&self) -> watch::Receiver<u64> {

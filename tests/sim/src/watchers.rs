@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use molecule_domain::error::ErrorReason;
 use molecule_domain::id::{IntentNumber, OrganizationId, Revision, WorkspaceId};
@@ -20,6 +21,8 @@ use crate::world::{World, lock};
 const BATCH: u32 = 3;
 /// After how many changes a watcher compares what it has seen with a list, while other things happen.
 const COMPARES_EVERY: u32 = 12;
+/// How soon a client watches again whose stream broke.
+const WATCHES_AGAIN: Duration = Duration::from_secs(1);
 /// How often others may go on before a watcher must have been told of the last change.
 const TURNS: u32 = 100;
 
@@ -63,6 +66,12 @@ impl Watcher {
                 Ok(()) => self.compare_now_and_then(&database).await,
                 Err(StoreError::Refused(error)) if error.reason == ErrorReason::RevisionTooOld => {
                     self.start_over();
+                    continue;
+                }
+                // the stream breaks, and its client watches again from where it was
+                Err(StoreError::Unavailable(_)) => {
+                    let _busy = self.world.busy();
+                    tokio::time::sleep(WATCHES_AGAIN).await;
                     continue;
                 }
                 Err(error) => self.violated("a watch goes on", error),

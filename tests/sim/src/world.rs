@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::coverage::Coverage;
-use crate::faults::{Armed, Fault};
+use crate::faults::{Armed, Fault, can_meet};
 use crate::rng::Rng;
 use crate::story::Story;
 use crate::violation::Violation;
@@ -178,9 +178,18 @@ impl World {
         lock(&self.violations).clone()
     }
 
-    /// Has a fault wait for its step.
+    /// Has a fault wait for its step, at which it must do something.
     pub fn arm(&self, armed: Armed) {
+        if !can_meet(armed.fault, armed.step) {
+            return self.does_nothing(armed.fault, armed.step);
+        }
         lock(&self.armed).push(armed);
+    }
+
+    /// A fault was to meet a step that takes no notice of it.
+    pub fn does_nothing(&self, fault: Fault, step: &'static str) {
+        let what = format!("{fault:?} does nothing at {step}");
+        self.violated(Violation::new("every fault does something", what));
     }
 
     /// Nothing waits for its step any more.

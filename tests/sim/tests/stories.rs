@@ -264,7 +264,8 @@ fn a4_a_stop_and_a_delete_stand_whatever_the_control_plane_says() {
 fn a5_one_telling_of_a_workspace_is_out_at_a_time() {
     in_a_world(async {
         let mut story = Story::begin(Shape { cap: Some(0), ..Shape::small() }).await;
-        story.arm("call.provision", Fault::Delay);
+        // the call takes its time
+        story.arm("call.provision", Fault::Reordered);
         let create = story.ask_beside(Ask::Create);
         tokio::time::sleep(Duration::from_millis(10)).await;
         // the stream comes back, which hastens the backlog, just as the call is under way
