@@ -16,7 +16,7 @@ use molecule_provisioner::faults::Steps;
 use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::execute::Executor;
-use molecule_provisioner::reconciler::orphans::Sweeper;
+use molecule_provisioner::reconciler::sweeper::Sweeper;
 use molecule_provisioner::samples;
 use molecule_provisioner::store::memory::MemoryStore;
 use molecule_provisioner::store::{Room, Store};

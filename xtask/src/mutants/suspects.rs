@@ -31,10 +31,11 @@ const fn postgres(name: &'static str, file: &'static str, text: &'static str, wi
 
 const PLAN: &str = "crates/provisioner/src/reconciler/plan.rs";
 const OUTCOME: &str = "crates/provisioner/src/outcome.rs";
+const COMPARISON: &str = "crates/provisioner/src/reconciler/comparison.rs";
 const ORPHANS: &str = "crates/provisioner/src/reconciler/orphans.rs";
+const SWEEPER: &str = "crates/provisioner/src/reconciler/sweeper.rs";
 const EXECUTE: &str = "crates/provisioner/src/reconciler/execute.rs";
 const EFFECTS: &str = "crates/provisioner/src/reconciler/effects.rs";
-const LAUNCH: &str = "crates/provisioner/src/reconciler/launch.rs";
 const ADMISSION: &str = "crates/provisioner/src/admission.rs";
 const WATCH: &str = "crates/provisioner/src/watch.rs";
 const MEMORY: &str = "crates/provisioner/src/store/memory.rs";
@@ -108,19 +109,19 @@ pub(super) const ALL: &[Suspect] = &[
     ),
     pure(
         "volumes have no grace",
-        ORPHANS,
+        COMPARISON,
         ".filter(|one| now.since(seen_since(one)) >= policy.orphan_grace);",
         ".filter(|one| now.since(seen_since(one)) >= Duration::ZERO);",
     ),
     pure(
         "a pass removes twice what it may",
-        ORPHANS,
+        COMPARISON,
         "workspaces.truncate(budget - instances.len());",
         "workspaces.truncate(budget);",
     ),
     pure(
         "the store is read before the provider",
-        ORPHANS,
+        SWEEPER,
         "        let snapshot = executor.look().await;\n        let Some((sightings, resources)) = everything(executor, &snapshot).await else {\n            return Ok(Comparison::default());\n        };\n        let expected = executor.store.expectations(kind).await?;",
         "        let expected = executor.store.expectations(kind).await?;\n        let snapshot = executor.look().await;\n        let Some((sightings, resources)) = everything(executor, &snapshot).await else {\n            return Ok(Comparison::default());\n        };",
     ),
@@ -139,8 +140,8 @@ pub(super) const ALL: &[Suspect] = &[
     pure(
         "a boot has no deadline",
         PLAN,
-        "if self.record.phase == Phase::Booting && self.overdue(deadline) {",
-        "if false {",
+        "if matches!(self.record.phase, Phase::Booting | Phase::Stopping) && self.start_is_overdue() {",
+        "if self.record.phase == Phase::Stopping && self.start_is_overdue() {",
     ),
     pure(
         "the budget of restarts is never renewed",
@@ -223,9 +224,9 @@ pub(super) const ALL: &[Suspect] = &[
     ),
     pure(
         "a relaunch discards the session again",
-        LAUNCH,
-        "spec.reset_session &= attempt.number.0 == 1;",
-        "spec.reset_session &= attempt.number.0 >= 1;",
+        OUTCOME,
+        "if state == AttemptState::Confirmed && !before.is_being_replaced() {",
+        "if false {",
     ),
     pure(
         "revisions fall behind those of before a restore",

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::execute::Executor;
-use super::orphans::Sweeper;
+use super::sweeper::Sweeper;
 use crate::policy::Policy;
 use crate::store::{Room, StoreError};
 

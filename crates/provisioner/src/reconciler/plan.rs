@@ -237,17 +237,9 @@ impl Planner<'_> {
             | InstanceState::Stopping
             | InstanceState::Removing
             | InstanceState::Unattached => {
-                if self.record.phase == Phase::Stopping && self.start_is_overdue() {
+                if matches!(self.record.phase, Phase::Booting | Phase::Stopping) && self.start_is_overdue() {
                     let message = "the instance did not come up in time".to_owned();
                     return self.give_up(Reason::BootTimeout, message, None);
-                }
-                let deadline = self.policy.boot_deadline;
-                if self.record.phase == Phase::Booting && self.overdue(deadline) {
-                    return self.give_up(
-                        Reason::BootTimeout,
-                        "the instance did not come up in time".to_owned(),
-                        None,
-                    );
                 }
                 // from STOPPING as well, which may not become BOOTING: else it would wait there for good
                 if found.state == InstanceState::Unattached

@@ -9,7 +9,7 @@ use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::backend::LaunchRequest;
 use molecule_provisioner::faults::{Fault, Probe, Steps};
 use molecule_provisioner::model::InstanceRef;
-use molecule_provisioner::reconciler::orphans::Sweeper;
+use molecule_provisioner::reconciler::sweeper::Sweeper;
 use molecule_provisioner::samples;
 use molecule_provisioner::store::Store;
 use molecule_provisioner::store::memory::MemoryStore;

@@ -13,7 +13,7 @@ use molecule_domain::launch::LaunchSpec;
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::execute::Executor;
-use molecule_provisioner::reconciler::orphans::Sweeper;
+use molecule_provisioner::reconciler::sweeper::Sweeper;
 use molecule_provisioner::samples;
 use molecule_service_kit::seal::Aes;
 use molecule_store_postgres::Database;

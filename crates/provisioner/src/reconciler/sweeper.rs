@@ -1,0 +1,176 @@
+//! Wakes what is not as it was last known, and takes away what nobody expects.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use molecule_domain::Timestamp;
+use molecule_domain::id::{LaunchSeq, LeaseOwner, OrganizationId, WorkspaceId};
+use molecule_domain::lifecycle::Phase;
+use molecule_telemetry::metrics;
+use tracing::{error, info};
+
+use super::comparison::{Comparison, destroyable, differing};
+use super::execute::Executor;
+use super::orphans::{Unexplained, alarm, destroy, everything};
+use crate::backend::OwnedResource;
+use crate::model::InstanceRef;
+use crate::store::{Alarm, StoreError};
+
+/// Sweeps again and again; remembers what it could not explain. One engine of many sweeps; another takes over soon after it was
+/// last heard.
+#[derive(Debug)]
+pub struct Sweeper {
+    owner: LeaseOwner,
+    unexplained_since: HashMap<String, Timestamp>,
+    /// How often what is left of a workspace could not be removed: the others come first.
+    refused: HashMap<WorkspaceId, u32>,
+    /// The alarm that it has told of.
+    told: Option<Timestamp>,
+}
+
+impl Default for Sweeper {
+    fn default() -> Self {
+        let owner = LeaseOwner::generate();
+        Self { owner, unexplained_since: HashMap::new(), refused: HashMap::new(), told: None }
+    }
+}
+
+impl Sweeper {
+    /// Takes or keeps the role, for long enough to make one call and to come back.
+    async fn leads(&self, executor: &Executor) -> Result<bool, StoreError> {
+        let role = format!("sweep/{}", executor.backend.kind());
+        let now = executor.clock.now();
+        let until = now + executor.policy.sweep_every * 2 + executor.policy.other_call;
+        executor.store.lead(&role, self.owner, now, until).await
+    }
+
+    /// One pass, unless another engine sweeps: the provider's lists first, then the store's, so that whatever is listed was
+    /// stored before.
+    #[tracing::instrument(skip_all)]
+    pub async fn pass(&mut self, executor: &Executor) -> Result<Comparison, StoreError> {
+        let kind = executor.backend.kind();
+        if !self.leads(executor).await? {
+            *self = Self { owner: self.owner, ..Self::default() };
+            // whoever sweeps says what there is
+            metrics::alarm(kind, false);
+            metrics::orphans(kind, 0, Duration::ZERO);
+            for phase in Phase::ALL {
+                metrics::instances(kind, &phase.to_string(), 0);
+            }
+            return Ok(Comparison::default());
+        }
+        // before it is asked what is known: who ends it meanwhile makes more known, never less
+        let mut alarm = alarm(executor).await?;
+        self.tell(kind, alarm.as_ref());
+        let snapshot = executor.look().await;
+        let Some((sightings, resources)) = everything(executor, &snapshot).await else {
+            return Ok(Comparison::default());
+        };
+        let expected = executor.store.expectations(kind).await?;
+        let now = executor.clock.now();
+        let unexplained = Unexplained::of(&sightings, &resources, &expected);
+        let unknown = unexplained.orphans(&*executor.store).await?.unknown.len();
+
+        let names: HashSet<&str> = unexplained.resources.iter().map(|r| r.name.as_str()).collect();
+        self.unexplained_since.retain(|name, _| names.contains(name.as_str()));
+        for resource in &unexplained.resources {
+            self.unexplained_since.entry(resource.name.clone()).or_insert(now);
+        }
+        let mut found = Comparison {
+            wake: differing(&expected, &sightings),
+            unexplained: unexplained.len(),
+            unknown,
+            ..Comparison::default()
+        };
+        let created = unexplained.instances.iter().map(|one| one.created_at);
+        let oldest = created.chain(self.unexplained_since.values().copied()).min();
+        metrics::orphans(kind, found.unexplained, oldest.map_or(Duration::ZERO, |since| now.since(since)));
+        for phase in Phase::ALL {
+            let count = expected.instances.iter().filter(|record| record.phase == Some(phase)).count();
+            metrics::instances(kind, &phase.to_string(), count);
+        }
+        if !found.wake.is_empty() {
+            info!(count = found.wake.len(), "instances are not as they were last known; looking at them");
+            executor.store.wake(&found.wake, now).await?;
+        }
+        if found.unknown > 0 && alarm.is_none() {
+            let message = format!(
+                "{} launches at the provider are not known to this database: it was put back to an earlier state, or it is \
+                 another installation's",
+                found.unknown
+            );
+            let raised = Alarm { backend: kind.to_owned(), raised_at: now, message };
+            executor.store.raise_alarm(&raised).await?;
+            self.tell(kind, Some(&raised));
+            alarm = Some(raised);
+        }
+        if alarm.is_none() {
+            let owned = sightings.len() + resources.len();
+            let since =
+                |resource: &OwnedResource| self.unexplained_since.get(&resource.name).copied().unwrap_or(now);
+            let refused = |workspace: &WorkspaceId| self.refused.get(workspace).copied().unwrap_or(0);
+            (found.instances, found.resources) =
+                destroyable(&unexplained, owned, since, refused, &executor.policy, now);
+            self.destroy(executor, &found.instances, &found.resources).await?;
+        } else {
+            // what stands under the alarm has its grace once that has ended
+            self.unexplained_since.clear();
+        }
+        Ok(found)
+    }
+
+    /// Removes these one by one, for as long as this engine has the role, and no longer than until the next pass is due: a
+    /// provider that is slow at it keeps nobody from learning what has changed.
+    async fn destroy(
+        &mut self,
+        executor: &Executor,
+        instances: &[(InstanceRef, LaunchSeq)],
+        workspaces: &[(OrganizationId, WorkspaceId)],
+    ) -> Result<(), StoreError> {
+        let ends = executor.clock.now() + executor.policy.sweep_every;
+        let instances = instances.iter().map(|instance| (std::slice::from_ref(instance), &[][..]));
+        let workspaces = workspaces.iter().map(|workspace| (&[][..], std::slice::from_ref(workspace)));
+        for (instance, workspace) in instances.chain(workspaces) {
+            if executor.clock.now() > ends || !self.leads(executor).await? {
+                info!("the next sweep goes on removing orphans");
+                return Ok(());
+            }
+            let of_instance =
+                instance.first().map(|(instance, _)| (instance.organization, instance.workspace));
+            let Some((organization, of)) = of_instance.or(workspace.first().copied()) else { continue };
+            // one of that id may have been created since the lists were read
+            let record = executor.store.get(organization, of).await?;
+            if let Some(record) = record.filter(|record| record.phase != Phase::Gone)
+                && instance
+                    .first()
+                    .is_none_or(|(_, seq)| record.live_attempt().is_some_and(|own| own.seq == *seq))
+            {
+                info!(workspace = %of, "it is a record's by now, and is left alone");
+                continue;
+            }
+            if destroy(executor, instance, workspace).await {
+                self.refused.remove(&of);
+            } else {
+                *self.refused.entry(of).or_default() += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of an alarm once: when it is raised, and after each start.
+    fn tell(&mut self, kind: &'static str, alarm: Option<&Alarm>) {
+        metrics::alarm(kind, alarm.is_some());
+        let now = alarm.map(|alarm| alarm.raised_at);
+        match alarm {
+            Some(alarm) if self.told != now => error!(
+                backend = alarm.backend, raised_at = %alarm.raised_at,
+                "ALARM: {}. Nothing is removed until an operator has looked and ended it: see `molecule admin alarms`, or \
+                 `molecule alarms` of a self-hosted tenant",
+                alarm.message
+            ),
+            None if self.told.is_some() => info!("the alarm has been ended"),
+            _ => {}
+        }
+        self.told = now;
+    }
+}
