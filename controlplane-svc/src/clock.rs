@@ -16,7 +16,8 @@ const TRUSTED: Duration = Duration::from_millis(200);
 /// How many answers may take longer before the quickest of them counts.
 const TRIES: u32 = 5;
 
-/// The database's clock, read now and then and carried on by this machine's monotonic one. It never steps back.
+/// The database's clock, read now and then and carried on by this machine's monotonic one. It never steps back: where the
+/// database's does, it goes at half its speed until that has caught up.
 #[derive(Debug)]
 pub(crate) struct DatabaseClock(Mutex<State>);
 
@@ -35,13 +36,13 @@ struct State {
     quickest: Duration,
     /// The quickest of the answers that did not count since one did, and how many there were.
     slow: Option<(Reading, u32)>,
-    /// The last moment that was given out.
-    last: Timestamp,
+    /// The last moment that was given out, and what this machine's clock showed then.
+    last: Option<(Timestamp, Instant)>,
 }
 
 impl State {
     const fn of(reading: Reading) -> Self {
-        Self { reading, quickest: reading.took, slow: None, last: Timestamp::from_micros(0) }
+        Self { reading, quickest: reading.took, slow: None, last: None }
     }
 
     /// Takes a reading, if it took no longer than is usual here. After several that took longer the quickest of them counts: the
@@ -67,8 +68,15 @@ impl State {
     /// The time at a moment of the machine's clock. Half the round trip is taken for the answer's way back.
     fn at(&mut self, now: Instant) -> Timestamp {
         let Reading { asked, took, told } = self.reading;
-        self.last = self.last.max(told + now.saturating_duration_since(asked + took / 2));
-        self.last
+        let read = told + now.saturating_duration_since(asked + took / 2);
+        // whoever waits for a moment must come to it, however far the database's clock was set back
+        let least = self.last.map_or(read, |(last, at)| last + now.saturating_duration_since(at) / 2);
+        let shown = read.max(least);
+        // a step that is too small to be shown is not lost
+        if self.last.is_none_or(|(last, _)| shown > last) {
+            self.last = Some((shown, now));
+        }
+        shown
     }
 }
 
@@ -145,12 +153,40 @@ mod tests {
         let mut state = State::of(Reading { asked: start, took: millis(0), told });
         let before = state.at(start + millis(60_000));
         state.take(Reading { asked: start + millis(60_000), took: millis(0), told: told + millis(50_000) });
-        assert_eq!(state.at(start + millis(60_001)), before);
+        assert_eq!(state.at(start + millis(60_000)), before);
+        assert_eq!(state.at(start + millis(60_002)), before + millis(1), "and does not stand still");
         assert_eq!(
-            state.at(start + millis(80_000)),
-            told + millis(70_000),
-            "it goes on once it has caught up"
+            state.at(start + millis(90_000)),
+            told + millis(80_000),
+            "it goes on as usual once it has caught up"
         );
+    }
+
+    #[test]
+    fn an_hour_that_the_database_is_set_back_is_caught_up_with() {
+        let start = Instant::now();
+        let told = Timestamp::from_micros(10_000_000_000);
+        let mut state = State::of(Reading { asked: start, took: millis(0), told });
+        let before = state.at(start);
+        let hour = millis(3_600_000);
+        state.take(Reading {
+            asked: start,
+            took: millis(0),
+            told: Timestamp::from_micros(10_000_000_000 - 3_600_000_000),
+        });
+        let mut last = before;
+        for minute in 1..=119 {
+            let now = state.at(start + millis(60_000) * minute);
+            assert_eq!(now.since(last), millis(30_000), "minute {minute}");
+            last = now;
+        }
+        assert_eq!(state.at(start + hour * 3), told + hour * 2);
+        // asked again and again, it goes on all the same
+        state.take(Reading { asked: start, took: millis(0), told });
+        let (before, from) = (state.at(start + hour * 3), start + hour * 3);
+        state.take(Reading { asked: from, took: millis(0), told });
+        let asked = (1..=10_000).map(|nanos| state.at(from + Duration::from_nanos(nanos * 100))).last();
+        assert_eq!(asked, Some(before + Duration::from_micros(500)));
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub(super) const ALL: &[Suspect] = &[
         "volumes have no grace",
         COMPARISON,
         ".filter(|one| now.since(seen_since(one)) >= policy.orphan_grace);",
-        ".filter(|one| now.since(seen_since(one)) >= Duration::ZERO);",
+        ".filter(|one| now.since(seen_since(one)) >= std::time::Duration::ZERO);",
     ),
     pure(
         "a pass removes twice what it may",
