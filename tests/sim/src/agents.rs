@@ -15,7 +15,7 @@ use crate::cloud::Cloud;
 use crate::machine::Machine;
 use crate::secrets::hash_of;
 use crate::tenant::{Serving, Tenant};
-use crate::world::{World, lock};
+use crate::world::{Whom, World, lock};
 
 /// How often all agents are heard.
 const ROUND: Duration = Duration::from_secs(8 * 60);
@@ -108,14 +108,14 @@ impl Agents {
     /// An agent says nothing for so long.
     pub fn silence(&self, workspace: WorkspaceId, lasts: Duration) {
         self.world.tell("agents", 80, || format!("{workspace} is SILENT for {lasts:?}"));
-        self.world.is_wrong("silent", Some(workspace), lasts + ROUND);
+        self.world.is_wrong("silent", Whom::Workspace(workspace), lasts + ROUND);
         lock(&self.inside).silent.insert(workspace, Instant::now() + lasts);
     }
 
     /// An agent fails at its work for so long.
     pub fn fail(&self, workspace: WorkspaceId, lasts: Duration) {
         self.world.tell("agents", 81, || format!("{workspace} FAILS at its work for {lasts:?}"));
-        self.world.is_wrong("failing", Some(workspace), lasts + ROUND);
+        self.world.is_wrong("failing", Whom::Workspace(workspace), lasts + ROUND);
         lock(&self.inside).failing.insert(workspace, Instant::now() + lasts);
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use molecule_domain::Timestamp;
 use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
 use molecule_domain::lifecycle::{Desired, Phase, Reason, WorkspaceState};
+use molecule_domain::limits::Amounts;
+use molecule_domain::tier::Tier;
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::store::Store;
@@ -27,6 +29,7 @@ use crate::violation::Violation;
 /// One workspace from all sides.
 struct Seen<'a> {
     id: WorkspaceId,
+    organization: Option<OrganizationId>,
     tenant: Option<Workspace>,
     engine: Option<InstanceRecord>,
     machines: Vec<&'a Machine>,
@@ -54,9 +57,16 @@ impl Seen<'_> {
 }
 
 fn is_full(account: &Account) -> bool {
-    let reached = |cap: Option<i64>, used: i64| cap.is_some_and(|cap| used >= cap);
-    reached(account.limits.running_workspaces, account.used.running_workspaces)
-        || reached(account.limits.workspaces, account.used.workspaces)
+    let (limits, used) = (&account.limits, &account.used);
+    // the largest tier that is asked for
+    let most = RULES.tiers.resources(Tier::ALL[2]);
+    let most = Amounts::of_workspace(&most, RULES.disk_gib);
+    let reached = |cap: Option<i64>, used: i64, asked: i64| cap.is_some_and(|cap| used + asked > cap);
+    reached(limits.running_workspaces, used.running_workspaces, most.running_workspaces)
+        || reached(limits.workspaces, used.workspaces, most.workspaces)
+        || reached(limits.memory_mib, used.memory_mib, most.memory_mib)
+        || reached(limits.milli_cpus, used.milli_cpus, most.milli_cpus)
+        || reached(limits.disk_gib, used.disk_gib, most.disk_gib)
 }
 
 impl Pair {
@@ -82,6 +92,7 @@ impl Pair {
             let organization = organization.or_else(|| engine.get(&id).map(|record| record.organization));
             let seen = Seen {
                 id,
+                organization,
                 tenant: self.at_tenant(organization, id).await,
                 engine: engine.get(&id).cloned(),
                 machines: machines.iter().filter(|machine| machine.instance.workspace == id).collect(),
@@ -277,7 +288,7 @@ impl Pair {
                 let since = self.world.now() - Duration::from_secs(2 * 3600);
                 let explained = self.world.was_wrong(
                     &["silent", "failing", "tenant down", "cut"],
-                    seen.id,
+                    (seen.organization, seen.id),
                     since,
                     self.world.now(),
                 );
@@ -342,7 +353,7 @@ impl Pair {
     fn explains_failure(&self, seen: &Seen<'_>, reason: Reason, failed_at: Timestamp) -> bool {
         let since = failed_at - Duration::from_secs(50 * 60);
         let until = failed_at + Duration::from_secs(60);
-        self.world.was_wrong(explains(reason), seen.id, since, until)
+        self.world.was_wrong(explains(reason), (seen.organization, seen.id), since, until)
     }
 
     async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>, log: &[Stretch]) {

@@ -129,8 +129,8 @@ impl Client {
         let (asked, process) = (request.clone(), Arc::clone(&serving.process));
         serving.process.spawn(async move {
             process.is_let().await;
-            let handled =
-                still.run_until_cancelled(Asked::by(&asked).handled(handle(&workspaces, &asked))).await;
+            let handling = Box::pin(handle(&workspaces, &asked));
+            let handled = still.run_until_cancelled(Asked::by(&asked).handled(handling)).await;
             process.is_let().await;
             if let Some(result) = handled {
                 let _ = sender.send(result);

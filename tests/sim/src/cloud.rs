@@ -12,10 +12,10 @@ use molecule_provisioner::model::InstanceRef;
 use molecule_provisioner::observation::OwnedInstance;
 use tokio::sync::{Notify, mpsc};
 
-use crate::inside::{Inside, Stretch, Volumes};
+use crate::inside::{Front, Inside, Stretch, Volumes};
 use crate::machine::{Machine, State};
 use crate::weather::Weather;
-use crate::world::{World, lock};
+use crate::world::{Whom, World, lock};
 
 /// How long a machine may be there before lists show it, as the provider promises.
 pub const LAG: Duration = Duration::from_secs(5);
@@ -55,7 +55,11 @@ impl Cloud {
         let now = self.world.now();
         let mut inside = lock(&self.inside);
         inside.settle(now, &self.world);
-        what(&mut inside, now)
+        let result = what(&mut inside, now);
+        for weather in inside.newly_met() {
+            self.world.coverage().trouble(weather.name());
+        }
+        result
     }
 
     /// Something is wrong from now on, for so long, for everybody or for one workspace.
@@ -64,8 +68,8 @@ impl Cloud {
             Some(workspace) => format!("WEATHER {} for {lasts:?} over {workspace}", weather.name()),
             None => format!("WEATHER {} for {lasts:?}", weather.name()),
         });
-        self.world.is_wrong(weather.name(), workspace, lasts);
-        self.with(|inside, now| inside.weather.push((weather, workspace, now + lasts)));
+        self.world.is_wrong(weather.name(), workspace.map_or(Whom::Everybody, Whom::Workspace), lasts);
+        self.with(|inside, now| inside.weather.push(Front::new(weather, workspace, now + lasts)));
     }
 
     /// Whether something is wrong now.
@@ -75,7 +79,7 @@ impl Cloud {
 
     /// When the last weather ends, where there is any.
     pub fn clears_at(&self) -> Option<Timestamp> {
-        self.with(|inside, _| inside.weather.iter().map(|(.., until)| *until).max())
+        self.with(|inside, _| inside.weather.iter().map(|front| front.until).max())
     }
 
     /// Every machine that is there.

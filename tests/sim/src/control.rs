@@ -351,7 +351,7 @@ impl ControlPlane {
     }
 
     fn boot(self: &Arc<Self>, place: usize, skew: i64) -> Replica {
-        let process = Process::new(format!("control-{place}"), Arc::clone(&self.world));
+        let process = Process::new(format!("control-{place}"), None, Arc::clone(&self.world));
         if self.some_is_alive() {
             self.world.tell(&process.name, 4, || "starts");
         } else {
@@ -500,6 +500,8 @@ impl ControlPlane {
         if !within(limits.workspaces, used.workspaces)
             || !within(limits.running_workspaces, used.running_workspaces)
             || !within(limits.memory_mib, used.memory_mib)
+            || !within(limits.milli_cpus, used.milli_cpus)
+            || !within(limits.disk_gib, used.disk_gib)
         {
             let what = format!("{organization} uses {used:?} of {limits:?}");
             self.world.violated(Violation::new("quota is within its cap", what));

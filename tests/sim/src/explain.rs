@@ -9,7 +9,7 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
         Reason::NetworkUnavailable => &["no network"],
         // a stray of the same generation may come to be listed after it failed for something else; what a restored database
         // does not know stays in the way until an operator has ended the alarm
-        Reason::NameTaken => &["name taken", "shows late", "late", "doubles", "frozen", "restored"],
+        Reason::NameTaken => &["name taken", "shows late", "late", "doubles", "replica frozen", "restored"],
         Reason::LaunchRefused => &["refuses"],
         Reason::LaunchTimeout => &[
             "away",
@@ -18,7 +18,7 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
             "late",
             "half",
             "preparing",
-            "frozen",
+            "replica frozen",
             "replica down",
             "shows late",
             "doubles",
@@ -26,9 +26,9 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
             "full",
             "restored",
         ],
-        Reason::BackendUnreachable => &["away", "hangs", "slow", "frozen", "replica down"],
-        Reason::BootTimeout => &["slow boot", "frozen", "replica down", "away", "hangs", "slow"],
-        Reason::StopTimeout => &["slow stop", "slow", "hangs", "away", "frozen", "replica down"],
+        Reason::BackendUnreachable => &["away", "hangs", "slow", "replica frozen", "replica down"],
+        Reason::BootTimeout => &["slow boot", "replica frozen", "replica down", "away", "hangs", "slow"],
+        Reason::StopTimeout => &["slow stop", "slow", "hangs", "away", "replica frozen", "replica down"],
         Reason::CrashLoop => &["crash loop", "init fails", "crash", "vanish", "shows late"],
         Reason::InitFailed => &["init fails"],
         Reason::AgentNotConnected => {
@@ -36,7 +36,8 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
             &[
                 "silent",
                 "tenant down",
-                "frozen",
+                "tenant frozen",
+                "replica frozen",
                 "cut",
                 "crash",
                 "vanish",

@@ -1,5 +1,6 @@
 //! What the provider holds, and what becomes of it as time passes.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -28,13 +29,32 @@ pub struct Stretch {
 /// Volumes, by workspace and name, with the launch that made them.
 pub(crate) type Volumes = BTreeMap<(WorkspaceId, &'static str), (OrganizationId, LaunchSeq)>;
 
+/// Weather over everybody or over one workspace, until some time.
+#[derive(Debug)]
+pub(crate) struct Front {
+    kind: Weather,
+    of: Option<WorkspaceId>,
+    pub(crate) until: Timestamp,
+    /// Whether somebody asked for something under it, and whether that is counted.
+    met: Cell<bool>,
+    counted: bool,
+}
+
+impl Front {
+    pub(crate) const fn new(kind: Weather, of: Option<WorkspaceId>, until: Timestamp) -> Self {
+        Self { kind, of, until, met: Cell::new(false), counted: false }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Inside {
     pub(crate) machines: Vec<Machine>,
     /// The launches that were ever answered, by token: a repeated one makes nothing.
     pub(crate) launched: BTreeMap<String, u64>,
     pub(crate) volumes: Volumes,
-    pub(crate) weather: Vec<(Weather, Option<WorkspaceId>, Timestamp)>,
+    pub(crate) weather: Vec<Front>,
+    /// Whether some weather has met somebody for the first time.
+    met: Cell<bool>,
     pub(crate) log: Vec<Stretch>,
     pub(crate) ids: u64,
     pub(crate) hints: Vec<mpsc::UnboundedSender<WorkspaceId>>,
@@ -43,9 +63,27 @@ pub(crate) struct Inside {
 
 impl Inside {
     pub(crate) fn is(&self, weather: Weather, workspace: Option<WorkspaceId>, now: Timestamp) -> bool {
-        self.weather
-            .iter()
-            .any(|(kind, of, until)| *kind == weather && *until > now && (of.is_none() || *of == workspace))
+        let hits = |front: &&Front| {
+            front.kind == weather && front.until > now && (front.of.is_none() || front.of == workspace)
+        };
+        let Some(front) = self.weather.iter().find(hits) else { return false };
+        if !front.met.replace(true) {
+            self.met.set(true);
+        }
+        true
+    }
+
+    /// The weather that has met somebody for the first time: it counts from then on.
+    pub(crate) fn newly_met(&mut self) -> Vec<Weather> {
+        if !self.met.replace(false) {
+            return Vec::new();
+        }
+        let new = self.weather.iter_mut().filter(|front| front.met.get() && !front.counted);
+        new.map(|front| {
+            front.counted = true;
+            front.kind
+        })
+        .collect()
     }
 
     pub(crate) fn hint(&mut self, workspace: WorkspaceId) {

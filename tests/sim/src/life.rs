@@ -104,6 +104,7 @@ fn shape(rng: &mut Rng) -> Shape {
         flavour: *rng.pick(&[Flavour::Containers, Flavour::Machines]),
         shuffles: rng.once_in(2),
         cap: Some(i64::try_from(rng.between(3, 6)).unwrap_or(3)),
+        caps_resources: rng.once_in(3),
     }
 }
 

@@ -118,9 +118,11 @@ impl Network {
         Arc::new(Self { world, control, cut: Switch::default(), calls: AtomicU32::new(0) })
     }
 
-    /// Nothing gets through for so long.
-    pub fn cut(self: &Arc<Self>, lasts: Duration) {
-        self.cut.set(true);
+    /// Nothing gets through for so long. Whether something did before.
+    pub fn cut(self: &Arc<Self>, lasts: Duration) -> bool {
+        if !self.cut.set(true) {
+            return false;
+        }
         self.world.tell("network", 70, || format!("CUT for {lasts:?}"));
         let this = Arc::clone(self);
         self.world.spawn(async move {
@@ -128,6 +130,7 @@ impl Network {
             this.cut.set(false);
             this.world.tell("network", 71, || "carries again");
         });
+        true
     }
 
     /// Whether nothing gets through.

@@ -11,9 +11,11 @@ use molecule_provisioner::store::Store;
 use tokio::sync::oneshot;
 
 use crate::client::Ask;
+use crate::control::Backup;
 use crate::coverage::Restored;
 use crate::pair::Pair;
 use crate::trouble;
+use crate::world::Whom;
 
 /// A database is set back to what it was a while ago.
 pub async fn restore(pair: &Pair) {
@@ -35,18 +37,24 @@ pub async fn restore(pair: &Pair) {
         if world.is_over() {
             return;
         }
-        world.is_wrong("restored", None, Duration::from_secs(60));
-        world.tell("operator", 66, || format!("RESTORES the control plane, set back by {later:?}"));
-        *world.coverage().restored.entry(Restored::ControlPlane).or_default() += 1;
-        let organizations: Vec<_> = pair.tenants.iter().map(|tenant| tenant.organization).collect();
-        pair.restore_control(backup).await;
-        delete_some_that_are_lost(pair, &organizations);
-        for organization in organizations {
-            // the operator looks over the accounts
-            set_standing(pair, organization, Standing::Good).await;
-        }
+        restore_control(pair, backup, later).await;
     }
     world.coverage().trouble("restore");
+}
+
+/// The control plane's database is set back to a backup that is so old.
+pub(crate) async fn restore_control(pair: &Pair, backup: Backup, age: Duration) {
+    let world = &pair.world;
+    world.is_wrong("restored", Whom::Everybody, Duration::from_secs(60));
+    world.tell("operator", 66, || format!("RESTORES the control plane, set back by {age:?}"));
+    *world.coverage().restored.entry(Restored::ControlPlane).or_default() += 1;
+    let organizations: Vec<_> = pair.tenants.iter().map(|tenant| tenant.organization).collect();
+    pair.restore_control(backup).await;
+    delete_some_that_are_lost(pair, &organizations);
+    for organization in organizations {
+        // the operator looks over the accounts
+        set_standing(pair, organization, Standing::Good).await;
+    }
 }
 
 /// Somebody deletes what the restored control plane does not know, before the two sides have agreed.
@@ -69,7 +77,7 @@ pub async fn attend_to_alarms(pair: &Pair) {
         while !pair.control.database().alarms().await.unwrap_or_default().is_empty() {
             let pause = pair.world.rng().seconds(60, 900);
             // what is left of before is in the way until then
-            pair.world.is_wrong("restored", None, pause + Duration::from_secs(60));
+            pair.world.is_wrong("restored", Whom::Everybody, pause + Duration::from_secs(60));
             tokio::time::sleep(pause).await;
             if pair.is_whole() && pair.has_agreed().await {
                 end_alarm(pair).await;

@@ -22,7 +22,7 @@ use crate::network::Network;
 use crate::oracle::Oracle;
 use crate::restored::Sides;
 use crate::tenant::Tenant;
-use crate::world::World;
+use crate::world::{Whom, World};
 
 /// How a pair is made.
 #[derive(Clone, Debug)]
@@ -37,12 +37,21 @@ pub struct Shape {
     pub shuffles: bool,
     /// What each tenant may run at once; `None` is no bound.
     pub cap: Option<i64>,
+    /// Whether memory, processors and disk are bound as well.
+    pub caps_resources: bool,
 }
 
 impl Shape {
     /// One tenant, one replica, a daemon, no bounds.
     pub fn small() -> Self {
-        Self { tenants: vec![0], replicas: vec![0], flavour: Flavour::Containers, shuffles: false, cap: None }
+        Self {
+            tenants: vec![0],
+            replicas: vec![0],
+            flavour: Flavour::Containers,
+            shuffles: false,
+            cap: None,
+            caps_resources: false,
+        }
     }
 }
 
@@ -90,9 +99,13 @@ impl Pair {
         let mut tenants = Vec::new();
         for (place, skew) in (1_u128..).zip(&shape.tenants) {
             let organization = OrganizationId::from_uuid(Uuid::from_u128(place));
+            let more = shape.cap.filter(|_| shape.caps_resources);
             let limits = Limits {
                 running_workspaces: shape.cap,
                 workspaces: shape.cap.map(|cap| cap + 3),
+                memory_mib: more.map(|cap| cap * 800),
+                milli_cpus: more.map(|cap| cap * 1_000),
+                disk_gib: more.map(|cap| (cap + 2) * 10),
                 ..Limits::default()
             };
             let account = Account { limits, ..Account::default() };
@@ -122,7 +135,7 @@ impl Pair {
                 loop {
                     pair.control.replica(place).process.death().await;
                     let pause = pair.world.rng().millis(500, 240_000);
-                    pair.world.is_wrong("replica down", None, pause);
+                    pair.world.is_wrong("replica down", Whom::Everybody, pause);
                     tokio::time::sleep(pause).await;
                     pair.control.restart(place);
                 }
@@ -134,7 +147,7 @@ impl Pair {
                 while let Some(process) = tenant.last_process() {
                     process.death().await;
                     let pause = world.rng().millis(500, 240_000);
-                    world.is_wrong("tenant down", None, pause);
+                    world.is_wrong("tenant down", Whom::Organization(tenant.organization), pause);
                     tokio::time::sleep(pause).await;
                     tenant.start();
                 }

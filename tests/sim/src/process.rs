@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use molecule_domain::id::OrganizationId;
 use molecule_provisioner::faults::{Fault as EngineFault, Probe};
 use tokio::task::JoinHandle;
 
 use crate::faults::Fault;
 use crate::switch::Switch;
-use crate::world::{World, lock};
+use crate::world::{Whom, World, lock};
 
 /// What was to be read was not.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,8 @@ pub struct Unread;
 pub struct Process {
     /// Its name in the story.
     pub name: String,
+    /// Whose it is, where it is a tenant's.
+    organization: Option<OrganizationId>,
     world: Arc<World>,
     frozen: Switch,
     dead: Switch,
@@ -28,9 +31,10 @@ pub struct Process {
 
 impl Process {
     /// A process that runs nothing yet.
-    pub fn new(name: String, world: Arc<World>) -> Arc<Self> {
+    pub fn new(name: String, organization: Option<OrganizationId>, world: Arc<World>) -> Arc<Self> {
         Arc::new(Self {
             name,
+            organization,
             world,
             frozen: Switch::default(),
             dead: Switch::default(),
@@ -71,12 +75,14 @@ impl Process {
         !self.is_dead() && !self.is_frozen()
     }
 
-    /// Kills it: whatever it was doing is never gone on with.
-    pub fn kill(&self) {
-        if self.dead.set(true) {
+    /// Kills it: whatever it was doing is never gone on with. Whether it lived.
+    pub fn kill(&self) -> bool {
+        let lived = self.dead.set(true);
+        if lived {
             self.world.tell(&self.name, 1, || "dies");
             lock(&self.tasks).drain(..).for_each(|task| task.abort());
         }
+        lived
     }
 
     /// Waits until it is dead.
@@ -84,10 +90,14 @@ impl Process {
         self.dead.becomes(true).await;
     }
 
-    /// Freezes it for a while: it takes no step, and the clock goes on.
-    pub fn freeze(self: &Arc<Self>, lasts: Duration) {
+    /// Freezes it for a while: it takes no step, and the clock goes on. Whether it was well.
+    pub fn freeze(self: &Arc<Self>, lasts: Duration) -> bool {
         if self.is_frozen() || self.is_dead() {
-            return;
+            return false;
+        }
+        match self.organization {
+            Some(of) => self.world.is_wrong("tenant frozen", Whom::Organization(of), lasts),
+            None => self.world.is_wrong("replica frozen", Whom::Everybody, lasts),
         }
         self.world.tell(&self.name, 2, || format!("is frozen for {lasts:?}"));
         self.frozen.set(true);
@@ -96,6 +106,7 @@ impl Process {
             tokio::time::sleep(lasts).await;
             this.thaw();
         });
+        true
     }
 
     /// Ends a freeze.
@@ -154,7 +165,6 @@ impl Process {
             }
             Fault::Freeze => {
                 let lasts = self.world.rng().seconds(5, 600);
-                self.world.is_wrong("frozen", None, lasts);
                 self.freeze(lasts);
                 self.is_let().await;
                 None

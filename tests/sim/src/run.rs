@@ -122,7 +122,11 @@ impl Run {
             }
         }
         if let Some(first) = self.broken.first() {
-            println!("the story of seed {}:\n{}", first.seed, lead(first.seed, true, true).words);
+            let again = lead(first.seed, true, true);
+            if again.hash != first.hash {
+                println!("seed {} does NOT replay: its story is another one this time", first.seed);
+            }
+            println!("the story of seed {}:\n{}", first.seed, again.words);
         }
     }
 }
@@ -139,7 +143,9 @@ fn print_ends(ends: &BTreeMap<&'static str, u64>) {
         |kind: &str| ends.iter().filter(|(name, _)| name.starts_with(kind)).map(|(_, count)| count).sum();
     print("FAILED in all", of("failed"));
     print("STOPPED in all", of("stopped"));
-    ends.iter().for_each(|(name, count)| print(name, *count));
+    for (name, count) in ends {
+        print(name, *count);
+    }
 }
 
 fn print_table<'a, R: ToString>(name: &str, cells: impl Iterator<Item = ((R, String), &'a u64)>) {

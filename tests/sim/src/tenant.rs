@@ -175,7 +175,7 @@ impl Tenant {
         database: Arc<MemoryStore>,
         oracle: &Arc<Oracle>,
     ) -> Serving {
-        let process = Process::new(name.to_owned(), Arc::clone(&self.world));
+        let process = Process::new(name.to_owned(), Some(self.organization), Arc::clone(&self.world));
         self.world.tell(&process.name, 5, || "starts");
         let clock = self.world.clock(self.skew);
         let store: Arc<dyn TenantStore> = Arc::new(ProcessStore {

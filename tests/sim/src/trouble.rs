@@ -14,6 +14,7 @@ use crate::life::RESTORES;
 use crate::operator;
 use crate::pair::Pair;
 use crate::weather::Weather;
+use crate::world::Whom;
 
 /// Something happens.
 pub async fn happens(pair: &Pair) {
@@ -30,27 +31,30 @@ pub async fn happens(pair: &Pair) {
         74..79 => {
             let lasts = long(pair);
             let tenant = usize::try_from(world.rng().below(pair.tenants.len() as u64)).unwrap_or(0);
-            world.coverage().trouble("cut");
-            world.is_wrong("cut", None, lasts);
-            pair.tenants[tenant].network.cut(lasts);
+            if pair.tenants[tenant].network.cut(lasts) {
+                world.coverage().trouble("cut");
+                world.is_wrong("cut", Whom::Organization(pair.tenants[tenant].organization), lasts);
+            }
         }
         79..83 => {
             if let Some(workspace) = some_machine(pair) {
-                world.coverage().trouble("crash");
-                world.is_wrong("crash", Some(workspace), Duration::from_secs(60));
+                world.is_wrong("crash", Whom::Workspace(workspace), Duration::from_secs(60));
                 world.tell("cloud", 61, || format!("the process of {workspace} CRASHES"));
-                pair.cloud.crash(workspace);
+                if pair.cloud.crash(workspace) {
+                    world.coverage().trouble("crash");
+                }
             }
         }
         83..86 => {
             if let Some(workspace) = some_machine(pair) {
-                world.coverage().trouble("vanish");
-                world.is_wrong("vanish", Some(workspace), Duration::from_secs(60));
+                world.is_wrong("vanish", Whom::Workspace(workspace), Duration::from_secs(60));
                 world.tell("cloud", 62, || format!("the machine of {workspace} VANISHES"));
                 if world.rng().once_in(3) {
                     ask(pair, Ask::Delete, workspace, Duration::ZERO);
                 }
-                pair.cloud.vanish(workspace);
+                if pair.cloud.vanish(workspace) {
+                    world.coverage().trouble("vanish");
+                }
             }
         }
         86 => late_launch(pair),
@@ -76,13 +80,12 @@ pub async fn happens(pair: &Pair) {
 /// wants.
 fn late_launch(pair: &Pair) {
     let world = &pair.world;
+    let Some(workspace) = some_workspace(pair) else { return };
     world.coverage().trouble("late launch");
     world.arm(Armed { step: "backend.launch", skip: 0, fault: Fault::Freeze });
-    if let Some(workspace) = some_workspace(pair) {
-        ask(pair, Ask::Restart, workspace, Duration::ZERO);
-        let after = world.rng().seconds(10, 120);
-        ask(pair, Ask::Delete, workspace, after);
-    }
+    ask(pair, Ask::Restart, workspace, Duration::ZERO);
+    let after = world.rng().seconds(10, 120);
+    ask(pair, Ask::Delete, workspace, after);
 }
 
 /// A tenant's process dies while the answer to its call is lost, and somebody asks for something else before the wish can be
@@ -105,8 +108,9 @@ fn lost_answer(pair: &Pair) {
     let (tenant, world) = (Arc::clone(tenant), Arc::clone(world));
     pair.world.spawn(async move {
         tokio::time::sleep(Duration::from_secs(3)).await;
-        world.is_wrong("cut", None, cut);
-        tenant.network.cut(cut);
+        if tenant.network.cut(cut) {
+            world.is_wrong("cut", Whom::Organization(tenant.organization), cut);
+        }
         if let Some(process) = tenant.last_process() {
             process.kill();
         }
@@ -119,7 +123,6 @@ fn twin(pair: &Pair) {
     if !pair.is_whole() {
         return;
     }
-    pair.world.coverage().trouble("twin");
     let lasts = pair.world.rng().seconds(40, 600);
     let (pair, ends) = (pair.clone(), Instant::now() + lasts);
     Arc::clone(&pair.world).spawn(async move {
@@ -131,6 +134,7 @@ fn twin(pair: &Pair) {
         let incarnation = pair.world.incarnation();
         let process = tenant.start_twin(incarnation);
         pair.control.is_twin(incarnation, Arc::clone(&process));
+        pair.world.coverage().trouble("twin");
         // whoever is served keeps being served for a while after it was last heard, but for one whose end was seen
         let is_served = || pair.is_whole() && pair.control.is_followed_by(tenant.organization);
         while Instant::now() < ends && !first.is_dead() && is_served() {
@@ -184,7 +188,11 @@ fn weather(pair: &Pair) {
     let of_one = matches!(weather, Weather::CrashLoop | Weather::InitFails | Weather::Taken)
         || pair.world.rng().once_in(3) && !matches!(weather, Weather::Away | Weather::Hangs | Weather::Slow);
     let workspace = if of_one { some_workspace(pair) } else { None };
-    pair.world.coverage().trouble(weather.name());
+    if weather == Weather::Doubles {
+        // nobody launches twice without a reason
+        let fault = *pair.world.rng().pick(&[Fault::Repeat, Fault::LoseReply]);
+        pair.world.arm(Armed { step: "backend.launch", skip: 0, fault });
+    }
     pair.cloud.set_weather(weather, workspace, lasts);
 }
 
@@ -192,14 +200,12 @@ fn kill(pair: &Pair) {
     let places = pair.control.places();
     let all = places + pair.tenants.len();
     let one = usize::try_from(pair.world.rng().below(all as u64)).unwrap_or(0);
-    pair.world.coverage().trouble("kill");
-    match one.checked_sub(places) {
-        None => pair.control.replica(one).process.kill(),
-        Some(tenant) => {
-            if let Some(process) = pair.tenants[tenant].last_process() {
-                process.kill();
-            }
-        }
+    let process = match one.checked_sub(places) {
+        None => Some(pair.control.replica(one).process),
+        Some(tenant) => pair.tenants[tenant].last_process(),
+    };
+    if process.is_some_and(|process| process.kill()) {
+        pair.world.coverage().trouble("kill");
     }
 }
 
@@ -208,15 +214,12 @@ fn freeze(pair: &Pair) {
     let all = places + pair.tenants.len();
     let one = usize::try_from(pair.world.rng().below(all as u64)).unwrap_or(0);
     let lasts = pair.world.rng().seconds(5, 900);
-    pair.world.coverage().trouble("freeze");
-    pair.world.is_wrong("frozen", None, lasts);
-    match one.checked_sub(places) {
-        None => pair.control.replica(one).process.freeze(lasts),
-        Some(tenant) => {
-            if let Some(process) = pair.tenants[tenant].last_process() {
-                process.freeze(lasts);
-            }
-        }
+    let process = match one.checked_sub(places) {
+        None => Some(pair.control.replica(one).process),
+        Some(tenant) => pair.tenants[tenant].last_process(),
+    };
+    if process.is_some_and(|process| process.freeze(lasts)) {
+        pair.world.coverage().trouble("freeze");
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
-use molecule_domain::id::{IncarnationId, WorkspaceId};
+use molecule_domain::id::{IncarnationId, OrganizationId, WorkspaceId};
 use molecule_domain::{Clock, Timestamp};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -56,12 +56,20 @@ pub struct World {
     explained: Mutex<Vec<Trouble>>,
 }
 
+/// Whom something that is wrong may hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as they say
+pub enum Whom {
+    Everybody,
+    Organization(OrganizationId),
+    Workspace(WorkspaceId),
+}
+
 /// Something that was wrong for a while, and what may come of it.
 #[derive(Clone, Debug)]
 struct Trouble {
     kind: &'static str,
-    /// Of whom; `None` is everybody.
-    workspace: Option<WorkspaceId>,
+    whom: Whom,
     from: Timestamp,
     until: Timestamp,
 }
@@ -156,9 +164,9 @@ impl World {
     /// Runs a task. A panic in it breaks a rule: it would end the task without a word.
     pub fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         // a task's future is large, and the runtime would move it several times
-        let (world, task) = (Arc::clone(self), Box::pin(AssertUnwindSafe(task).catch_unwind()));
+        let (world, task) = (Arc::clone(self), Box::pin(task));
         tokio::spawn(async move {
-            if let Err(panic) = task.await {
+            if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
                 world.violated(panicked(&*panic));
             }
         })
@@ -245,25 +253,28 @@ impl World {
     }
 
     /// Something is wrong from now on, for so long; `kind` is what [`was_wrong`](Self::was_wrong) asks for.
-    pub fn is_wrong(&self, kind: &'static str, workspace: Option<WorkspaceId>, lasts: Duration) {
+    pub fn is_wrong(&self, kind: &'static str, whom: Whom, lasts: Duration) {
         let from = self.now();
-        lock(&self.explained).push(Trouble { kind, workspace, from, until: from + lasts });
+        lock(&self.explained).push(Trouble { kind, whom, from, until: from + lasts });
     }
 
-    /// Whether something of one of these kinds was wrong, with everybody or with this workspace, between two moments.
+    /// Whether something of one of these kinds was wrong, with everybody, with this workspace or with whose it is, between
+    /// two moments.
     pub fn was_wrong(
         &self,
         kinds: &[&str],
-        workspace: WorkspaceId,
+        (organization, workspace): (Option<OrganizationId>, WorkspaceId),
         from: Timestamp,
         until: Timestamp,
     ) -> bool {
-        lock(&self.explained).iter().any(|one| {
-            kinds.contains(&one.kind)
-                && one.workspace.is_none_or(|of| of == workspace)
-                && one.from <= until
-                && one.until >= from
-        })
+        let hits = |whom| match whom {
+            Whom::Everybody => true,
+            Whom::Organization(of) => Some(of) == organization,
+            Whom::Workspace(of) => of == workspace,
+        };
+        lock(&self.explained)
+            .iter()
+            .any(|one| kinds.contains(&one.kind) && hits(one.whom) && one.from <= until && one.until >= from)
     }
 }
 
