@@ -14,13 +14,14 @@ use crate::weather::Weather;
 pub const WHOLE_RUN: u64 = 20_000;
 
 /// What comes over a life beside weather and faults at steps.
-const TROUBLES: [&str; 12] = [
+const TROUBLES: [&str; 13] = [
     "kill",
     "freeze",
     "cut",
     "crash",
     "vanish",
     "late launch",
+    "late judgement",
     "lost answer",
     "twin",
     "silent",
@@ -71,12 +72,6 @@ fn transition_cannot(from: Phase, to: Phase) -> Option<&'static str> {
         ),
         _ => None,
     }
-}
-
-/// Whether a transition may be met or not: it takes a judgement about an agent that is heard late by a control plane that was
-/// put back to when the workspace was stopped. The contract of the stores has it.
-const fn transition_is_rare(from: Phase, to: Phase) -> bool {
-    matches!((from, to), (Phase::Stopped, Phase::Failed))
 }
 
 /// Why nothing FAILED for a reason, where nothing does.
@@ -140,7 +135,7 @@ fn cells(coverage: &Coverage) -> Vec<Cell> {
     }
     for from in Phase::ALL {
         let legal = Phase::ALL.into_iter().filter(|to| from.may_become(*to));
-        for to in legal.filter(|to| !transition_is_rare(from, *to)) {
+        for to in legal {
             let name = format!("{from} becomes {to}");
             cell(name, count(&coverage.transitions, &(from, to)), transition_cannot(from, to));
         }

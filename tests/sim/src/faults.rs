@@ -176,7 +176,7 @@ pub const TENANT_READS: [&str; 7] = [
 ];
 
 /// Steps that few lives come to: faults wait for them more often.
-pub const RARE_STEPS: [&str; 15] = [
+pub const RARE_STEPS: [&str; 17] = [
     "backend.post_mortem",
     "sweep.remove",
     "sweep.purge",
@@ -187,6 +187,8 @@ pub const RARE_STEPS: [&str; 15] = [
     "commit.starting",
     "commit.crashed",
     "commit.crash_loop",
+    "commit.await_end",
+    "commit.started",
     "tenant.waiting",
     "tenant.restart_mirror",
     "tenant.judge_agent",
@@ -195,7 +197,7 @@ pub const RARE_STEPS: [&str; 15] = [
 ];
 
 /// Steps that next to no life comes to.
-pub const RAREST_STEPS: [&str; 2] = ["sweep.purge", "commit.rest"];
+pub const RAREST_STEPS: [&str; 3] = ["sweep.purge", "commit.rest", "commit.crash_loop"];
 
 /// Calls from a tenant to the control plane.
 pub const CALL_STEPS: [&str; 7] = [

@@ -15,6 +15,7 @@ pub mod coverage;
 mod explain;
 pub mod faults;
 pub mod inside;
+mod judgement;
 pub mod life;
 pub mod machine;
 pub mod network;

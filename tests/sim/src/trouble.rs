@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::client::{Ask, Request};
 use crate::faults::{Armed, Fault, RARE_STEPS, RAREST_STEPS, all_pairs};
+use crate::judgement;
 use crate::life::RESTORES;
 use crate::operator;
 use crate::pair::Pair;
@@ -21,6 +22,9 @@ pub async fn happens(pair: &Pair) {
     let world = &pair.world;
     if RESTORES && world.rng().once_in(20) {
         return operator::restore(pair).await;
+    }
+    if RESTORES && world.rng().once_in(40) {
+        return judgement::is_heard_late(pair);
     }
     let draw = world.rng().below(100);
     match draw {
