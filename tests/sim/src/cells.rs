@@ -14,7 +14,7 @@ use crate::weather::Weather;
 pub const WHOLE_RUN: u64 = 20_000;
 
 /// What comes over a life beside weather and faults at steps.
-const TROUBLES: [&str; 13] = [
+const TROUBLES: [&str; 14] = [
     "kill",
     "freeze",
     "cut",
@@ -22,6 +22,7 @@ const TROUBLES: [&str; 13] = [
     "vanish",
     "late launch",
     "late judgement",
+    "upgrade",
     "lost answer",
     "twin",
     "silent",
@@ -31,13 +32,14 @@ const TROUBLES: [&str; 13] = [
 ];
 
 /// What must come of it now and then.
-const FIGURES: [&str; 12] = [
+const FIGURES: [&str; 13] = [
     "agreed after being set back",
     "agreed by telling again",
     "agreed by adopting",
     "agreed by recovering",
     "refused changes heard late and granted",
     "outcomes of stale plans",
+    "instances in words that their reader does not know",
     "alarms raised",
     "alarms ended",
     "leases lost",

@@ -35,6 +35,7 @@ use crate::replica_store::ReplicaStore;
 use crate::secrets::Seal;
 use crate::tenant::PRUNE_EVERY;
 use crate::tiling::Tiled;
+use crate::upgrade::Upgrade;
 use crate::violation::Violation;
 use crate::world::{World, lock};
 
@@ -68,7 +69,7 @@ impl LostFailure {
 
 /// The control plane's database, and the replicas over it.
 pub struct ControlPlane {
-    world: Arc<World>,
+    pub(crate) world: Arc<World>,
     cloud: Arc<Cloud>,
     pub(crate) oracle: Arc<Oracle>,
     policy: Policy,
@@ -81,6 +82,8 @@ pub struct ControlPlane {
     /// Processes over copies of a tenant's database, which must not be served.
     twins: Mutex<BTreeMap<IncarnationId, Arc<Process>>>,
     alarm: Notify,
+    /// The rolling upgrade that goes on.
+    pub(crate) upgrade: Mutex<Option<Upgrade>>,
     /// What had failed when the database was put back.
     failures_lost: Mutex<BTreeMap<WorkspaceId, LostFailure>>,
 }
@@ -120,6 +123,8 @@ impl Drop for OpenStream {
 /// One replica: its place, and the process in it.
 #[derive(Clone)]
 pub struct Replica {
+    /// Where it runs.
+    pub(crate) place: usize,
     /// How far its clock is ahead, in microseconds.
     pub skew: i64,
     /// The process, dead or alive.
@@ -148,6 +153,7 @@ impl ControlPlane {
             streams: AtomicU64::new(0),
             twins: Mutex::default(),
             alarm: Notify::new(),
+            upgrade: Mutex::default(),
             failures_lost: Mutex::default(),
         })
     }
@@ -386,6 +392,7 @@ impl ControlPlane {
             }
         });
         Replica {
+            place,
             skew,
             process,
             engine,

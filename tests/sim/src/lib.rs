@@ -37,6 +37,7 @@ pub mod tenant;
 pub mod tenant_store;
 mod tiling;
 pub mod trouble;
+mod upgrade;
 pub mod violation;
 mod watchers;
 pub mod weather;

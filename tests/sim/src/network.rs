@@ -75,6 +75,7 @@ impl Call {
         replica: &Replica,
     ) -> Result<Reply> {
         let instances = &replica.instances;
+        let heard = |record| control.as_heard(replica.place, organization, InstanceView::from(record));
         let instance = match self {
             Self::Meet => return control.meet(organization, standpoints).map(Reply::Met),
             Self::Inventory => {
@@ -85,7 +86,7 @@ impl Call {
                     if batch.is_empty() {
                         return Ok(Reply::Inventory(all, control.incarnation()));
                     }
-                    all.extend(batch.into_iter().map(InstanceView::from));
+                    all.extend(batch.into_iter().map(heard));
                 }
             }
             Self::Provision(request) => {
@@ -97,7 +98,7 @@ impl Call {
                 instances.change(request).await?
             }
         };
-        Ok(Reply::Instance(Box::new(InstanceView::from(instance))))
+        Ok(Reply::Instance(Box::new(heard(instance))))
     }
 }
 

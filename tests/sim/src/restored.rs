@@ -62,8 +62,12 @@ impl Sides {
         let (engine, tenant) = (self.engine.get(&id), self.tenant.get(&id));
         let base =
             |desired, intent| Base { desired, intent, failed_for: None, since: now, has_agreed: false };
-        let is_deleted =
-            engine.is_some_and(is_ending) || tenant.is_some_and(|tenant| tenant.record.is_deleting());
+        // of an earlier one of its id, whose creation was refused, nothing is left
+        let is_of_now = |tenant: &&Workspace| {
+            !tenant.record.refused || engine.is_none_or(|engine| engine.intent <= tenant.record.intent)
+        };
+        let is_deleted = engine.is_some_and(is_ending)
+            || tenant.filter(is_of_now).is_some_and(|tenant| tenant.record.is_deleting());
         if is_deleted {
             return (base(Some(Desired::Deleted), IntentNumber(0)), Vec::new());
         }

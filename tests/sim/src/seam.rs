@@ -349,8 +349,11 @@ impl Remote {
                     return;
                 };
                 let pause = network.delay();
+                let heard = |record| {
+                    network.control.as_heard(replica.place, organization, InstanceView::from(record))
+                };
                 let changes = Changes {
-                    instances: batch.records.into_iter().map(InstanceView::from).collect(),
+                    instances: batch.records.into_iter().map(heard).collect(),
                     events: batch.events,
                     restarted_after_event: None,
                     incarnation,

@@ -14,6 +14,7 @@ use crate::judgement;
 use crate::life::RESTORES;
 use crate::operator;
 use crate::pair::Pair;
+use crate::upgrade;
 use crate::weather::Weather;
 use crate::world::Whom;
 
@@ -25,6 +26,9 @@ pub async fn happens(pair: &Pair) {
     }
     if RESTORES && world.rng().once_in(40) {
         return judgement::is_heard_late(pair);
+    }
+    if world.rng().once_in(40) {
+        return upgrade::begins(pair);
     }
     let draw = world.rng().below(100);
     match draw {
@@ -244,6 +248,7 @@ fn some_workspace(pair: &Pair) -> Option<WorkspaceId> {
 pub async fn ends(pair: &Pair) {
     pair.world.disarm();
     pair.world.ends();
+    upgrade::ends(pair);
     loop {
         let clears =
             pair.cloud.clears_at().map(|at| at.since(pair.world.now())).filter(|left| !left.is_zero());
