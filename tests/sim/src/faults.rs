@@ -33,6 +33,10 @@ pub enum Fault {
     Unreachable,
     /// A call's credential is not taken, as while a token is being rotated.
     Denied,
+    /// A wish is refused for good, for a reason that is listed.
+    Refused,
+    /// The control plane says that it has no such workspace: it may have lost it.
+    NotFound,
     /// The answer holds a word that its reader does not know: the speaker is of a newer version.
     Unreadable,
 }
@@ -73,6 +77,12 @@ pub const CALL_FAULTS: [Fault; 11] = [
     Fault::Unreachable,
     Fault::Unreadable,
 ];
+
+/// What can be answered to a wish besides. A deletion of what is not there is done, and what is not there can be created.
+const WISH_ANSWERS: ([Fault; 1], [&str; 5]) =
+    ([Fault::Refused], ["call.provision", "call.start", "call.stop", "call.replace", "call.delete"]);
+const WISHES_NOT_FOUND: ([Fault; 1], [&str; 3]) =
+    ([Fault::NotFound], ["call.start", "call.stop", "call.replace"]);
 
 /// What can be done to a stream, and to a batch of changes that a replica tells a tenant. What crashes is the tenant that
 /// opens one, and the replica that tells.
@@ -225,19 +235,23 @@ pub struct Armed {
 }
 
 /// Which faults can meet which steps.
-const TABLE: [(&[Fault], &[&str]); 7] = [
+const TABLE: [(&[Fault], &[&str]); 9] = [
     (&ENGINE_FAULTS, &ENGINE_STEPS),
     (&CONTROL_FAULTS, &CONTROL_STEPS),
     (&TENANT_FAULTS, &TENANT_STEPS),
     (&READ_FAULTS, &CONTROL_READS),
     (&READ_FAULTS, &TENANT_READS),
     (&CALL_FAULTS, &CALL_STEPS),
+    (&WISH_ANSWERS.0, &WISH_ANSWERS.1),
+    (&WISHES_NOT_FOUND.0, &WISHES_NOT_FOUND.1),
     (&STREAM_FAULTS, &STREAM_STEPS),
 ];
 
 /// Every step that a fault can meet.
 pub fn all_steps() -> impl Iterator<Item = &'static str> {
-    TABLE.into_iter().flat_map(|(_, steps)| steps.iter().copied())
+    let first = |place: usize, step: &str| !TABLE[..place].iter().any(|(_, steps)| steps.contains(&step));
+    let all = TABLE.into_iter().enumerate();
+    all.flat_map(move |(place, (_, steps))| steps.iter().copied().filter(move |step| first(place, step)))
 }
 
 /// Every fault that can meet every step.

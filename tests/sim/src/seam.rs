@@ -69,6 +69,15 @@ fn unreadable() -> Error {
     Error::internal("the control plane sent an instance with an unknown phase")
 }
 
+/// What is answered in place of the control plane.
+fn answered_with(fault: Fault) -> Option<Error> {
+    match fault {
+        Fault::Refused => Some(Error::new(ErrorReason::WrongState, "it can't be done in this state")),
+        Fault::NotFound => Some(Error::new(ErrorReason::WorkspaceNotFound, "there is no such workspace")),
+        _ => None,
+    }
+}
+
 impl Remote {
     /// The control plane as this process reaches it.
     pub fn new(
@@ -160,18 +169,23 @@ impl Remote {
             Some(Fault::AnswerLost) => sender = None,
             Some(Fault::CrashBefore) => return self.process.crash().await,
             // those are of the answer
-            None | Some(Fault::AnswerLate | Fault::Unreadable | Fault::CrashAfter) => {}
+            None
+            | Some(
+                Fault::AnswerLate | Fault::Unreadable | Fault::CrashAfter | Fault::Refused | Fault::NotFound,
+            ) => {}
             Some(other) => world.does_nothing(other, step),
         }
-        let nobody_listens = sender.is_none();
-        network.deliver(from, call.clone(), after, sender);
-        if nobody_listens {
-            return std::future::pending().await;
-        }
-        // a replica that died meanwhile does not answer, and its connection breaks
-        let result = match receiver.await {
-            Ok(result) => result,
-            Err(_) => Err(unavailable("the connection broke")),
+        let result = if let Some(error) = fault.and_then(answered_with) {
+            tokio::time::sleep(after).await;
+            Err(error)
+        } else {
+            let nobody_listens = sender.is_none();
+            network.deliver(from, call.clone(), after, sender);
+            if nobody_listens {
+                return std::future::pending().await;
+            }
+            // a replica that died meanwhile does not answer, and its connection breaks
+            receiver.await.unwrap_or_else(|_| Err(unavailable("the connection broke")))
         };
         if fault == Some(Fault::CrashAfter) {
             return self.process.crash().await;
