@@ -8,7 +8,7 @@ use molecule_domain::lifecycle::Desired;
 use molecule_workspace::Wish;
 
 use crate::client::{Ask, Request, made};
-use crate::oracle::{Field, Fields, Wished, fields_of};
+use crate::wished::{Field, Fields, Wished, fields_of};
 
 tokio::task_local! {
     /// The request that is being handled, for the store that it comes to.

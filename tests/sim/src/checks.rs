@@ -19,12 +19,12 @@ use crate::control::LostFailure;
 use crate::explain::explains;
 use crate::inside::Stretch;
 use crate::machine::Machine;
-use crate::oracle::{Expected, fields_of};
 use crate::pair::Pair;
 use crate::tenant::RULES;
 use crate::tenant_store::open_private;
 use crate::tiling::{is_explained, is_logged};
 use crate::violation::Violation;
+use crate::wished::{Expected, Fields, Wished, fields_of};
 
 /// One workspace from all sides.
 struct Seen<'a> {
@@ -96,9 +96,9 @@ impl Pair {
                 tenant: self.at_tenant(organization, id).await,
                 engine: engine.get(&id).cloned(),
                 machines: machines.iter().filter(|machine| machine.instance.workspace == id).collect(),
-                expected: wished.get(&id).map(crate::oracle::Wished::expected),
+                expected: wished.get(&id).map(Wished::expected),
                 lost_failure: self.control.lost_failure(id),
-                set_back: wished.get(&id).is_some_and(crate::oracle::Wished::was_set_back),
+                set_back: wished.get(&id).is_some_and(Wished::was_set_back),
                 denied: wished.get(&id).is_some_and(|wished| wished.denied),
                 full: match organization {
                     Some(of) => database.account(of, self.world.now()).await.is_ok_and(|of| is_full(&of)),
@@ -262,7 +262,7 @@ impl Pair {
         let record = &kept.record;
         let fields = fields_of(&record.spec, &open_private(seen.id, &kept.private));
         let is_field = |field: &_| !seen.set_back || expected.fields.contains_key(field);
-        let fields: crate::oracle::Fields = fields.into_iter().filter(|(field, _)| is_field(field)).collect();
+        let fields: Fields = fields.into_iter().filter(|(field, _)| is_field(field)).collect();
         if fields != expected.fields {
             let what = format!("its fields are {fields:?}, and were to be {:?}", expected.fields);
             self.broken("no wish is lost", seen, what);

@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::asked::Asked;
-use crate::oracle::{MARK, Oracle};
+use crate::oracle::Oracle;
 use crate::tenant::{Serving, Tenant};
+use crate::wished::MARK;
 use crate::world::World;
 
 /// What a client asks for.

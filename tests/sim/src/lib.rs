@@ -41,4 +41,5 @@ mod upgrade;
 pub mod violation;
 mod watchers;
 pub mod weather;
+pub mod wished;
 pub mod world;

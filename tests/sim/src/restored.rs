@@ -11,7 +11,7 @@ use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_provisioner::model::InstanceRecord;
 use molecule_workspace::{Entry, Wish, Workspace};
 
-use crate::oracle::{Fields, SeenWish, Wished};
+use crate::wished::{Fields, SeenWish, Wished};
 
 /// What holds of a workspace from before its tenant's database was put back.
 #[derive(Clone, Copy, Debug)]

@@ -25,9 +25,10 @@ use tokio::sync::watch;
 use crate::asked::{Asked, StoredAs};
 use crate::coverage::WishKind;
 use crate::faults::Fault;
-use crate::oracle::{Fields, Oracle, SeenWish, fields_of, kind_of};
+use crate::oracle::Oracle;
 use crate::process::{Process, Unread};
 use crate::secrets::Seal;
+use crate::wished::{Fields, SeenWish, fields_of, kind_of};
 use crate::world::lock;
 
 /// A tenant's database as its process reaches it.
