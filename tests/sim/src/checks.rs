@@ -25,6 +25,7 @@ use crate::tenant_store::open_private;
 use crate::tiling::{is_explained, is_logged};
 use crate::violation::Violation;
 use crate::wished::{Expected, Fields, Wished, fields_of};
+use crate::world::Concerned;
 
 /// One workspace from all sides.
 struct Seen<'a> {
@@ -288,7 +289,7 @@ impl Pair {
                 let since = self.world.now() - Duration::from_secs(2 * 3600);
                 let explained = self.world.was_wrong(
                     &["silent", "failing", "tenant down", "cut"],
-                    (seen.organization, seen.id),
+                    &self.concerned(seen, since, self.world.now()),
                     since,
                     self.world.now(),
                 );
@@ -349,11 +350,16 @@ impl Pair {
         }
     }
 
+    fn concerned(&self, seen: &Seen<'_>, since: Timestamp, until: Timestamp) -> Concerned {
+        let places = self.control.claimants(seen.id, since, until);
+        Concerned { workspace: seen.id, organization: seen.organization, places }
+    }
+
     /// Whether something that went wrong explains a failure at this moment.
     fn explains_failure(&self, seen: &Seen<'_>, reason: Reason, failed_at: Timestamp) -> bool {
         let since = failed_at - Duration::from_secs(50 * 60);
         let until = failed_at + Duration::from_secs(60);
-        self.world.was_wrong(explains(reason), (seen.organization, seen.id), since, until)
+        self.world.was_wrong(explains(reason), &self.concerned(seen, since, until), since, until)
     }
 
     async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>, log: &[Stretch]) {

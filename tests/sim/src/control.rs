@@ -1,6 +1,6 @@
 //! The control plane: its database, as each replica reaches it, and the replicas.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -37,7 +37,7 @@ use crate::tenant::PRUNE_EVERY;
 use crate::tiling::Tiled;
 use crate::upgrade::Upgrade;
 use crate::violation::Violation;
-use crate::world::{World, lock};
+use crate::world::{Whom, World, lock};
 
 /// What is known of the database from what was committed to it.
 #[derive(Debug, Default)]
@@ -49,6 +49,14 @@ struct Ledger {
     tiled: BTreeMap<WorkspaceId, Tiled>,
     /// The last lease of each record.
     leases: BTreeMap<WorkspaceId, Lease>,
+}
+
+/// A replica had a workspace at work, claim after claim.
+#[derive(Clone, Copy, Debug)]
+struct Claims {
+    place: usize,
+    from: Timestamp,
+    until: Timestamp,
 }
 
 /// A workspace had failed when the control plane's database was put back.
@@ -84,6 +92,8 @@ pub struct ControlPlane {
     alarm: Notify,
     /// The rolling upgrade that goes on.
     pub(crate) upgrade: Mutex<Option<Upgrade>>,
+    /// Which replicas had each workspace at work, in order.
+    claims: Mutex<BTreeMap<WorkspaceId, Vec<Claims>>>,
     /// What had failed when the database was put back.
     failures_lost: Mutex<BTreeMap<WorkspaceId, LostFailure>>,
 }
@@ -154,6 +164,7 @@ impl ControlPlane {
             twins: Mutex::default(),
             alarm: Notify::new(),
             upgrade: Mutex::default(),
+            claims: Mutex::default(),
             failures_lost: Mutex::default(),
         })
     }
@@ -357,7 +368,7 @@ impl ControlPlane {
     }
 
     fn boot(self: &Arc<Self>, place: usize, skew: i64) -> Replica {
-        let process = Process::new(format!("control-{place}"), None, Arc::clone(&self.world));
+        let process = Process::new(format!("control-{place}"), Whom::Replica(place), Arc::clone(&self.world));
         if self.some_is_alive() {
             self.world.tell(&process.name, 4, || "starts");
         } else {
@@ -367,6 +378,7 @@ impl ControlPlane {
         let own = Arc::new(ReplicaStore {
             database: self.database(),
             control: Arc::clone(self),
+            place,
             process: Arc::clone(&process),
             wakes: Wakes::default(),
         });
@@ -431,8 +443,30 @@ impl ControlPlane {
         lock(&self.ledger).phases.contains_key(&workspace)
     }
 
+    /// The places of the replicas that had a workspace at work between two moments.
+    pub(crate) fn claimants(
+        &self,
+        workspace: WorkspaceId,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> BTreeSet<usize> {
+        let claims = lock(&self.claims);
+        let of = claims.get(&workspace).into_iter().flatten();
+        of.filter(|one| one.from <= until && one.until >= from).map(|one| one.place).collect()
+    }
+
     /// Records were claimed.
-    pub(crate) fn claimed(&self, claimed: &[Claimed]) {
+    pub(crate) fn claimed(&self, claimed: &[Claimed], place: usize) {
+        let now = self.world.now();
+        let mut claims = lock(&self.claims);
+        for one in claimed {
+            let of = claims.entry(one.lease.workspace).or_default();
+            match of.last_mut().filter(|last| last.place == place) {
+                Some(last) => last.until = now,
+                None => of.push(Claims { place, from: now, until: now }),
+            }
+        }
+        drop(claims);
         let mut ledger = lock(&self.ledger);
         ledger.leases.extend(claimed.iter().map(|one| (one.lease.workspace, one.lease)));
     }

@@ -135,7 +135,7 @@ impl Pair {
                 loop {
                     pair.control.replica(place).process.death().await;
                     let pause = pair.world.rng().millis(500, 240_000);
-                    pair.world.is_wrong("replica down", Whom::Everybody, pause);
+                    pair.world.is_wrong("replica down", Whom::Replica(place), pause);
                     tokio::time::sleep(pause).await;
                     pair.control.restart(place);
                 }

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use molecule_domain::id::OrganizationId;
 use molecule_provisioner::faults::{Fault as EngineFault, Probe};
 use tokio::task::JoinHandle;
 
@@ -20,8 +19,8 @@ pub struct Unread;
 pub struct Process {
     /// Its name in the story.
     pub name: String,
-    /// Whose it is, where it is a tenant's.
-    organization: Option<OrganizationId>,
+    /// Whom it hits that this one is away.
+    serves: Whom,
     world: Arc<World>,
     frozen: Switch,
     dead: Switch,
@@ -31,10 +30,10 @@ pub struct Process {
 
 impl Process {
     /// A process that runs nothing yet.
-    pub fn new(name: String, organization: Option<OrganizationId>, world: Arc<World>) -> Arc<Self> {
+    pub fn new(name: String, serves: Whom, world: Arc<World>) -> Arc<Self> {
         Arc::new(Self {
             name,
-            organization,
+            serves,
             world,
             frozen: Switch::default(),
             dead: Switch::default(),
@@ -95,10 +94,8 @@ impl Process {
         if self.is_frozen() || self.is_dead() {
             return false;
         }
-        match self.organization {
-            Some(of) => self.world.is_wrong("tenant frozen", Whom::Organization(of), lasts),
-            None => self.world.is_wrong("replica frozen", Whom::Everybody, lasts),
-        }
+        let kind = if matches!(self.serves, Whom::Replica(_)) { "replica frozen" } else { "tenant frozen" };
+        self.world.is_wrong(kind, self.serves, lasts);
         self.world.tell(&self.name, 2, || format!("is frozen for {lasts:?}"));
         self.frozen.set(true);
         let this = Arc::clone(self);

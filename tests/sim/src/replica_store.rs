@@ -24,6 +24,7 @@ use crate::violation::Violation;
 pub(crate) struct ReplicaStore {
     pub(crate) database: Arc<MemoryStore>,
     pub(crate) control: Arc<ControlPlane>,
+    pub(crate) place: usize,
     pub(crate) process: Arc<Process>,
     pub(crate) wakes: Wakes,
 }
@@ -147,7 +148,7 @@ impl Store for ReplicaStore {
     ) -> Result<Vec<Claimed>, StoreError> {
         let claim = async {
             let claimed = self.database.claim(backend, owner, now, lease, room).await?;
-            self.control.claimed(&claimed);
+            self.control.claimed(&claimed, self.place);
             Ok(claimed)
         };
         self.transaction("control.claim", claim).await

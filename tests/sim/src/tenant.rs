@@ -24,7 +24,7 @@ use crate::seam::Remote;
 use crate::secrets::Mint;
 use crate::tenant_store::ProcessStore;
 use crate::watchers::Watcher;
-use crate::world::{TWIN, World, lock};
+use crate::world::{TWIN, Whom, World, lock};
 
 /// How long agents have to connect, and may be silent.
 pub const CONNECT: Duration = Duration::from_secs(5 * 60);
@@ -175,7 +175,8 @@ impl Tenant {
         database: Arc<MemoryStore>,
         oracle: &Arc<Oracle>,
     ) -> Serving {
-        let process = Process::new(name.to_owned(), Some(self.organization), Arc::clone(&self.world));
+        let process =
+            Process::new(name.to_owned(), Whom::Organization(self.organization), Arc::clone(&self.world));
         self.world.tell(&process.name, 5, || "starts");
         let clock = self.world.clock(self.skew);
         let store: Arc<dyn TenantStore> = Arc::new(ProcessStore {

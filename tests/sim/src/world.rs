@@ -1,6 +1,7 @@
 //! What all parts of a life share: time, chance, the story, and the faults that wait for their step.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -63,6 +64,19 @@ pub enum Whom {
     Everybody,
     Organization(OrganizationId),
     Workspace(WorkspaceId),
+    /// What the replica of this place had at work.
+    Replica(usize),
+}
+
+/// A workspace, and who has to do with it.
+#[derive(Clone, Debug)]
+pub struct Concerned {
+    /// Which.
+    pub workspace: WorkspaceId,
+    /// Whose it is.
+    pub organization: Option<OrganizationId>,
+    /// The places of the replicas that had it at work at the time.
+    pub places: BTreeSet<usize>,
 }
 
 /// Something that was wrong for a while, and what may come of it.
@@ -258,19 +272,20 @@ impl World {
         lock(&self.explained).push(Trouble { kind, whom, from, until: from + lasts });
     }
 
-    /// Whether something of one of these kinds was wrong, with everybody, with this workspace or with whose it is, between
-    /// two moments.
+    /// Whether something of one of these kinds was wrong, with everybody or with who has to do with a workspace, between two
+    /// moments.
     pub fn was_wrong(
         &self,
         kinds: &[&str],
-        (organization, workspace): (Option<OrganizationId>, WorkspaceId),
+        concerned: &Concerned,
         from: Timestamp,
         until: Timestamp,
     ) -> bool {
         let hits = |whom| match whom {
             Whom::Everybody => true,
-            Whom::Organization(of) => Some(of) == organization,
-            Whom::Workspace(of) => of == workspace,
+            Whom::Organization(of) => Some(of) == concerned.organization,
+            Whom::Workspace(of) => of == concerned.workspace,
+            Whom::Replica(place) => concerned.places.contains(&place),
         };
         lock(&self.explained)
             .iter()
