@@ -562,7 +562,8 @@ impl ControlPlane {
                     && record.live_attempt().map(|attempt| attempt.seq) == Some(machine.seq)
             })
         };
-        let (is_up, now) = (record.phase == Phase::Up && is_up(), self.world.now());
+        let matters = matches!(record.phase, Phase::Up | Phase::Launching);
+        let (is_up, now) = (matters && is_up(), self.world.now());
         let objection = before.unwrap_or_default().objection(&segments, record, is_up, now);
         if let Some(objection) = objection {
             let what = format!("{}: {objection}", record.workspace);
