@@ -270,6 +270,11 @@ impl Oracle {
         }
     }
 
+    /// Whether the engine has granted a change.
+    pub(crate) fn has_granted(&self, workspace: WorkspaceId, number: IntentNumber) -> bool {
+        lock(&self.all).get(&workspace).is_some_and(|wished| wished.granted.contains(&number))
+    }
+
     /// A client hears that nothing is stored of its request.
     pub fn heard_nothing_is_stored(
         &self,

@@ -165,7 +165,7 @@ impl Wished {
                 expected.fields.insert(Field::Tier, tier.to_string());
             }
             let Some(asked) = &wish.wish else { continue };
-            if self.base.is_some_and(|base| wish.number <= base.intent) {
+            if self.base.is_some_and(|base| base.has_agreed && wish.number <= base.intent) {
                 // what the engine had granted before the restore is newer, and with this one its fields give way
                 wish.sets.keys().for_each(|field| drop(expected.fields.remove(field)));
                 continue;
