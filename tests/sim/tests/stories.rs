@@ -383,6 +383,31 @@ fn an_old_stop_does_not_win_over_a_later_start_after_a_restore() {
     });
 }
 
+/// A replacement is refused as it is told again, and its first call is heard after that, while a stop waits to be told.
+#[test]
+#[ignore = "an answer to a later wish says the generation that was heard late, and the tenant does not take it over"]
+fn a_replacement_that_is_heard_late_before_a_stop_is_known_to_both() {
+    (1..=12).for_each(|seed| in_a_world(replaces_late(seed)));
+}
+
+async fn replaces_late(seed: u64) {
+    let mut story = Story::begin_under(seed, Shape::small()).await;
+    tokio::time::sleep(seconds(5)).await;
+    story.accepted(Ask::Create).await;
+    tokio::time::sleep(seconds(120)).await;
+    story.arm("call.replace", Fault::RequestLate);
+    story.arm("call.replace", Fault::Refused);
+    (0..30).for_each(|_| story.arm("call.stop", Fault::RequestLost));
+    story.accepted(Ask::Restart).await;
+    while story.tenant(W).await.unwrap().generation != Generation(1) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    story.accepted(Ask::Stop).await;
+    tokio::time::sleep(seconds(1800)).await;
+    let story = story.ends_well().await;
+    assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Stopped, "{}", story.words());
+}
+
 /// Before: the agent was unknown to the database that was put back, and five minutes later its workspace was stopped for
 /// that, since the control plane was away and the two had not agreed.
 #[test]
