@@ -103,5 +103,5 @@ async fn a_file_that_was_put_back_shows_itself() {
     let (_database, store) = open(&folder).await;
     let (meetings, revision) = store.meetings(ORG).await.unwrap();
     assert!(meetings.is_set_back(revision, &seen));
-    assert!(meetings.has_told_nothing(store.incarnation()));
+    assert!(meetings.has_told_nothing(store.incarnation(), revision, &[]));
 }

@@ -36,8 +36,9 @@ impl Workspace {
             // should the provider lose it, it is told again like whatever else was granted
             record.answered = instance.intent.min(record.intent);
         }
-        if is_late && is_news && instance.wanted_generation > record.generation {
-            // a replacement whose refusal took it back was heard again, and granted: the higher number wins
+        let is_settled = instance.intent >= record.answered && self.outbox.is_empty();
+        if is_settled && is_news && instance.wanted_generation > record.generation {
+            // a replacement whose refusal took it back was heard again, and granted, perhaps before the last wish
             record.generation = instance.wanted_generation;
             record.highest = record.highest.max(record.generation);
             record.spec.runtime.clone_from(&instance.runtime);

@@ -360,7 +360,6 @@ fn a8_wishes_count_after_the_tenants_database_was_restored() {
 
 /// What a backup holds as untold was told since, and followed by another wish: that one wins.
 #[test]
-#[ignore = "a start that first agreed after the backup counts as one that told nothing: its wishes are numbered anew, and win"]
 fn an_old_stop_does_not_win_over_a_later_start_after_a_restore() {
     in_a_world(async {
         let mut story = Story::with_one_that_runs(Shape::small()).await;
@@ -385,7 +384,6 @@ fn an_old_stop_does_not_win_over_a_later_start_after_a_restore() {
 
 /// A replacement is refused as it is told again, and its first call is heard after that, while a stop waits to be told.
 #[test]
-#[ignore = "an answer to a later wish says the generation that was heard late, and the tenant does not take it over"]
 fn a_replacement_that_is_heard_late_before_a_stop_is_known_to_both() {
     (1..=12).for_each(|seed| in_a_world(replaces_late(seed)));
 }

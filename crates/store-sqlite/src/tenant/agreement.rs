@@ -102,7 +102,7 @@ impl SqliteStore {
         let (meetings, revision) = load_meetings(&mut tx, organization).await?;
         let lost = meetings.lost_until(revision, &met.seen);
         let set_back = lost.is_some();
-        let terms = Terms { meetings: &meetings, set_back, own: self.own, minter };
+        let terms = Terms { meetings: &meetings, revision, seen: &met.seen, set_back, own: self.own, minter };
         let mut agreed = Agreed { set_back, ..Agreed::default() };
         let has: BTreeMap<_, _> = inventory.iter().map(|instance| (instance.workspace, instance)).collect();
         let owner = organization.to_string();

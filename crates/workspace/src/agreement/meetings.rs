@@ -52,11 +52,14 @@ impl Meetings {
     }
 
     /// Whether no wish of a start was ever told: it began after the one in which the two last agreed. One that met the
-    /// provider, and ended before they had agreed, told none.
-    pub fn has_told_nothing(&self, start: IncarnationId) -> bool {
+    /// provider, and ended before they had agreed, told none; of one that the provider has `seen` to go on for longer than
+    /// this database, whose highest revision is `current`, nobody knows.
+    pub fn has_told_nothing(&self, start: IncarnationId, current: Revision, seen: &[Standpoint]) -> bool {
         let place = |id| self.held.iter().position(|held| held.id == id);
         let agreed = self.agreed_in.and_then(place);
+        let went_on = |one: &Standpoint| one.incarnation == start && is_behind(&self.held, current, one);
         place(start).is_some_and(|place| agreed.is_none_or(|agreed| place > agreed))
+            && !seen.iter().any(went_on)
     }
 
     /// Whether the two have to agree before anything is told.
@@ -95,13 +98,17 @@ mod tests {
         };
         let seen = [standpoint(2, 30), standpoint(1, 20)];
         assert!(meetings.is_set_back(Revision(12), &seen));
-        let told_nothing =
-            |meetings: &Meetings| [1, 2, 3, 4].map(|start| meetings.has_told_nothing(id(start)));
+        let told_nothing = |meetings: &Meetings| {
+            let seen = [standpoint(3, 12), standpoint(2, 30)];
+            [1, 2, 3, 4].map(|start| meetings.has_told_nothing(id(start), Revision(12), &seen))
+        };
         assert_eq!(told_nothing(&meetings), [false, false, true, false]);
         // start 3 met the provider and ended before they agreed: its wishes are still to be told
         meetings.held = held(&[(1, 0), (3, 10), (4, 12)]);
         let seen = [standpoint(3, 12), standpoint(2, 30), standpoint(1, 20)];
         assert_eq!(told_nothing(&meetings), [false, false, true, true]);
+        // start 3 went on after the backup: it may have agreed since, and told what waits here
+        assert!(!meetings.has_told_nothing(id(3), Revision(12), &[standpoint(3, 13)]));
         // a clock that went back says nothing: the order in which they began does
         meetings.held = held(&[(9, 0), (3, 10), (4, 12)]);
         meetings.agreed_in = Some(id(9));

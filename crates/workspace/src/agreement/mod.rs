@@ -7,7 +7,8 @@ mod meetings;
 mod settle;
 mod verdict;
 
-use molecule_domain::id::{Generation, IncarnationId, IntentNumber, WorkspaceId};
+use molecule_domain::id::{Generation, IncarnationId, IntentNumber, Revision, WorkspaceId};
+use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::Phase;
 
@@ -60,6 +61,10 @@ pub trait Minter: Send + Sync {
 pub struct Terms<'a> {
     /// What this database holds of its own starts.
     pub meetings: &'a Meetings,
+    /// This database's highest revision.
+    pub revision: Revision,
+    /// What the provider had seen of this tenant.
+    pub seen: &'a [Standpoint],
     /// Whether this tenant's database was put back to an earlier state.
     pub set_back: bool,
     /// The start that speaks.

@@ -144,7 +144,8 @@ impl Workspace {
     /// and generations above those. What stands before them was done by then.
     fn number_anew(&mut self, instance: &InstanceView, terms: &Terms<'_>, effects: &mut SideEffects) {
         let done = instance.intent;
-        let is_new = |entry: &Entry| terms.meetings.has_told_nothing(entry.asked_in);
+        let is_new =
+            |entry: &Entry| terms.meetings.has_told_nothing(entry.asked_in, terms.revision, terms.seen);
         let Some(first) = self.outbox.iter().position(is_new) else { return };
         if !terms.set_back || self.outbox[first].number > done {
             return;

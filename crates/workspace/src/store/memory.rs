@@ -344,7 +344,8 @@ impl TenantStore for MemoryStore {
         let lost = data.meetings.lost_until(data.revision, &met.seen);
         let set_back = lost.is_some();
         let meetings = data.meetings.clone();
-        let terms = Terms { meetings: &meetings, set_back, own: self.own, minter };
+        let (seen, revision) = (&met.seen[..], data.revision);
+        let terms = Terms { meetings: &meetings, revision, seen, set_back, own: self.own, minter };
         let mut agreed = Agreed { set_back, ..Agreed::default() };
         let has: BTreeMap<_, _> = inventory.iter().map(|instance| (instance.workspace, instance)).collect();
         let held: Vec<_> = data.workspaces.values().cloned().collect();
