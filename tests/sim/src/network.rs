@@ -158,7 +158,6 @@ impl Network {
     ) {
         let (this, busy) = (Arc::clone(self), self.world.busy());
         self.world.spawn(async move {
-            let _busy = busy;
             tokio::time::sleep(after).await;
             let Some(replica) = this.control.some_replica() else {
                 if let Some(answer) = answer {
@@ -168,6 +167,7 @@ impl Network {
             };
             let process = Arc::clone(&replica.process);
             process.clone().spawn(async move {
+                let _busy = busy;
                 process.is_let().await;
                 let result = call.handle(organization, standpoints, &this.control, &replica).await;
                 process.is_let().await;
