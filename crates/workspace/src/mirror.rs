@@ -37,8 +37,9 @@ impl Workspace {
             record.answered = instance.intent.min(record.intent);
         }
         let is_settled = instance.intent >= record.answered && self.outbox.is_empty();
-        if is_settled && is_news && instance.wanted_generation > record.generation {
-            // a replacement whose refusal took it back was heard again, and granted, perhaps before the last wish
+        if is_settled && is_news && instance.wanted_generation != record.generation {
+            // a replacement whose refusal took it back was heard again, and granted, perhaps before the last wish; or one that
+            // was told again after a restore gave way to a later wish
             record.generation = instance.wanted_generation;
             record.highest = record.highest.max(record.generation);
             record.spec.runtime.clone_from(&instance.runtime);

@@ -134,6 +134,7 @@ impl Workspace {
                 .iter()
                 .rfind(|entry| entry.wish.launches() && entry.generation == self.record.generation)
                 .map(|entry| entry.number),
+            waiting: self.outbox.len(),
             deleting: self.record.is_deleting(),
             gone: self.record.phase == Phase::Gone,
             refused: self.record.refused,
