@@ -85,13 +85,27 @@ fn names_both(refused: &Error, one: &Process, other: &Process) {
     }
 }
 
-/// The control plane's own incarnation, as a tenant hears it.
+/// The control plane's own incarnation, as a tenant hears it: once more where the replica joins its database anew just then.
 async fn incarnation_of(replica: &Replica, token: &str) -> String {
     let mut customer = replica.customer(token).await.unwrap();
-    let mut stream =
-        customer.watch_instances(wire::WatchInstancesRequest::default()).await.unwrap().into_inner();
-    let first = stream.message().await.unwrap().unwrap();
-    first.control_plane.expect("every message says where the database stands").incarnation
+    for _ in 0..100 {
+        let watched = customer.watch_instances(wire::WatchInstancesRequest::default()).await;
+        let first = match watched {
+            Ok(stream) => stream.into_inner().message().await.map(|first| first.expect("a first message")),
+            Err(status) => Err(status),
+        };
+        match first {
+            Ok(first) => {
+                let at = first.control_plane;
+                return at.expect("every message says where the database stands").incarnation;
+            }
+            Err(status) if status.code() == tonic::Code::Unavailable => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(status) => panic!("{status}"),
+        }
+    }
+    panic!("the replica does not say its incarnation")
 }
 
 /// What a stream ends with.
