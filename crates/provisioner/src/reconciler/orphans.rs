@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use molecule_domain::id::{LaunchSeq, OrganizationId, WorkspaceId};
+use molecule_domain::lifecycle::Phase;
 use tracing::warn;
 
 use super::execute::Executor;
@@ -114,6 +115,26 @@ pub async fn alarm(executor: &Executor) -> Result<Option<Alarm>, StoreError> {
     Ok(executor.store.alarms().await?.into_iter().find(|alarm| alarm.backend == kind))
 }
 
+/// Whether a record explains something by now: one of that id may have been created since the lists were read. `seq` is the
+/// launch of an instance; of other resources any record of their workspace counts. Where the store does not say, it does.
+async fn is_recorded(
+    executor: &Executor,
+    organization: OrganizationId,
+    workspace: WorkspaceId,
+    seq: Option<LaunchSeq>,
+) -> bool {
+    match executor.store.get(organization, workspace).await {
+        Ok(record) => record.filter(|record| record.phase != Phase::Gone).is_some_and(|record| {
+            seq.is_none_or(|seq| record.live_attempt().is_some_and(|own| own.seq == seq))
+        }),
+        Err(error) => {
+            warn!(%error, "the store does not say whether it has a record by now; a later sweep tries again");
+            true
+        }
+    }
+}
+
+/// Removes these, but what a record explains by now. Whether all that is to be removed is gone.
 pub(super) async fn destroy(
     executor: &Executor,
     instances: &[(InstanceRef, LaunchSeq)],
@@ -122,6 +143,9 @@ pub(super) async fn destroy(
     let limit = executor.policy.other_call;
     let mut all = true;
     for (instance, seq) in instances {
+        if is_recorded(executor, instance.organization, instance.workspace, Some(*seq)).await {
+            continue;
+        }
         warn!(workspace = %instance.workspace, generation = %instance.generation, launch = %seq, "removing an orphan");
         let remove = || executor.backend.remove(instance, *seq);
         if let Err(error) = executor.call("sweep.remove", limit, remove).await {
@@ -130,6 +154,9 @@ pub(super) async fn destroy(
         }
     }
     for (organization, workspace) in workspaces {
+        if is_recorded(executor, *organization, *workspace, None).await {
+            continue;
+        }
         warn!(%workspace, "removing an orphan's volumes");
         let purge = || executor.backend.purge(*organization, *workspace);
         if let Err(error) = executor.call("sweep.purge", limit, purge).await {
@@ -160,7 +187,6 @@ pub(super) async fn everything(
 pub(super) mod tests {
     use molecule_domain::Timestamp;
     use molecule_domain::id::Generation;
-    use molecule_domain::lifecycle::Phase;
 
     use super::*;
     use crate::observation::InstanceState;

@@ -135,19 +135,10 @@ impl Sweeper {
                 info!("the next sweep goes on removing orphans");
                 return Ok(());
             }
-            let of_instance =
-                instance.first().map(|(instance, _)| (instance.organization, instance.workspace));
-            let Some((organization, of)) = of_instance.or(workspace.first().copied()) else { continue };
-            // one of that id may have been created since the lists were read
-            let record = executor.store.get(organization, of).await?;
-            if let Some(record) = record.filter(|record| record.phase != Phase::Gone)
-                && instance
-                    .first()
-                    .is_none_or(|(_, seq)| record.live_attempt().is_some_and(|own| own.seq == *seq))
-            {
-                info!(workspace = %of, "it is a record's by now, and is left alone");
+            let of_instance = instance.first().map(|(instance, _)| instance.workspace);
+            let Some(of) = of_instance.or(workspace.first().map(|(_, workspace)| *workspace)) else {
                 continue;
-            }
+            };
             if destroy(executor, instance, workspace).await {
                 self.refused.remove(&of);
             } else {

@@ -9,6 +9,7 @@ use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::backend::LaunchRequest;
 use molecule_provisioner::faults::{Fault, Probe, Steps};
 use molecule_provisioner::model::InstanceRef;
+use molecule_provisioner::reconciler::orphans;
 use molecule_provisioner::reconciler::sweeper::Sweeper;
 use molecule_provisioner::samples;
 use molecule_provisioner::store::Store;
@@ -137,4 +138,17 @@ async fn volumes_of_a_workspace_that_was_created_meanwhile_stay() {
     let found = sweeper.pass(&world.executor).await.unwrap();
     assert!(!found.instances.is_empty() && !found.resources.is_empty(), "{found:?}");
     assert_eq!(world.host.volume_owners().into_iter().collect::<Vec<_>>(), owners);
+}
+
+/// The same where an operator removes what was listed.
+#[tokio::test]
+async fn by_hand_nothing_of_a_workspace_that_was_created_meanwhile_is_removed() {
+    let world = with_orphans(1).await;
+    let listed = orphans::list(&world.executor).await.unwrap().unwrap();
+    let owners = world.host.volume_owners();
+    for workspace in &owners {
+        world.store.provision(&samples::provision(*workspace), world.clock.now()).await.unwrap();
+    }
+    orphans::remove(&world.executor, &listed).await;
+    assert_eq!((listed.workspaces.len(), world.host.volume_owners()), (10, owners));
 }
