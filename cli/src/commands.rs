@@ -84,15 +84,19 @@ async fn on_tenant(mut client: Client, command: TenantCommand, format: Format) -
 
 /// The alarm of a self-hosted server, or its end.
 async fn alarms(client: &mut Client, what: Option<Alarms>, format: Format) -> Result<()> {
-    let Some(Alarms::Clear { confirm }) = what else {
+    let Some(Alarms::Clear(confirmed)) = what else {
         let listed = client.list_alarms(ListAlarmsRequest {}).await?.into_inner();
         output::alarms(&listed.alarms, &listed.leftovers, false, format);
         return Ok(());
     };
-    let cleared = changed(client.clear_alarms(ClearAlarmsRequest { confirm }).await)?;
+    let request = ClearAlarmsRequest { etag: confirmed.etag() };
+    let cleared = changed(client.clear_alarms(request).await)?;
     output::alarms(&cleared.alarms, &cleared.leftovers, cleared.cleared, format);
     if !cleared.cleared && !cleared.alarms.is_empty() {
-        eprintln!("nothing was ended; with --confirm the alarm is, and then what is listed is removed");
+        eprintln!(
+            "nothing was ended; this ends the alarm, and then what is listed is removed: molecule alarms clear --confirm {}",
+            cleared.etag
+        );
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::spec::{Clear, Parts};
@@ -128,11 +129,22 @@ enum TenantCommand {
 #[derive(Debug, Subcommand)]
 enum Alarms {
     /// Say what would be removed, or end the alarm: then it is.
-    Clear {
-        /// End it.
-        #[arg(long)]
-        confirm: bool,
-    },
+    Clear(Confirmed),
+}
+
+/// What a person has seen, and confirms.
+#[derive(Debug, Args)]
+struct Confirmed {
+    /// Do it. ETAG stands for what was listed, and is printed below it; if that has changed since, nothing is done.
+    #[arg(long, value_name = "ETAG", value_parser = NonEmptyStringValueParser::new())]
+    confirm: Option<String>,
+}
+
+impl Confirmed {
+    /// The etag; empty where nothing is confirmed.
+    fn etag(self) -> String {
+        self.confirm.unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Args)]

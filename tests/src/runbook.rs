@@ -58,6 +58,31 @@ impl Chapter {
     }
 }
 
+/// Executes a command of the runbook: what it prints. It must succeed.
+pub async fn execute(command: &mut tokio::process::Command) -> anyhow::Result<Printed> {
+    let output = command.output().await?;
+    let printed = Printed { out: String::from_utf8(output.stdout)?, err: String::from_utf8(output.stderr)? };
+    ensure!(output.status.success(), "{command:?} ended with {}: {}", output.status, printed.err);
+    Ok(printed)
+}
+
+/// What a command printed.
+#[derive(Debug)]
+pub struct Printed {
+    /// For programs.
+    pub out: String,
+    /// For people, beside it.
+    pub err: String,
+}
+
+impl Printed {
+    /// The etag of what a command has shown and would do.
+    pub fn etag(&self) -> anyhow::Result<&str> {
+        let (_, after) = self.err.split_once("--confirm ").context("nothing to confirm is printed")?;
+        after.split_whitespace().next().context("no etag is printed")
+    }
+}
+
 /// The words of a command, of which double quotes keep some together.
 fn words(command: &str) -> Vec<String> {
     let mut words = Vec::new();

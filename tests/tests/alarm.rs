@@ -3,13 +3,16 @@
 
 use std::time::Duration;
 
+use bollard::models::VolumeCreateRequest;
 use bollard::query_parameters::{
     InspectContainerOptions, ListContainersOptionsBuilder, ListVolumesOptionsBuilder,
 };
-use molecule_proto::tenant::v1::RestartWorkspaceRequest;
+use molecule_domain::error::ErrorReason;
+use molecule_proto::tenant::v1::{ClearAlarmsRequest, RestartWorkspaceRequest};
 use molecule_proto::workspace::v1::{Reason, WorkspaceState};
+use molecule_service_kit::status::from_status;
 use molecule_tests::images::{self, Kind, docker};
-use molecule_tests::runbook::Chapter;
+use molecule_tests::runbook::{self, Chapter, Printed};
 use molecule_tests::tenant::{Setup, Tenant, spec};
 
 const TENANT: &str = env!("CARGO_BIN_EXE_tenant-under-test");
@@ -21,7 +24,7 @@ async fn running(tenant: &mut Tenant, name: &str) -> String {
 }
 
 /// Executes a command of the runbook in the tenant's data directory: what it prints. It must succeed.
-async fn execute(words: &[String], setup: &Setup) -> String {
+async fn execute(words: &[String], setup: &Setup) -> Printed {
     let program = if words[0] == "molecule" { MOLECULE } else { &words[0] };
     let mut command = tokio::process::Command::new(program);
     command
@@ -29,10 +32,7 @@ async fn execute(words: &[String], setup: &Setup) -> String {
         .current_dir(setup.data())
         .env("MOLECULE_SERVER", format!("http://{}", setup.address()))
         .env("MOLECULE_TOKEN", setup.token().unwrap());
-    let output = command.output().await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?} ended with {}: {said}", output.status);
-    String::from_utf8(output.stdout).unwrap()
+    runbook::execute(&mut command).await.unwrap()
 }
 
 /// The containers of a workspace, by name, with the time at which each was started.
@@ -55,6 +55,19 @@ async fn volumes(workspace: &str) -> usize {
     let filters = [("label", vec![format!("ai.molecule.workspace={workspace}")])].into();
     let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
     docker().await.unwrap().list_volumes(Some(options)).await.unwrap().volumes.unwrap_or_default().len()
+}
+
+/// A volume like one of a workspace's, but of another workspace: its id.
+async fn volume_of_another(workspace: &str) -> String {
+    let docker = docker().await.unwrap();
+    let filters = [("label", vec![format!("ai.molecule.workspace={workspace}")])].into();
+    let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
+    let mut labels = docker.list_volumes(Some(options)).await.unwrap().volumes.unwrap().remove(0).labels;
+    let another = "01a20500-0000-7000-8000-00000000dcba".to_owned();
+    labels.insert("ai.molecule.workspace".to_owned(), another.clone());
+    let request = VolumeCreateRequest { labels: Some(labels), ..VolumeCreateRequest::default() };
+    docker.create_volume(request).await.unwrap();
+    another
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,18 +124,27 @@ async fn a_restored_database_removes_nothing_until_its_alarm_is_ended() {
     };
     untouched(&before).await;
     assert!(setup.whole_log().contains("ALARM"), "the log does not say so");
-    let mut shown = execute(&chapter.take("molecule alarms", &[]).unwrap(), &setup).await;
-    for words in 0..2 {
+    let listed = execute(&chapter.take("molecule alarms", &[]).unwrap(), &setup).await;
+    let clear = chapter.take("molecule alarms clear", &[]).unwrap();
+    let dry = execute(&clear, &setup).await;
+    for shown in [&listed.out, &dry.out] {
         assert!(shown.contains("ALARM since") && !shown.contains(&kept), "{shown}");
         assert!(shown.contains(&restarted) && lost.iter().all(|lost| shown.contains(lost)), "{shown}");
-        if words == 0 {
-            shown = execute(&chapter.take("molecule alarms clear", &[]).unwrap(), &setup).await;
-        }
     }
     untouched(&before).await;
 
-    execute(&chapter.take("molecule alarms clear --confirm", &[]).unwrap(), &setup).await;
-    for lost in &lost {
+    // more would be removed by now than was shown: nothing is, until that is confirmed
+    let another = volume_of_another(&lost[0]).await;
+    let request = ClearAlarmsRequest { etag: dry.etag().unwrap().to_owned() };
+    let refused = from_status(tenant.client.clear_alarms(request).await.unwrap_err());
+    assert_eq!(refused.reason, ErrorReason::StaleEtag, "{refused}");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    untouched(&before).await;
+    let dry = execute(&clear, &setup).await;
+    let confirmed =
+        chapter.take("molecule alarms clear --confirm", &[("ETAG", dry.etag().unwrap())]).unwrap();
+    execute(&confirmed, &setup).await;
+    for lost in lost.iter().chain([&another]) {
         let mut tries = 0;
         while !containers(lost).await.is_empty() || volumes(lost).await > 0 {
             tries += 1;

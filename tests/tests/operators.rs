@@ -11,7 +11,7 @@ use molecule_proto::controlplane::v1 as wire;
 use molecule_service_kit::status::from_status;
 use molecule_tests::controlplane::{Customer, Installation, OPERATOR_TOKEN, Replica};
 use molecule_tests::images::{self, Kind, docker};
-use molecule_tests::runbook::Chapter;
+use molecule_tests::runbook::{self, Chapter, Printed};
 use prost_types::FieldMask;
 
 const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
@@ -54,16 +54,13 @@ async fn networks(docker: &Docker, subnets: &str) -> usize {
 }
 
 /// Executes a command of the runbook as an operator: what it prints. It must succeed.
-async fn execute(words: &[String], replica: &Replica) -> String {
+async fn execute(words: &[String], replica: &Replica) -> Printed {
     let mut command = tokio::process::Command::new(MOLECULE);
     command
         .args(&words[1..])
         .env("CP_PROVISION_URL", replica.url())
         .env("MOLECULE_OPERATOR_TOKEN", OPERATOR_TOKEN);
-    let output = command.output().await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?} ended with {}: {said}", output.status);
-    String::from_utf8(output.stdout).unwrap()
+    runbook::execute(&mut command).await.unwrap()
 }
 
 /// A container that no record explains, with the labels of a launch.
@@ -108,21 +105,26 @@ async fn what_is_unknown_goes_by_an_operators_word(
     assert_eq!(listed.alarms.len(), 1);
     // whatever else there is of its workspace goes with it, and is shown
     assert_eq!(listed.orphans.iter().map(|orphan| orphan.launch).collect::<Vec<_>>(), [999, 0]);
-    let sweep = |confirm| wire::SweepOrphansRequest { confirm };
-    let dry = operator.sweep_orphans(sweep(false)).await.unwrap().into_inner();
+    let sweep = |etag: &str| wire::SweepOrphansRequest { etag: etag.to_owned() };
+    let dry = operator.sweep_orphans(sweep("")).await.unwrap().into_inner();
     assert_eq!((dry.removed, dry.orphans.len()), (false, 2));
-    let refused = from_status(operator.sweep_orphans(sweep(true)).await.unwrap_err());
+    let refused = from_status(operator.sweep_orphans(sweep(&dry.etag)).await.unwrap_err());
     assert_eq!(refused.reason, ErrorReason::AlarmStands, "{refused}");
 
-    let shown = execute(&chapter.take("molecule admin alarms", &[]).unwrap(), replica).await;
+    let shown = execute(&chapter.take("molecule admin alarms", &[]).unwrap(), replica).await.out;
     assert!(shown.contains("ALARM at the backend docker") && shown.contains(UNEXPLAINED), "{shown}");
-    let shown = execute(&chapter.take("molecule admin alarms clear", &[]).unwrap(), replica).await;
-    assert!(shown.contains("launch 999"), "{shown}");
+    let dry = execute(&chapter.take("molecule admin alarms clear", &[]).unwrap(), replica).await;
+    assert!(dry.out.contains("launch 999"), "{dry:?}");
+    let other = wire::ClearAlarmsRequest { etag: "of something else".to_owned() };
+    let refused = from_status(operator.clear_alarms(other).await.unwrap_err());
+    assert_eq!(refused.reason, ErrorReason::StaleEtag, "{refused}");
     // past the grace of orphans and several sweeps
     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
     assert!(is_there(&unknown).await, "it went while the alarm stands");
-    let ended = execute(&chapter.take("molecule admin alarms clear --confirm", &[]).unwrap(), replica).await;
-    assert!(ended.contains("launch 999"), "{ended}");
+    let etag = dry.etag().unwrap();
+    let confirmed = chapter.take("molecule admin alarms clear --confirm", &[("ETAG", etag)]).unwrap();
+    let ended = execute(&confirmed, replica).await;
+    assert!(ended.out.contains("launch 999"), "{ended:?}");
     until("rid of it", async || !is_there(&unknown).await).await;
     let listed = operator.list_alarms(wire::ListAlarmsRequest {}).await.unwrap().into_inner();
     assert_eq!(listed, wire::ListAlarmsResponse::default());
@@ -130,8 +132,11 @@ async fn what_is_unknown_goes_by_an_operators_word(
 
     // from now on the database answers for that launch: what is left of it is an orphan like any other
     let known = orphan(&docker, installation, organization, 999).await;
-    let swept = operator.sweep_orphans(sweep(true)).await.unwrap().into_inner();
-    assert_eq!((swept.removed, &swept.orphans), (true, &dry.orphans));
+    let refused = from_status(operator.sweep_orphans(sweep("of something else")).await.unwrap_err());
+    assert_eq!(refused.reason, ErrorReason::StaleEtag, "{refused}");
+    let dry = operator.sweep_orphans(sweep("")).await.unwrap().into_inner();
+    let swept = operator.sweep_orphans(sweep(&dry.etag)).await.unwrap().into_inner();
+    assert_eq!((swept.removed, &swept.orphans, swept.orphans.len()), (true, &dry.orphans, 2));
     assert!(!is_there(&known).await, "the orphan is still there");
 }
 

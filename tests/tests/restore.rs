@@ -11,7 +11,7 @@ use molecule_tests::cluster::Cluster;
 use molecule_tests::controlplane::{Installation, OPERATOR_TOKEN, Replica};
 use molecule_tests::images::{self, Kind, docker};
 use molecule_tests::postgres::Scratch;
-use molecule_tests::runbook::Chapter;
+use molecule_tests::runbook::{self, Chapter, Printed};
 use molecule_tests::tenant::{Setup, Tenant, spec};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
@@ -52,7 +52,7 @@ async fn sqlite3(words: &[String], setup: &Setup) {
 
 /// Executes a command of the runbook in the tenant's data directory, with the tokens of its clients and of an operator:
 /// what it prints. It must succeed.
-async fn execute(words: &[String], setup: &Setup, replica: &Replica) -> String {
+async fn execute(words: &[String], setup: &Setup, replica: &Replica) -> Printed {
     let program = if words[0] == "molecule" { MOLECULE } else { &words[0] };
     let mut command = tokio::process::Command::new(program);
     command
@@ -63,10 +63,7 @@ async fn execute(words: &[String], setup: &Setup, replica: &Replica) -> String {
         .env("CP_PROVISION_URL", replica.url())
         .env("MOLECULE_OPERATOR_TOKEN", OPERATOR_TOKEN)
         .env(SECRET, "a secret");
-    let output = command.output().await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?} ended with {}: {said}", output.status);
-    String::from_utf8(output.stdout).unwrap()
+    runbook::execute(&mut command).await.unwrap()
 }
 
 /// The tenant tells of them when it meets the control plane, and every ten seconds while something changes.
@@ -154,11 +151,11 @@ async fn a_restored_tenant_leaves_twenty_agents_alone() {
     are_listed_to_operators(&replica, &lost).await;
 
     // step 4
-    let listed = execute(&chapter.take("molecule list", &[]).unwrap(), &setup, &replica).await;
+    let listed = execute(&chapter.take("molecule list", &[]).unwrap(), &setup, &replica).await.out;
     for id in before.iter().chain(&after) {
         assert_eq!(listed.contains(id.as_str()), lost.contains(id), "{id}: {listed}");
     }
-    let listed = execute(&chapter.take("molecule admin", &[]).unwrap(), &setup, &replica).await;
+    let listed = execute(&chapter.take("molecule admin", &[]).unwrap(), &setup, &replica).await.out;
     assert!(lost.iter().all(|id| listed.contains(id.as_str())), "{listed}");
     assert!(!listed.contains(&before[1]), "{listed}");
     let config = folder.path().join("config.yaml").display().to_string();
@@ -170,17 +167,17 @@ async fn a_restored_tenant_leaves_twenty_agents_alone() {
         ("SECRET", SECRET),
         ("config.yaml", config.as_str()),
     ];
-    let updated = execute(&chapter.take("molecule update", &filled).unwrap(), &setup, &replica).await;
+    let updated = execute(&chapter.take("molecule update", &filled).unwrap(), &setup, &replica).await.out;
     assert!(updated.contains(&after[0]) && updated.contains("again"), "{updated}");
     let restart = chapter.take("molecule restart", &[("ID", restarted)]).unwrap();
-    assert!(execute(&restart, &setup, &replica).await.contains(restarted.as_str()));
+    assert!(execute(&restart, &setup, &replica).await.out.contains(restarted.as_str()));
     let known = |one: &Workspace| one.reason() != Reason::Recovered && one.state() == WorkspaceState::Running;
     for id in [&after[0], restarted] {
         let found = tenant.until(id, "known again", known).await.unwrap();
         assert_eq!(found.spec.unwrap().env["DEMO_HEARTBEAT_SECONDS"], "2");
     }
     let delete = chapter.take("molecule delete", &[("ID", &after[1])]).unwrap();
-    assert!(execute(&delete, &setup, &replica).await.contains(&after[1]));
+    assert!(execute(&delete, &setup, &replica).await.out.contains(&after[1]));
     tenant.reaches(&after[1], WorkspaceState::Deleted).await.unwrap();
     chapter.finish().unwrap();
     lost.retain(|id| ![&after[0], &after[1], restarted].contains(&id));
@@ -240,7 +237,7 @@ async fn a_copied_data_directory_is_put_back_under_a_tenant() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     tenant.reaches(stopped, WorkspaceState::Stopped).await.unwrap();
-    assert_eq!(tenant.get(deleted).await.unwrap().state(), WorkspaceState::Deleted);
+    tenant.reaches(deleted, WorkspaceState::Deleted).await.unwrap();
     for id in kept {
         assert_eq!(tenant.get(id).await.unwrap().state(), WorkspaceState::Running);
     }

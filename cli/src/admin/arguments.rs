@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use molecule_proto::controlplane::v1 as wire;
 
+use crate::Confirmed;
+
 /// Where the control plane is.
 #[derive(Debug, Args)]
 pub(crate) struct ControlPlane {
@@ -165,21 +167,13 @@ pub(super) enum Orphans {
     /// List them.
     List,
     /// Say what would be removed, or remove it.
-    Sweep {
-        /// Remove them.
-        #[arg(long)]
-        confirm: bool,
-    },
+    Sweep(Confirmed),
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Alarms {
     /// Say what would be removed, or end the alarms: then it is.
-    Clear {
-        /// End them.
-        #[arg(long)]
-        confirm: bool,
-    },
+    Clear(Confirmed),
 }
 
 #[derive(Debug, Args)]

@@ -70,22 +70,29 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
             show::alarms(&listed.alarms, &listed.orphans, &listed.unreachable_backends, false, format);
             Ok(())
         }
-        Do::Alarms { what: Some(Alarms::Clear { confirm }) } => {
-            let cleared = changed(client.clear_alarms(wire::ClearAlarmsRequest { confirm }).await)?;
+        Do::Alarms { what: Some(Alarms::Clear(confirmed)) } => {
+            let request = wire::ClearAlarmsRequest { etag: confirmed.etag() };
+            let cleared = changed(client.clear_alarms(request).await)?;
             let ended = cleared.cleared;
             show::alarms(&cleared.alarms, &cleared.orphans, &cleared.unreachable_backends, ended, format);
             if !ended && !cleared.alarms.is_empty() {
                 eprintln!(
-                    "nothing was ended; with --confirm the alarms are, and then what is listed is removed"
+                    "nothing was ended; this ends the alarms, and then what is listed is removed: \
+                     molecule admin alarms clear --confirm {}",
+                    cleared.etag
                 );
             }
             Ok(())
         }
-        Do::Orphans(Orphans::Sweep { confirm }) => {
-            let swept = changed(client.sweep_orphans(wire::SweepOrphansRequest { confirm }).await)?;
+        Do::Orphans(Orphans::Sweep(confirmed)) => {
+            let request = wire::SweepOrphansRequest { etag: confirmed.etag() };
+            let swept = changed(client.sweep_orphans(request).await)?;
             show::orphans(&swept.orphans, None, &swept.unreachable_backends, format);
-            if !swept.removed {
-                eprintln!("nothing was removed; with --confirm, these are");
+            if !swept.removed && !swept.orphans.is_empty() {
+                eprintln!(
+                    "nothing was removed; this removes what is listed: molecule admin orphans sweep --confirm {}",
+                    swept.etag
+                );
             }
             Ok(())
         }

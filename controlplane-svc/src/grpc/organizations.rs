@@ -362,7 +362,7 @@ impl OrganizationService for OrganizationApi {
     ) -> Answer<wire::SweepOrphansResponse> {
         let result = async {
             let operator = self.0.changing(request.extensions())?;
-            orphans::sweep(&self.0, operator, request.into_inner().confirm).await
+            orphans::sweep(&self.0, operator, &request.into_inner().etag).await
         };
         answer(result.await)
     }
@@ -384,7 +384,7 @@ impl OrganizationService for OrganizationApi {
     ) -> Answer<wire::ClearAlarmsResponse> {
         let result = async {
             let operator = self.0.changing(request.extensions())?;
-            orphans::clear_alarms(&self.0, operator, request.into_inner().confirm).await
+            orphans::clear_alarms(&self.0, operator, &request.into_inner().etag).await
         };
         answer(result.await)
     }

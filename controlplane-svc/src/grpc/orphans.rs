@@ -6,7 +6,7 @@ use molecule_proto::controlplane::v1 as wire;
 use molecule_provisioner::Engine;
 use molecule_provisioner::reconciler::orphans::Orphans;
 use molecule_provisioner::store::{Alarm, Store};
-use molecule_service_kit::wire::time;
+use molecule_service_kit::wire::{confirms, etag as etag_of, time};
 use molecule_store_postgres::Recovered;
 use molecule_store_postgres::accounts::Audit;
 
@@ -73,25 +73,34 @@ pub(super) async fn list(parts: &Parts) -> Result<wire::ListOrphansResponse> {
 pub(super) async fn sweep(
     parts: &Parts,
     operator: Operator,
-    confirm: bool,
+    etag: &str,
 ) -> Result<wire::SweepOrphansResponse> {
     let (found, unreachable_backends) = find(parts).await?;
-    let orphans = to_wire(&found);
-    if confirm {
+    let mut shown = wire::SweepOrphansResponse {
+        orphans: to_wire(&found),
+        unreachable_backends,
+        ..wire::SweepOrphansResponse::default()
+    };
+    if shown.orphans.is_empty() {
+        return Ok(shown);
+    }
+    shown.etag = etag_of(&shown);
+    if confirms(etag, &shown.etag)? {
         for Found { engine, orphans } in &found {
             engine.may_remove(orphans).await?;
         }
         let audit = Audit {
             actor: operator.0,
             action: "sweep_orphans",
-            message: format!("{} orphans", orphans.len()),
+            message: format!("{} orphans", shown.orphans.len()),
         };
         parts.accounts.audit(&audit, None, parts.clock.now()).await.map_err(Error::from)?;
         for Found { engine, orphans } in &found {
             engine.remove_orphans(orphans).await?;
         }
+        shown.removed = true;
     }
-    Ok(wire::SweepOrphansResponse { orphans, removed: confirm, unreachable_backends })
+    Ok(shown)
 }
 
 async fn alarms(parts: &Parts) -> Result<Vec<Alarm>> {
@@ -125,7 +134,7 @@ fn under<'a>(alarms: &[Alarm], found: Vec<Found<'a>>) -> Vec<Found<'a>> {
 pub(super) async fn clear_alarms(
     parts: &Parts,
     operator: Operator,
-    confirm: bool,
+    etag: &str,
 ) -> Result<wire::ClearAlarmsResponse> {
     let alarms = alarms(parts).await?;
     let (found, unreachable_backends) = find(parts).await?;
@@ -133,8 +142,18 @@ pub(super) async fn clear_alarms(
     // one of a backend that is not configured any more stands until that is back, and keeps no other from ending
     let alarms: Vec<_> =
         alarms.into_iter().filter(|alarm| parts.engines.get(&alarm.backend).is_ok()).collect();
-    if confirm {
-        let is_silent = |alarm: &&Alarm| unreachable_backends.contains(&alarm.backend);
+    let mut shown = wire::ClearAlarmsResponse {
+        alarms: alarms.iter().map(alarm_to_wire).collect(),
+        orphans: to_wire(&found),
+        unreachable_backends,
+        ..wire::ClearAlarmsResponse::default()
+    };
+    if alarms.is_empty() {
+        return Ok(shown);
+    }
+    shown.etag = etag_of(&shown);
+    if confirms(etag, &shown.etag)? {
+        let is_silent = |alarm: &&Alarm| shown.unreachable_backends.contains(&alarm.backend);
         if let Some(silent) = alarms.iter().find(is_silent) {
             let message = format!(
                 "the backend {} does not answer, so nobody can say what would be removed there. Its alarm stands, and so do \
@@ -157,11 +176,7 @@ pub(super) async fn clear_alarms(
             parts.accounts.audit(&audit, None, parts.clock.now()).await.map_err(Error::from)?;
             engine.end_alarm(orphans).await?;
         }
+        shown.cleared = true;
     }
-    Ok(wire::ClearAlarmsResponse {
-        alarms: alarms.iter().map(alarm_to_wire).collect(),
-        orphans: to_wire(&found),
-        cleared: confirm && !alarms.is_empty(),
-        unreachable_backends,
-    })
+    Ok(shown)
 }

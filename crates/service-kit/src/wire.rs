@@ -1,13 +1,15 @@
 //! Between the wire's nouns and the domain's, for both services and both directions.
 
 use molecule_domain::Timestamp;
-use molecule_domain::error::{Error, Result};
+use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::event::{Actor, EventDetail};
 use molecule_domain::id::{Generation, WorkspaceId};
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_domain::tier::Tier;
 use molecule_proto::controlplane::v1::InstancePhase;
 use molecule_proto::workspace::v1 as wire;
+
+use crate::token;
 
 /// A moment.
 pub fn time(at: Timestamp) -> prost_types::Timestamp {
@@ -24,6 +26,25 @@ pub fn moment(time: Option<prost_types::Timestamp>) -> Timestamp {
 /// A duration.
 pub fn duration(length: std::time::Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(length).unwrap_or_default()
+}
+
+/// Stands for what was shown: the first half of its SHA-256.
+pub fn etag(shown: &impl prost::Message) -> String {
+    let mut text = token::sha256_hex(&shown.encode_to_vec());
+    text.truncate(32);
+    text
+}
+
+/// Whether what was shown is what there is now. An empty etag comes of a call that only asks, and confirms nothing.
+pub fn confirms(etag: &str, now: &str) -> Result<bool> {
+    match etag {
+        "" => Ok(false),
+        etag if etag == now => Ok(true),
+        _ => Err(Error::new(
+            ErrorReason::StaleEtag,
+            "what would be removed has changed since it was shown, so nothing is; look at it again, and confirm that",
+        )),
+    }
 }
 
 /// A workspace's id that must be there.

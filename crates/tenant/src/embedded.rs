@@ -93,16 +93,17 @@ impl Provider for Embedded {
         }
     }
 
-    async fn alarm(&self, end: bool) -> Result<(Option<Alarm>, Orphans)> {
+    async fn alarm(&self) -> Result<(Option<Alarm>, Orphans)> {
         let Some(alarm) = self.engine.alarm().await? else { return Ok((None, Orphans::default())) };
         let orphans = self.engine.orphans().await?.ok_or_else(|| {
             let message = "the daemon does not answer, so nobody can say what would be removed. The alarm stands; try again";
             Error::new(ErrorReason::BackendUnavailable, message)
         })?;
-        if end {
-            self.engine.end_alarm(&orphans).await?;
-        }
         Ok((Some(alarm), orphans))
+    }
+
+    async fn end_alarm(&self, orphans: &Orphans) -> Result<()> {
+        Ok(self.engine.end_alarm(orphans).await?)
     }
 
     async fn logs(

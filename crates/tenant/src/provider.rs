@@ -96,13 +96,14 @@ pub trait Provider: Send + Sync + 'static {
         after: Cursors,
         standpoints: Standpoints,
     ) -> Result<Changes>;
-    /// The alarm that stands, with what would be removed once it is ended; with `end`, it is ended. An error where somebody
-    /// else than this tenant sees to that.
-    async fn alarm(&self, _end: bool) -> Result<(Option<Alarm>, Orphans)> {
-        Err(Error::new(
-            ErrorReason::NotSupported,
-            "the control plane launches for this tenant: its operators see to its alarms, with `molecule admin alarms`",
-        ))
+    /// The alarm that stands, with what would be removed once it is ended. An error where somebody else than this tenant
+    /// sees to that.
+    async fn alarm(&self) -> Result<(Option<Alarm>, Orphans)> {
+        Err(alarms_are_elsewhere())
+    }
+    /// Ends the alarm: the next sweeps remove these.
+    async fn end_alarm(&self, _orphans: &Orphans) -> Result<()> {
+        Err(alarms_are_elsewhere())
     }
     /// The output of an instance.
     async fn logs(
@@ -111,4 +112,11 @@ pub trait Provider: Send + Sync + 'static {
         workspace: WorkspaceId,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogChunk, CallError>>>;
+}
+
+fn alarms_are_elsewhere() -> Error {
+    Error::new(
+        ErrorReason::NotSupported,
+        "the control plane launches for this tenant: its operators see to its alarms, with `molecule admin alarms`",
+    )
 }

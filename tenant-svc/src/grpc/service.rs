@@ -177,6 +177,24 @@ impl WorkspaceApi {
         let chunks = self.workspaces.provider.logs(self.workspaces.organization, workspace, options).await?;
         Ok(streams::logs(chunks, self.drain.clone()).boxed())
     }
+
+    async fn end_alarm(&self, etag: &str) -> Result<ClearAlarmsResponse> {
+        let (alarm, orphans) = self.workspaces.provider.alarm().await?;
+        let mut shown = ClearAlarmsResponse {
+            alarms: alarm.iter().map(convert::alarm).collect(),
+            leftovers: convert::leftovers(&orphans),
+            ..ClearAlarmsResponse::default()
+        };
+        if alarm.is_none() {
+            return Ok(shown);
+        }
+        shown.etag = wire::etag(&shown);
+        if wire::confirms(etag, &shown.etag)? {
+            self.workspaces.provider.end_alarm(&orphans).await?;
+            shown.cleared = true;
+        }
+        Ok(shown)
+    }
 }
 
 const fn mode(mode: Mode) -> molecule_proto::tenant::v1::Mode {
@@ -335,7 +353,7 @@ impl WorkspaceService for WorkspaceApi {
     }
 
     async fn list_alarms(&self, _request: Request<ListAlarmsRequest>) -> Answer<ListAlarmsResponse> {
-        let listed = self.workspaces.provider.alarm(false).await;
+        let listed = self.workspaces.provider.alarm().await;
         answer(listed.map(|(alarm, orphans)| ListAlarmsResponse {
             alarms: alarm.iter().map(convert::alarm).collect(),
             leftovers: convert::leftovers(&orphans),
@@ -343,13 +361,7 @@ impl WorkspaceService for WorkspaceApi {
     }
 
     async fn clear_alarms(&self, request: Request<ClearAlarmsRequest>) -> Answer<ClearAlarmsResponse> {
-        let confirm = request.into_inner().confirm;
-        let cleared = self.workspaces.provider.alarm(confirm).await;
-        answer(cleared.map(|(alarm, orphans)| ClearAlarmsResponse {
-            alarms: alarm.iter().map(convert::alarm).collect(),
-            leftovers: convert::leftovers(&orphans),
-            cleared: confirm && alarm.is_some(),
-        }))
+        answer(self.end_alarm(&request.into_inner().etag).await)
     }
 
     async fn list_runtimes(&self, request: Request<ListRuntimesRequest>) -> Answer<ListRuntimesResponse> {
