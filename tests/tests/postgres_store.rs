@@ -208,7 +208,7 @@ async fn a_suspended_organisation_is_stopped_and_one_in_use_stays() {
 async fn a_record_of_a_newer_version_harms_nobody() {
     let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
     let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let store = EngineStore::new(database);
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
     store.set_account(OrganizationId::SELF_HOSTED, Account::default()).await.unwrap();
     let request = || request(OrganizationId::SELF_HOSTED);
     let (newer, known) = (request(), request());
@@ -233,6 +233,11 @@ async fn a_record_of_a_newer_version_harms_nobody() {
     let expected = store.expectations("memory").await.unwrap().instances;
     let phase = expected.iter().find(|one| one.workspace == newer).map(|one| one.phase);
     assert_eq!((expected.len(), phase), (2, Some(None)));
+    // it keeps nobody else from being stopped with the organisation
+    let suspended = accounts.suspend(OrganizationId::SELF_HOSTED, &operator("suspend"), at(2)).await.unwrap();
+    assert_eq!(suspended.account.standing, Standing::Suspended);
+    let stopped = store.get(OrganizationId::SELF_HOSTED, known.workspace).await.unwrap().unwrap();
+    assert_eq!((stopped.desired, stopped.reason), (Desired::Stopped, Some(Reason::OrganizationSuspended)));
     // its lease was given back, and whoever can read it claims it
     write(set_phase("Admitted")).await;
     assert_eq!(claim(3).await, [], "it is left to others for a while");

@@ -5,10 +5,10 @@ use molecule_domain::id::OrganizationId;
 use molecule_domain::lifecycle::Desired;
 use molecule_domain::limits::Standing;
 use molecule_provisioner::admission;
-use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::store::StoreError;
 use molecule_provisioner::store::codec::text;
 use sqlx::PgConnection;
+use tracing::warn;
 
 use super::audit::{Audit, keep};
 use super::organizations::load;
@@ -18,7 +18,8 @@ use crate::engine::write::{self, Beside};
 use crate::sqlstate::store_error;
 
 impl Accounts {
-    /// Suspends an organisation: what runs is to stop.
+    /// Suspends an organisation: what runs is to stop, but for what a newer version has written and this one can't read.
+    /// That is told to stop where a replica of the newer version suspends the organisation once more.
     pub async fn suspend(
         &self,
         organization: OrganizationId,
@@ -38,7 +39,19 @@ impl Accounts {
             .await
             .map_err(store_error)?;
             // what was admitted between the two is seen now, as the organisation's lock was waited for
-            for before in running(&mut tx, organization).await? {
+            for row in running(&mut tx, organization).await? {
+                let workspace = row.workspace_id;
+                let before = match row.into_record() {
+                    Ok(before) => before,
+                    Err(error) => {
+                        warn!(
+                            %workspace, %error,
+                            "a record can't be read, as if of a newer version, so it is not told to stop; suspend its \
+                             organisation once more by a replica of that version"
+                        );
+                        continue;
+                    }
+                };
                 let admitted = admission::suspend(&before, now);
                 let mut record = admitted.record;
                 let beside = Beside { visible: true, event: Some(&admitted.event), ..Beside::default() };
@@ -57,13 +70,12 @@ impl Accounts {
 async fn running(
     db: &mut PgConnection,
     organization: OrganizationId,
-) -> Result<Vec<InstanceRecord>, StoreError> {
+) -> Result<Vec<InstanceRow>, StoreError> {
     let rows = instance_rows!(
         "SELECT ",
         " FROM instances WHERE organization_id = $1 AND desired = $2 ORDER BY workspace_id FOR UPDATE",
         organization.as_uuid(),
         text(Desired::Running),
     );
-    let rows = rows.fetch_all(db).await.map_err(store_error)?;
-    rows.into_iter().map(InstanceRow::into_record).collect()
+    rows.fetch_all(db).await.map_err(store_error)
 }
