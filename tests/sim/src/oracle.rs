@@ -29,12 +29,20 @@ pub struct Oracle {
     all: Mutex<BTreeMap<WorkspaceId, Wished>>,
     /// The requests of which something was stored. What a restore loses was stored all the same.
     stores: Mutex<Stores>,
+    /// The calls that are under way now, and the most that ever were.
+    calls: Mutex<(usize, usize)>,
 }
 
 impl Oracle {
     /// Nothing was promised yet.
     pub fn new(world: Arc<World>) -> Arc<Self> {
-        Arc::new(Self { world, given_up: Mutex::default(), all: Mutex::default(), stores: Mutex::default() })
+        Arc::new(Self {
+            world,
+            given_up: Mutex::default(),
+            all: Mutex::default(),
+            stores: Mutex::default(),
+            calls: Mutex::default(),
+        })
     }
 
     /// The workspaces that their tenants give up, from now on.
@@ -201,6 +209,9 @@ impl Oracle {
 
     /// A call is under way, or no longer.
     pub fn under_way(&self, workspace: WorkspaceId, number: IntentNumber, is: bool) {
+        let (now, most) = &mut *lock(&self.calls);
+        *now = if is { *now + 1 } else { now.saturating_sub(1) };
+        *most = (*most).max(*now);
         if let Some(wished) = lock(&self.all).get_mut(&workspace) {
             if is {
                 wished.under_way.insert(number);
@@ -208,6 +219,11 @@ impl Oracle {
                 wished.under_way.remove(&number);
             }
         }
+    }
+
+    /// The most calls of all tenants together that were under way at once.
+    pub fn most_under_way(&self) -> usize {
+        lock(&self.calls).1
     }
 
     /// The provider's answer to an entry was a refusal.

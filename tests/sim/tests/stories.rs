@@ -146,6 +146,26 @@ fn a_restart_that_nobody_heard_is_followed_by_a_stop() {
     });
 }
 
+/// What is asked for at once is told by many calls beside each other, and by no more than so many.
+#[test]
+fn sixteen_calls_are_out_at_a_time() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape::small()).await;
+        let asked = (1..=40).map(|number| {
+            let (client, request) =
+                (story.pair.client(0), story.request(Ask::Create, Pair::workspace(number)));
+            tokio::spawn(async move { client.ask(request).await })
+        });
+        for heard in asked.collect::<Vec<_>>() {
+            let heard = heard.await.unwrap();
+            assert!(matches!(heard, Heard::Accepted), "{heard:?}");
+        }
+        let story = story.ends_well().await;
+        assert_eq!(story.pair.oracle.most_under_way(), 16);
+        assert_eq!(story.pair.cloud.machines().iter().filter(|one| one.is_running()).count(), 40);
+    });
+}
+
 /// Before: PROVISIONING for ever, and each delete was answered `NOT_FOUND`.
 #[test]
 fn a_create_that_nobody_heard_is_followed_by_a_delete() {
