@@ -14,6 +14,7 @@ use prost::Message;
 use tonic_types::StatusExt;
 
 const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
+const MOLECULE: &str = env!("CARGO_BIN_EXE_molecule-under-test");
 /// Several sweeps of the policy under test, and what it takes for an orphan's grace to pass.
 const SEVERAL_SWEEPS: Duration = Duration::from_secs(8);
 /// What may be asked of a database that is not in use; the other RPCs are refused.
@@ -101,6 +102,14 @@ async fn all_changes_are_refused(replica: &Replica, token: &str) {
     }
     assert_eq!(reads, READS.len());
     assert!(refused >= 15, "only {refused} RPCs that change something are left");
+}
+
+/// `molecule admin database adopt`, with nobody at a terminal.
+async fn adopt_by_command(replica: &Replica, flags: &[&str]) -> std::process::Output {
+    let mut command = tokio::process::Command::new(MOLECULE);
+    command.args(["admin", "database", "adopt"]).args(flags).stdin(std::process::Stdio::null());
+    command.env("CP_PROVISION_URL", replica.url()).env("MOLECULE_OPERATOR_TOKEN", OPERATOR_TOKEN);
+    command.output().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,9 +208,22 @@ async fn a_copied_database_launches_nothing_until_it_is_adopted() {
     let refused = from_status(operator.adopt_database(stale).await.unwrap_err());
     assert_eq!(refused.fields[0].field, "actual", "{refused}");
     let second = copy.start("second over the copy").await.unwrap();
-    let adopt = wire::AdoptDatabaseRequest { actual: identity.actual.clone() };
-    operator.adopt_database(adopt.clone()).await.unwrap();
-    operator.adopt_database(adopt).await.unwrap();
+    // the command prints both before anything is adopted, and adopts nothing by itself where nobody can be asked
+    let asked = adopt_by_command(&foreign, &[]).await;
+    let printed = String::from_utf8_lossy(&asked.stderr);
+    for named in [&identity.stored, &identity.actual] {
+        let named = named.as_ref().unwrap();
+        assert!(
+            printed.contains(&named.system_identifier) && printed.contains(&named.oid.to_string()),
+            "{printed}"
+        );
+    }
+    assert!(!asked.status.success() && printed.contains("--yes"), "{printed}");
+    let request = wire::GetDatabaseIdentityRequest {};
+    assert!(!operator.get_database_identity(request).await.unwrap().into_inner().adopted);
+    let adopted = adopt_by_command(&foreign, &["--yes"]).await;
+    assert!(adopted.status.success(), "{adopted:?}");
+    operator.adopt_database(wire::AdoptDatabaseRequest { actual: identity.actual.clone() }).await.unwrap();
     // both replicas launch without a restart, and do what the copy holds
     reaches(&reader, &kept, wire::InstancePhase::Gone).await;
     reaches(&reader, &stopped, wire::InstancePhase::Stopped).await;

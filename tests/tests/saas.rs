@@ -1,16 +1,17 @@
 //! A SaaS tenant and its control plane as real processes, over real PostgreSQL and Docker.
 
 use molecule_domain::error::{ErrorReason, StoredWish};
-use molecule_proto::controlplane::v1::{Limits, SuspendOrganizationRequest};
+use molecule_proto::controlplane::v1::{
+    AdoptDatabaseRequest, GetDatabaseIdentityRequest, Limits, SuspendOrganizationRequest,
+};
 use molecule_proto::tenant::v1::{
     CreateWorkspaceRequest, DeleteWorkspaceRequest, GetServerInfoRequest, ListWorkspacesRequest, Mode,
-    RestartWorkspaceRequest, StopWorkspaceRequest,
+    RestartWorkspaceRequest, StartWorkspaceRequest, StopWorkspaceRequest,
 };
 use molecule_proto::workspace::v1::{Reason, Workspace, WorkspaceState};
 use molecule_service_kit::status::{from_status, stored};
 use molecule_tests::controlplane::Installation;
 use molecule_tests::images::{self, Kind, docker};
-use molecule_tests::postgres::execute;
 use molecule_tests::tenant::spec;
 use tonic::Code;
 
@@ -194,9 +195,10 @@ async fn a_token_of_another_organization_is_found_out() {
     installation.finish().await.unwrap();
 }
 
-/// A control plane whose database was restored knows less than the tenant's mirror has heard: the tenant follows anew.
+/// A dump of the control plane's database is put back under a tenant that goes on: it follows anew, and tells again what was
+/// asked for since the dump was made.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mirror_that_is_ahead_of_a_restored_database_follows_anew() {
+async fn a_tenant_heals_a_control_plane_of_which_a_dump_was_put_back() {
     let folder = tempfile::tempdir().unwrap();
     let installation = installation(&folder, 8).await;
     let mut replica = installation.start("one").await.unwrap();
@@ -206,22 +208,31 @@ async fn a_mirror_that_is_ahead_of_a_restored_database_follows_anew() {
     let created = tenant.create(spec("restored", "demo")).await.unwrap();
     let id = created.workspace_id;
     tenant.reaches(&id, WorkspaceState::Running).await.unwrap();
+    let dump = installation.database.copy().await.unwrap();
+    let stop = StopWorkspaceRequest { workspace_id: id.clone(), ..StopWorkspaceRequest::default() };
+    tenant.client.stop_workspace(stop).await.unwrap();
+    tenant.reaches(&id, WorkspaceState::Stopped).await.unwrap();
     let told = tenant.events(&id).await.unwrap().len();
 
     replica.signal("KILL").unwrap();
     replica.ends().await.unwrap();
-    // as a backup from right after the creation would have it
-    for statement in [
-        "UPDATE organizations SET revision = 1, events = 1",
-        "UPDATE instances SET revision = 1",
-        "DELETE FROM instance_events WHERE event_id > 1",
-    ] {
-        execute(&installation.database.url(), statement.to_owned()).await.unwrap();
-    }
+    installation.database.put_back(dump).await.unwrap();
+    let held = "SELECT desired FROM instances";
+    assert_eq!(installation.database.text(held).await.unwrap(), "Running");
     installation.replace("one", &mut replica).await.unwrap();
-    let stop = StopWorkspaceRequest { workspace_id: id.clone(), ..StopWorkspaceRequest::default() };
-    tenant.client.stop_workspace(stop).await.unwrap();
+    let mut operator = replica.operator().await.unwrap();
+    let identity = operator.get_database_identity(GetDatabaseIdentityRequest {}).await.unwrap().into_inner();
+    assert!(!identity.adopted);
+    operator.adopt_database(AdoptDatabaseRequest { actual: identity.actual }).await.unwrap();
+    let began = std::time::Instant::now();
+    while installation.database.text(held).await.unwrap() != "Stopped" {
+        assert!(began.elapsed().as_secs() < 90, "the tenant does not tell again what was lost");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
     tenant.reaches(&id, WorkspaceState::Stopped).await.unwrap();
+    let start = StartWorkspaceRequest { workspace_id: id.clone(), ..StartWorkspaceRequest::default() };
+    tenant.client.start_workspace(start).await.unwrap();
+    tenant.reaches(&id, WorkspaceState::Running).await.unwrap();
     let events = tenant.events(&id).await.unwrap();
     assert!(events.len() > told, "what happens since is told");
     let admitted = events.iter().filter(|event| event.kind == "admitted").count();
