@@ -6,7 +6,7 @@ use crate::docker::Docker;
 use crate::postgres::Postgres;
 use crate::shell::{cargo, command, install, is_there, run, say};
 use crate::tools::{build_static, cargo_tool, import_images, python_tools, static_binary};
-use crate::{queries, suites};
+use crate::{demo, queries, suites};
 
 /// Everything that can be said without running the services.
 pub(crate) fn lint() -> anyhow::Result<()> {
@@ -54,7 +54,8 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
         test.env("MOLECULE_STATIC_BINARIES", &statics).env("RUST_TEST_THREADS", "4");
     };
     if arguments.is_empty() {
-        return suites::run_all(prepare);
+        suites::run_all(prepare)?;
+        return demo::check();
     }
     say("testing");
     let mut test = cargo(&["test", "--locked", "--workspace"]);

@@ -21,7 +21,7 @@ pub(crate) struct Docker(Option<Child>);
 impl Docker {
     /// Finds a daemon, or installs and starts one.
     pub(crate) fn ensure() -> anyhow::Result<Self> {
-        if std::env::var_os("DOCKER_HOST").is_some_and(|host| !host.to_string_lossy().ends_with(SOCKET)) {
+        if is_elsewhere() {
             return Ok(Self(None)); // the operator's own; whoever uses it will say what is wrong with it
         }
         if answers() {
@@ -74,15 +74,29 @@ fn wait_until_it_answers(limit: Duration) -> bool {
 }
 
 fn answers() -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = UnixStream::connect(SOCKET)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.contains(" 200 "))
+    ask("/_ping").is_ok_and(|answer| answer.contains(" 200 "))
+}
+
+/// Whether the environment names another daemon than the machine's own.
+fn is_elsewhere() -> bool {
+    std::env::var_os("DOCKER_HOST").is_some_and(|host| !host.to_string_lossy().ends_with(SOCKET))
+}
+
+/// What the daemon says of its networks, in JSON; nothing where it is not on this machine.
+pub(crate) fn networks() -> anyhow::Result<String> {
+    if is_elsewhere() {
+        return Ok(String::new());
+    }
+    ask("/networks").context("the Docker daemon does not list its networks")
+}
+
+fn ask(path: &str) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(SOCKET)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// A daemon that was killed leaves its pid file, and maybe its containerd, behind; the next won't start then.

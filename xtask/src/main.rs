@@ -3,6 +3,7 @@
 
 mod bench;
 mod checks;
+mod demo;
 mod docker;
 mod mutants;
 mod postgres;

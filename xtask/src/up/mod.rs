@@ -19,7 +19,9 @@ use crate::shell::{self, cargo, command, say, succeeds};
 use crate::tools::{build_static, import_images};
 
 /// Where the tenant's API is.
-const SERVER: &str = "127.0.0.1:7070";
+pub(crate) const SERVER: &str = "127.0.0.1:7070";
+/// What it says once the demo has been shown.
+pub(crate) const SERVING: &str = "Serving until Ctrl-C.";
 const MOLECULE: &str = "target/debug/molecule";
 const DEMO: &str = "demo";
 const RUNTIMES: &str = "tests/demo/runtimes.toml";
@@ -139,7 +141,7 @@ impl Demo {
 
 /// Serves until told to stop.
 fn serve(services: &mut Services, stop: &Stop) -> anyhow::Result<()> {
-    println!("\nServing until Ctrl-C.");
+    println!("\n{SERVING}");
     while !stop.came_within(Duration::from_millis(200)) {
         services.live()?;
     }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 
 use super::{DEMO, Demo, MOLECULE, RUNTIMES, SERVER, Service, Services, Stop, field, secret_file};
+use crate::docker;
 use crate::postgres::Postgres;
 use crate::shell::{self, command, is_root, is_there, say};
 use crate::tools::static_binary;
@@ -15,7 +16,6 @@ use crate::tools::static_binary;
 const FOLDER: &str = "target/molecule-saas";
 const REPLICAS: [&str; 2] = ["127.0.0.1:7080", "127.0.0.1:7081"];
 const AGENTS_PORT: u16 = 7071;
-const POOL: &str = "10.202.0.0/16";
 const RULES: &str = "deploy/host-rules.sh";
 
 struct Files {
@@ -25,13 +25,14 @@ struct Files {
 }
 
 pub(super) fn run(postgres: &Postgres, exit: bool, stop: &Stop) -> anyhow::Result<()> {
-    let files = files()?;
+    let (files, pool) = (files()?, pool()?);
     let agents_host = bridge_gateway()?;
-    let _rules = HostRules::install(&format!("{agents_host}:{AGENTS_PORT}"))?;
+    let _rules = HostRules::install(&pool, &format!("{agents_host}:{AGENTS_PORT}"))?;
     let mut services = Services::default();
     for replica in REPLICAS {
         say(&format!("starting controlplane-svc at {replica}"));
-        services.add(Service::start("controlplane-svc", &mut control_plane(postgres, &files, replica))?);
+        services
+            .add(Service::start("controlplane-svc", &mut control_plane(postgres, &files, &pool, replica))?);
     }
     for service in services.all() {
         service.answers(|| admin(&files, &["org", "list"]), stop)?;
@@ -88,16 +89,16 @@ struct HostRules {
 
 impl HostRules {
     /// As root. Otherwise they must be there already; the control plane finds out, and says so.
-    fn install(allowed: &str) -> anyhow::Result<Self> {
+    fn install(pool: &str, allowed: &str) -> anyhow::Result<Self> {
         if !is_root() {
-            println!("without root, these must have been run: sudo {RULES} install {POOL} {allowed}");
+            println!("without root, these must have been run: sudo {RULES} install {pool} {allowed}");
             return Ok(Self { ours: false });
         }
         if !is_there("iptables") {
             shell::install(&["iptables"], "iptables")?;
         }
         say("installing the rules that keep organisations' workspaces apart");
-        shell::run(&mut command(RULES, &["install", POOL, allowed]))?;
+        shell::run(&mut command(RULES, &["install", pool, allowed]))?;
         Ok(Self { ours: true })
     }
 }
@@ -108,6 +109,21 @@ impl Drop for HostRules {
             let _ = command(RULES, &["remove"]).status();
         }
     }
+}
+
+/// The range of the organisations' networks, chosen at the first run: none of the daemon's networks is in it.
+fn pool() -> anyhow::Result<String> {
+    let kept = Path::new(FOLDER).join("pool");
+    if let Ok(pool) = fs::read_to_string(&kept) {
+        return Ok(pool);
+    }
+    let networks = docker::networks()?;
+    let free = (202..=254).find(|number| !networks.contains(&format!("\"Subnet\":\"10.{number}.")));
+    let pool =
+        format!("10.{}.0.0/16", free.context("Docker's networks leave no range from 10.202 to 10.254 free")?);
+    fs::create_dir_all(FOLDER)?;
+    fs::write(kept, &pool)?;
+    Ok(pool)
 }
 
 /// Keys and tokens, made at the first run.
@@ -131,12 +147,12 @@ fn files() -> anyhow::Result<Files> {
     Ok(files)
 }
 
-fn control_plane(postgres: &Postgres, files: &Files, listen: &str) -> Command {
+fn control_plane(postgres: &Postgres, files: &Files, pool: &str, listen: &str) -> Command {
     let mut command = Command::new("target/debug/controlplane-svc");
     command
         .env("CONTROLPLANE_LISTEN", listen)
         .env("DATABASE_URL", &postgres.url)
-        .env("CONTROLPLANE_NETWORK_POOL", POOL)
+        .env("CONTROLPLANE_NETWORK_POOL", pool)
         .env("CONTROLPLANE_OPERATOR_TOKENS_FILE", &files.operators)
         .env("CONTROLPLANE_SEAL_KEY_FILE", &files.seal_key)
         .env("CONTROLPLANE_WORKSPACE_INIT", static_binary("workspace-init"))

@@ -1,0 +1,54 @@
+//! `cargo xtask up`, run as a person runs it: it serves, and Ctrl-C stops it.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+
+use crate::shell::{run, say};
+use crate::up::{SERVER, SERVING};
+
+/// Runs the demo of both modes until it serves, presses Ctrl-C, and insists on a clean end.
+pub(crate) fn check() -> anyhow::Result<()> {
+    for mode in [&["up"][..], &["up", "--saas"]] {
+        let began = Instant::now();
+        say(&format!("cargo xtask {}, until Ctrl-C", mode.join(" ")));
+        interrupt(mode)?;
+        println!("it took {:.1} min", began.elapsed().as_secs_f64() / 60.0);
+    }
+    Ok(())
+}
+
+fn interrupt(mode: &[&str]) -> anyhow::Result<()> {
+    let mut demo = Command::new(std::env::current_exe()?);
+    // a terminal sends Ctrl-C to a whole group
+    demo.args(mode).process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut demo = demo.spawn().context("the demo can't be started")?;
+    let mut said = BufReader::new(demo.stdout.take().context("its output is piped")?).lines();
+    let mut serves = false;
+    for line in said.by_ref() {
+        let line = line?;
+        println!("{line}");
+        serves = line.contains(SERVING);
+        if serves {
+            break;
+        }
+    }
+    if serves {
+        run(Command::new("kill").args(["-INT", &format!("-{}", demo.id())]))?;
+    }
+    let mut rest = String::new();
+    for line in said {
+        rest.push_str(&line?);
+        rest.push('\n');
+    }
+    print!("{rest}");
+    let status = demo.wait()?;
+    ensure!(serves && status.success(), "it did not serve until Ctrl-C, but ended with {status}");
+    ensure!(!rest.contains("backtrace") && !rest.contains("panicked"), "its end was not a clean one");
+    ensure!(TcpStream::connect(SERVER).is_err(), "something still serves at {SERVER}");
+    Ok(())
+}
