@@ -42,3 +42,16 @@ impl std::fmt::Debug for Bundle {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_reach_debug_output() {
+        let file = BundleFile { path: "~/key".to_owned(), content: "c2VjcmV0".to_owned() };
+        let env = [("TOKEN".to_owned(), "hidden".to_owned())].into();
+        let bundle = Bundle { auth_token: "credential".to_owned(), files: vec![file], env };
+        assert_eq!(format!("{bundle:?}"), r#"Bundle { files: ["~/key"], env: ["TOKEN"], .. }"#);
+    }
+}

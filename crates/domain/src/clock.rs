@@ -97,3 +97,20 @@ impl Clock for ManualClock {
         Timestamp(self.0.load(Ordering::SeqCst))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_read_in_utc() {
+        assert_eq!(Timestamp::from_micros(1_500_000).to_string(), "1970-01-01T00:00:01.5Z");
+        assert_eq!(Timestamp::from_micros(i64::MAX).to_string(), format!("{}µs", i64::MAX));
+    }
+
+    #[test]
+    fn the_machines_clock_goes() {
+        let of_2020 = Timestamp::from_micros(1_577_836_800_000_000);
+        assert!(SystemClock.now() > of_2020, "{}", SystemClock.now());
+    }
+}

@@ -288,4 +288,12 @@ mod tests {
         assert_eq!(error.fields.len(), 2);
         assert_eq!(error.message, "a: is empty; b: is too long");
     }
+
+    #[test]
+    fn an_error_says_its_message_and_keeps_its_cause() {
+        let error = Error::internal("the disk is full");
+        assert_eq!(error.to_string(), "internal error");
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(cause.as_deref(), Some("the disk is full"));
+    }
 }

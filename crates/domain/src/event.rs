@@ -50,3 +50,14 @@ impl Actor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actors_have_the_apis_names() {
+        let names = [Actor::Client, Actor::Engine, Actor::Agent, Actor::Operator].map(Actor::as_str);
+        assert_eq!(names, ["client", "engine", "agent", "operator"]);
+    }
+}

@@ -159,4 +159,11 @@ mod tests {
             assert!(error.contains(part), "{filter}: {error}");
         }
     }
+
+    #[test]
+    fn what_a_condition_requires_is_told_by_field() {
+        let filter = Filter::parse("state = RUNNING AND labels.team != blue", KNOWN).unwrap();
+        assert_eq!(filter.required("state"), Some("RUNNING"));
+        assert_eq!([filter.required("labels.team"), filter.required("name")], [None; 2]);
+    }
 }

@@ -57,3 +57,32 @@ pub struct Event {
     /// What.
     pub detail: EventDetail,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_being_deleted_or_gone_is_ending() {
+        let view = |desired, phase| InstanceView {
+            workspace: WorkspaceId::from_uuid(uuid::Uuid::nil()),
+            organization: OrganizationId::SELF_HOSTED,
+            desired,
+            intent: IntentNumber(1),
+            generation: Generation(1),
+            wanted_generation: Generation(1),
+            runtime: "demo".to_owned(),
+            tier: Tier::T2,
+            phase,
+            phase_since: Timestamp::default(),
+            reason: None,
+            message: String::new(),
+            endpoint: None,
+            revision: Revision(1),
+        };
+        assert!(view(Some(Desired::Deleted), Phase::Up).is_ending());
+        assert!(view(Some(Desired::Running), Phase::Gone).is_ending());
+        assert!(!view(Some(Desired::Stopped), Phase::Stopping).is_ending());
+        assert!(!view(None, Phase::Up).is_ending());
+    }
+}

@@ -352,4 +352,22 @@ mod tests {
             assert_eq!(health, expected, "after {rate}");
         }
     }
+
+    #[test]
+    fn states_and_reasons_have_the_apis_names() {
+        use WorkspaceState::{Degraded, Deleted, Deleting, Failed, Provisioning, Running, Stopped, Stopping};
+        let states = [
+            Provisioning(ProvisioningPhase::Booting),
+            Running,
+            Degraded,
+            Stopping,
+            Stopped,
+            Deleting,
+            Deleted,
+            Failed,
+        ];
+        let names = "PROVISIONING RUNNING DEGRADED STOPPING STOPPED DELETING DELETED FAILED";
+        assert_eq!(states.map(WorkspaceState::name).join(" "), names);
+        assert_eq!(Reason::OrganizationSuspended.to_string(), "ORGANIZATION_SUSPENDED");
+    }
 }

@@ -314,4 +314,23 @@ mod tests {
         assert_eq!(whole.allocated_part().plus(whole.running_part()), whole);
         assert_eq!(whole.minus(whole), Amounts::default());
     }
+
+    #[test]
+    fn a_workspace_counts_by_its_resources() {
+        let resources = Resources { memory_mib: Some(512), cpu_shares: Some(1536) };
+        let one = Amounts::of_workspace(&resources, 10);
+        let amounts = |workspaces, disk_gib, running_workspaces, milli_cpus, memory_mib| Amounts {
+            workspaces,
+            disk_gib,
+            running_workspaces,
+            milli_cpus,
+            memory_mib,
+        };
+        assert_eq!(one, amounts(1, 10, 1, 1500, 512));
+        assert_eq!(one.times(3), amounts(3, 30, 3, 4500, 1536));
+        assert_eq!(
+            Amounts::of_workspace(&Resources { memory_mib: None, cpu_shares: None }, 0),
+            amounts(1, 0, 1, 0, 0)
+        );
+    }
 }

@@ -20,3 +20,16 @@ impl NetworkSpec {
         format!("molecule-{}-{}", tail(&installation.to_string()), tail(&organization.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_networks_name_says_whose_it_is() {
+        let installation = "01a20500-0000-7000-8000-00000000abcd".parse().unwrap();
+        let organization = "01a20500-0000-7000-8000-0000000000ef".parse().unwrap();
+        let name = NetworkSpec::name_of(installation, organization);
+        assert_eq!(name, "molecule-00000000abcd-0000000000ef");
+    }
+}

@@ -244,7 +244,7 @@ mod tests {
             .with_overrides("[runtimes.langgraph]\nimage = 'mine@sha256:00'\n[runtimes.own]\nimage = 'own'")
             .unwrap();
         assert_eq!(registry.get("langgraph").unwrap().image, "mine@sha256:00");
-        assert!(registry.get("own").is_some());
+        assert_eq!(registry.get("own").unwrap().agent_port, 8000);
         assert!(registry.get("codex").is_some());
     }
 
@@ -258,6 +258,8 @@ mod tests {
             ("[runtimes.a]\nimage = 'x'\nwritable_paths = ['tmp']", "writable_paths"),
             ("[runtimes.a]\nimage = 'x'\nvolumes = [{ name = 'configs', path = '/x' }]", "volumes"),
             ("[runtimes.a]\nimage = 'x'\nseeds = [{ path = 'x' }]", "copy_of"),
+            ("[runtimes.a]\nimage = 'x'\nseeds = [{ path = '../x', content = '' }]", "usable path"),
+            ("[runtimes.a]\nimage = 'x'\nseeds = [{ path = '', content = '' }]", "usable path"),
         ] {
             let error = registry().with_overrides(toml).unwrap_err().to_string();
             assert!(error.contains(part), "{toml}: {error}");

@@ -72,3 +72,45 @@ pub fn environment(workspace: crate::id::WorkspaceId, spec: &LaunchSpec) -> Vec<
     }
     environment
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{ExtraVolume, RuntimeRegistry};
+    use crate::tier::{Tier, TierTable};
+
+    fn spec() -> LaunchSpec {
+        let registry = RuntimeRegistry::built_in().unwrap();
+        let runtime = registry.get("codex").unwrap();
+        let volume =
+            |name: &str, path: &str, session| ExtraVolume { name: name.into(), path: path.into(), session };
+        LaunchSpec {
+            tier: Tier::T1,
+            writable_paths: vec!["/var/run".to_owned(), "/state".to_owned()],
+            volumes: vec![volume("state", "/state", true)],
+            ..LaunchSpec::of("codex", runtime, Tier::T1, &TierTable::default(), 10)
+        }
+    }
+
+    #[test]
+    fn a_workspace_has_its_own_volumes_and_the_runtimes() {
+        let told = |spec: &LaunchSpec| {
+            volumes(spec).into_iter().map(|one| (one.name, one.path, one.session)).collect::<Vec<_>>()
+        };
+        let volume = |name: &str, path: &str, session| (name.to_owned(), path.to_owned(), session);
+        let [configs, workspace, state] = [
+            volume("configs", "/configs", false),
+            volume("workspace", "/workspace", false),
+            volume("state", "/state", true),
+        ];
+        assert_eq!(told(&spec()), [configs.clone(), workspace, state.clone()]);
+        let mounted = LaunchSpec { mount: Mount::ReadOnly("/srv".to_owned()), ..spec() };
+        assert_eq!(told(&mounted), [configs, state], "a directory of the host stands there");
+    }
+
+    #[test]
+    fn where_the_root_is_read_only_what_is_no_volume_is_in_memory() {
+        assert_eq!(in_memory(&spec()), ["/tmp", "/var/run"]);
+        assert_eq!(in_memory(&LaunchSpec { tier: Tier::T2, ..spec() }), [""; 0]);
+    }
+}
