@@ -328,12 +328,9 @@ pub fn counted(record: &InstanceRecord) -> Amounts {
     if record.running_counted { amounts } else { amounts.allocated_part() }
 }
 
+/// Whether a change that launches nothing asks for more than is held: the numbers of workspaces stay the same then.
 const fn grows(asked: &Amounts) -> bool {
-    asked.workspaces > 0
-        || asked.disk_gib > 0
-        || asked.running_workspaces > 0
-        || asked.milli_cpus > 0
-        || asked.memory_mib > 0
+    asked.disk_gib > 0 || asked.milli_cpus > 0 || asked.memory_mib > 0
 }
 
 /// The workspace's id is another organisation's.

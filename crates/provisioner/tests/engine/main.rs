@@ -1,9 +1,11 @@
 //! The executor in a world of its own: every step is failed and repeated, and random lives are led.
 
+mod admission;
 mod decisions;
 mod lease;
 mod patience;
 mod properties;
+mod services;
 mod sweep;
 mod sweeper;
 mod world;
