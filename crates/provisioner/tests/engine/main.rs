@@ -3,6 +3,7 @@
 mod admission;
 mod decisions;
 mod lease;
+mod outcome;
 mod patience;
 mod properties;
 mod services;

@@ -279,7 +279,7 @@ async fn orphans_go_by_hand_once_no_alarm_stands() {
 async fn a_step_says_that_its_fault_was_injected() {
     let steps = Steps::default();
     assert_eq!(
-        format!("{steps:?} {}", Injected),
+        format!("{steps:?} {Injected}"),
         "Steps(probed: false) injected fault: the outcome is unknown"
     );
     assert_eq!(steps.run("a step", async || 7).await.unwrap(), 7);
