@@ -111,6 +111,18 @@ mod tests {
             }
         }
         assert_ne!(policy.backoff(3, 1), policy.backoff(3, 2));
+        assert_ne!(policy.backoff(3, 16), policy.backoff(3, 32));
+    }
+
+    /// The first numbers of `SplitMix64` from 0 on, as its author's programs print them: their upper halves.
+    #[test]
+    fn numbers_are_spread_as_published() {
+        let step = 0x9e37_79b9_7f4a_7c15_u64;
+        for (seed, upper) in [(0, 0xe220_a839_u32), (step, 0x6e78_9e6a), (step.wrapping_mul(2), 0x06c4_5d18)]
+        {
+            let spread = spread(seed);
+            assert!((spread - f64::from(upper) / f64::from(u32::MAX)).abs() < 1e-12, "{seed}: {spread}");
+        }
     }
 
     #[test]
