@@ -58,7 +58,7 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         first: u64,
     },
-    /// Test the tests of the pure crates: plant bugs, in place.
+    /// Test the tests of the pure crates: plant bugs.
     #[command(subcommand)]
     Mutants(Mutants),
 }
@@ -70,13 +70,17 @@ enum Mutants {
         /// Only those whose name holds this.
         only: Option<String>,
     },
-    /// Mutate every operator of one shard, and keep what came of it in tests/mutants. It takes hours, and goes on where it
-    /// was ended.
-    Shard {
+    /// Compile every mutant of the pure crates into one build, judge each by the tests, and sum up what was found in
+    /// tests/mutants. It goes on where it was ended.
+    All {
         /// Which of how many, as in 0/8.
-        shard: String,
+        #[arg(long)]
+        shard: Option<String>,
+        /// Only those whose name holds this.
+        #[arg(long)]
+        only: Option<String>,
     },
-    /// Add up what the shards have found.
+    /// Show what was found by file; fail where too little is caught or a survivor has no reason.
     Report,
 }
 
@@ -112,7 +116,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(Bench::Controlplane) => bench::controlplane(),
         Task::Bench(Bench::Crash { kills }) => bench::crash(kills),
         Task::Mutants(Mutants::Suspects { only }) => mutants::suspects(only.as_deref()),
-        Task::Mutants(Mutants::Shard { shard }) => mutants::shard(&shard),
+        Task::Mutants(Mutants::All { shard, only }) => mutants::all(shard.as_deref(), only.as_deref()),
         Task::Mutants(Mutants::Report) => mutants::report(),
         Task::Soak { cases, lives, first } => checks::soak(cases, lives, first),
     }

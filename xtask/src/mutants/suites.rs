@@ -1,0 +1,203 @@
+//! The programs that judge mutants, and what becomes of one that runs.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+
+use super::switch::CHOICE;
+use super::tree::Tree;
+use super::{INTERRUPTED, LIVES};
+
+/// How much memory a program may take, in KiB.
+const MEMORY: u64 = 4 * 1024 * 1024;
+/// How often a running program is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A program of tests.
+#[derive(Clone, Debug)]
+pub(super) struct Suite {
+    /// Its package, and its own name where that is another.
+    pub(super) name: String,
+    executable: PathBuf,
+    /// Where cargo runs the program.
+    folder: PathBuf,
+    /// How long the program takes without any mutant.
+    pub(super) usual: Duration,
+}
+
+/// What came of a program.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Passed,
+    /// What failed: a test, or the program itself.
+    Failed(String),
+    TimedOut,
+}
+
+/// Builds the programs of a copy. Where that fails, the error is what the compiler says.
+pub(super) fn build(tree: &Tree) -> anyhow::Result<Result<Vec<Suite>, String>> {
+    let output = tree
+        .cargo(&["test", "--no-run"])
+        .env("CARGO_INCREMENTAL", "0")
+        .output()
+        .context("cargo can't be run")?;
+    let mut suites = Vec::new();
+    let mut errors = String::new();
+    for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{")) {
+        let line: Value = serde_json::from_slice(line)?;
+        if line["message"]["level"] == "error" {
+            errors.push_str(line["message"]["rendered"].as_str().unwrap_or_default());
+        }
+        let (Some(executable), Some(manifest), Some(target)) =
+            (line["executable"].as_str(), line["manifest_path"].as_str(), line["target"]["name"].as_str())
+        else {
+            continue;
+        };
+        if line["profile"]["test"] != true {
+            continue;
+        }
+        let folder = Path::new(manifest).parent().context("a manifest is in a folder")?.to_owned();
+        let package = package_of(Path::new(manifest))?;
+        let name =
+            if target == package.replace('-', "_") { package.clone() } else { format!("{package} {target}") };
+        suites.push(Suite { name, executable: executable.into(), folder, usual: Duration::ZERO });
+    }
+    if output.status.success() {
+        return Ok(Ok(suites));
+    }
+    ensure!(!errors.is_empty(), "cargo test:\n{}", String::from_utf8_lossy(&output.stderr));
+    Ok(Err(errors))
+}
+
+/// The name that a manifest gives its package.
+fn package_of(manifest: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(manifest)?;
+    let name = text.lines().find_map(|line| line.strip_prefix("name = \""));
+    Ok(name.and_then(|rest| rest.strip_suffix('"')).context("a manifest names its package")?.to_owned())
+}
+
+impl Suite {
+    /// How long the program may take with a mutant.
+    pub(super) fn limit(&self) -> Duration {
+        self.usual * 10 + Duration::from_secs(20)
+    }
+
+    /// Runs the program, under the mutant of a number or none, until its first test fails.
+    pub(super) fn run(&self, mutant: u32, limit: Duration, scratch: &Path) -> anyhow::Result<Outcome> {
+        fs::create_dir_all(scratch)?;
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -v {MEMORY}; exec \"$0\"")]).arg(&self.executable);
+        command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder).env("TMPDIR", scratch);
+        command
+            .env(CHOICE, mutant.to_string())
+            .env("MOLECULE_SIM_LIVES", LIVES)
+            .env("MOLECULE_SIM_STOP", "1");
+        command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true").env("PROPTEST_MAX_SHRINK_ITERS", "0");
+        command.env("RUST_BACKTRACE", "0").env_remove("RUSTC_BOOTSTRAP");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+        let child = command.spawn().with_context(|| format!("{} can't be run", self.executable.display()))?;
+        let outcome = watch(child, limit);
+        fs::remove_dir_all(scratch)?;
+        outcome
+    }
+}
+
+/// Waits for a program's end, its first failed test, or the limit. Nothing that the program has started survives it.
+fn watch(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
+    let began = Instant::now();
+    let group = child.id();
+    let stdout = child.stdout.take().context("a program's output is piped")?;
+    let (sender, failed) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+            if let Some(test) = failed_test(&String::from_utf8_lossy(&line)) {
+                // the other end has gone where one failure was enough
+                let _ = sender.send(test);
+            }
+        }
+    });
+    let ended = loop {
+        match failed.recv_timeout(LOOK_EVERY) {
+            Ok(test) => break Some(Outcome::Failed(test)),
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(1)),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if child.try_wait()?.is_some() {
+            break None;
+        }
+        if began.elapsed() > limit {
+            break Some(Outcome::TimedOut);
+        }
+        if INTERRUPTED.load(Ordering::SeqCst) {
+            kill(group);
+            child.wait()?;
+            bail!("interrupted; what was found is kept");
+        }
+    };
+    kill(group);
+    let status = child.wait()?;
+    // the output ends with the last process that holds it
+    let _ = reader.join();
+    Ok(match ended {
+        Some(outcome) => outcome,
+        None if status.success() => Outcome::Passed,
+        None => Outcome::Failed(failed.try_recv().unwrap_or_else(|_| match status.signal() {
+            Some(signal) => format!("the program: signal {signal}"),
+            None => format!("the program: {status}"),
+        })),
+    })
+}
+
+/// The test that a line of a program's output says has failed.
+fn failed_test(line: &str) -> Option<String> {
+    let test = line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?;
+    Some(test.split(" - ").next().unwrap_or(test).to_owned())
+}
+
+/// Ends all processes of a group; most groups have none left.
+fn kill(group: u32) {
+    let _ = Command::new("kill")
+        .args(["-KILL", "--", &format!("-{group}")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ran(script: &str, limit: Duration) -> Outcome {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", script]).stdout(Stdio::piped()).process_group(0);
+        watch(sh.spawn().unwrap(), limit).unwrap()
+    }
+
+    #[test]
+    fn a_program_passes_fails_or_hangs() {
+        let long = Duration::from_secs(60);
+        assert_eq!(ran("echo 'test a::b ... ok'", long), Outcome::Passed);
+        assert_eq!(
+            ran("echo 'test a::b ... FAILED'; exec sleep 60", long),
+            Outcome::Failed("a::b".to_owned())
+        );
+        assert_eq!(ran("exit 3", long), Outcome::Failed("the program: exit status: 3".to_owned()));
+        assert_eq!(ran("kill -ABRT $$", long), Outcome::Failed("the program: signal 6".to_owned()));
+        assert_eq!(ran("sleep 60 & sleep 60", Duration::from_millis(50)), Outcome::TimedOut);
+    }
+
+    #[test]
+    fn what_a_program_leaves_behind_ends_with_it() {
+        let began = Instant::now();
+        assert_eq!(ran("sleep 60 &", Duration::from_secs(60)), Outcome::Passed);
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+}
