@@ -15,7 +15,7 @@ use molecule_proto::tenant::v1::{
     RestartWorkspaceRequest, StartWorkspaceRequest, StopWorkspaceRequest, StreamWorkspaceLogsRequest,
     WatchWorkspacesRequest,
 };
-use molecule_proto::workspace::v1::{Reason, Workspace, WorkspaceState};
+use molecule_proto::workspace::v1::{Workspace, WorkspaceState};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -247,7 +247,7 @@ async fn list(
         let request =
             ListWorkspacesRequest { page_size: 500, page_token, filter: filter.clone(), show_deleted };
         let page = client.list_workspaces(request).await?.into_inner();
-        let wanted = |one: &Workspace| !recovered || one.reason() == Reason::Recovered;
+        let wanted = |one: &Workspace| !recovered || one.recovered;
         all.extend(page.workspaces.into_iter().filter(wanted));
         page_token = page.next_page_token;
         if page_token.is_empty() {

@@ -75,6 +75,7 @@ pub(crate) fn workspace_json(workspace: &Workspace) -> Value {
         "message": workspace.message,
         "pending_since": workspace.pending_since.as_ref().map(|at| time(Some(at))),
         "pending_cause": workspace.pending_cause,
+        "recovered": workspace.recovered,
         "generation": workspace.generation,
         "revision": workspace.revision,
         "etag": workspace.etag,

@@ -183,10 +183,11 @@ impl Tenant {
     ) -> anyhow::Result<Workspace> {
         let mut last = None;
         let wait = async {
-            // where the database was put back meanwhile, it is looked at anew: a watch says nothing of what is deleted
-            for _ in 0..2 {
+            // where the database was put back, it is looked at anew, since a watch says nothing of what is deleted, and the
+            // watch begins with a snapshot, since what has not changed since then has a revision of before
+            for begins_anew in [false, true] {
                 let now = self.get(id).await?;
-                let after_revision = now.revision;
+                let after_revision = if begins_anew { 0 } else { now.revision };
                 if wanted(&now) {
                     return Ok(now);
                 }

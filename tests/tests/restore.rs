@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bollard::query_parameters::KillContainerOptions;
 use molecule_proto::controlplane::v1::{
     Instance, InstancePhase, Limits, ListInstancesRequest, ListOrphansRequest,
 };
@@ -145,6 +146,12 @@ async fn a_restored_tenant_leaves_twenty_agents_alone() {
     }
     assert_eq!(all(&mut tenant).await.len(), AGENTS);
     assert_eq!(installation.containers().await.unwrap(), running, "none was stopped or started");
+    // one that ends is started again, and told of with the ways on where its agent's credential is not taken
+    let ended = format!("ws-{}-1", after[2]);
+    docker.kill_container(&ended, None::<KillContainerOptions>).await.unwrap();
+    let failed = tenant.reaches(&after[2], WorkspaceState::Failed).await.unwrap();
+    assert_eq!(failed.reason(), Reason::InitFailed);
+    assert!(failed.message.contains("401") && failed.message.contains("Update it"), "{}", failed.message);
     // operators see them beside orphans, and no sweep removes them
     let mut lost = after.clone();
     lost.push(restarted.clone());

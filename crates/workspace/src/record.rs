@@ -82,10 +82,11 @@ impl WorkspaceRecord {
         self.recovered == Some(self.instance_generation) && matches!(self.phase, Phase::Booting | Phase::Up)
     }
 
-    /// Whether what it was configured with may be lost, as of an instance that was found after a restore.
+    /// Whether what it was configured with may be lost, as of an instance that was found after a restore: it runs, or has
+    /// stopped or failed since.
     pub fn has_lost_config(&self) -> bool {
-        self.is_recovered()
-            || self.recovered == Some(self.instance_generation) && self.phase == Phase::Stopped
+        self.recovered == Some(self.instance_generation)
+            && matches!(self.phase, Phase::Booting | Phase::Up | Phase::Stopped | Phase::Failed)
     }
 
     /// Whether deletion was asked for.

@@ -181,14 +181,21 @@ pub(crate) fn workspace(record: &WorkspaceRecord) -> wire::Workspace {
         }),
         pending_since: record.pending.as_ref().map(|pending| time(pending.since)),
         pending_cause: record.pending.as_ref().map_or_else(String::new, |pending| pending.cause.clone()),
+        recovered: has_lost_config(record),
     }
 }
 
 fn reason(record: &WorkspaceRecord) -> Option<Reason> {
-    if record.has_lost_config() && !record.is_deleting() {
+    // why it has failed is more than that it was found
+    let failed = record.state() == WorkspaceState::Failed;
+    if has_lost_config(record) && !failed {
         return Some(Reason::Recovered);
     }
     record.reason.or(agent_reason(record))
+}
+
+fn has_lost_config(record: &WorkspaceRecord) -> bool {
+    record.has_lost_config() && !record.is_deleting()
 }
 
 fn agent_reason(record: &WorkspaceRecord) -> Option<Reason> {
@@ -215,6 +222,11 @@ fn message(record: &WorkspaceRecord) -> String {
              with its config files and secrets, and start it; or restart it, if the backup has them; or delete it"
                 .to_owned()
         }
+        WorkspaceState::Failed if record.has_lost_config() => format!(
+            "{}. It was recovered after a restore: its agent's credential, and what it was configured with since the backup, \
+             are lost. Update it with its config files and secrets; or restart it, if the backup has them; or delete it",
+            record.message
+        ),
         WorkspaceState::Running => "running".to_owned(),
         WorkspaceState::Degraded if agent_reason(record) == Some(Reason::AgentSilent) => {
             "its agent is silent".to_owned()
@@ -300,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recovered_workspace_says_the_ways_on_whether_it_runs_or_not() {
+    fn a_recovered_workspace_says_the_ways_on_whatever_became_of_it() {
         use molecule_domain::Timestamp;
         use molecule_domain::id::{Generation, IncarnationId, OrganizationId, WorkspaceId};
         use molecule_domain::lifecycle::{Desired, Phase, Readiness};
@@ -317,16 +329,28 @@ mod tests {
         };
         let at = Timestamp::from_micros(1);
         let found = molecule_workspace::Workspace::create(&new, None, at, IncarnationId::generate(), None).0;
-        for (desired, phase) in [(Desired::Running, Phase::Up), (Desired::Stopped, Phase::Stopped)] {
+        for (desired, phase, reason) in [
+            (Desired::Running, Phase::Up, wire::Reason::Recovered),
+            (Desired::Stopped, Phase::Stopped, wire::Reason::Recovered),
+            (Desired::Stopped, Phase::Failed, wire::Reason::InitFailed),
+        ] {
             let record = WorkspaceRecord {
                 desired,
                 phase,
+                reason: (phase == Phase::Failed).then_some(Reason::InitFailed),
+                message: "tenant-svc refuses the bundle".to_owned(),
                 instance_generation: Generation(1),
                 recovered: Some(Generation(1)),
                 ..found.record.clone()
             };
             let shown = workspace(&record);
-            assert_eq!(shown.reason(), wire::Reason::Recovered, "{phase}");
+            assert_eq!((shown.reason(), shown.recovered), (reason, true), "{phase}");
+            assert_eq!(
+                shown.message.contains("refuses the bundle"),
+                phase == Phase::Failed,
+                "{}",
+                shown.message
+            );
             for way in ["Update it", "restart it", "delete it"] {
                 assert!(shown.message.contains(way), "{phase}: {}", shown.message);
             }

@@ -34,8 +34,8 @@ pub struct Run {
     pub broken: Vec<Lived>,
 }
 
-/// Leads so many lives from a seed on, on all processors.
-pub fn run(first: u64, lives: u64) -> Run {
+/// Leads so many lives from a seed on, on all processors; with `stops`, none after the first that breaks a rule.
+pub fn run(first: u64, lives: u64, stops: bool) -> Run {
     let began = Instant::now();
     let next = AtomicU64::new(first);
     let done = AtomicU64::new(0);
@@ -52,6 +52,9 @@ pub fn run(first: u64, lives: u64) -> Run {
                         return;
                     }
                     let lived = lead(seed, false, true);
+                    if stops && lived.broke_a_rule() {
+                        next.store(u64::MAX / 2, Ordering::Relaxed);
+                    }
                     add(&mut lock(&total), lived);
                     let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                     if said.elapsed() > PROGRESS_EVERY {

@@ -1,4 +1,5 @@
-//! Many lives, each under a seed of its own: `MOLECULE_SIM_LIVES` of them, from `MOLECULE_SIM_SEED` on.
+//! Many lives, each under a seed of its own: `MOLECULE_SIM_LIVES` of them, from `MOLECULE_SIM_SEED` on. With
+//! `MOLECULE_SIM_STOP=1` the first that breaks a rule is the last.
 
 use molecule_sim::cells;
 use molecule_sim::life::{FAULTS, WISHES, lead};
@@ -41,7 +42,8 @@ fn a_seed_tells_the_same_story_twice() {
 
 #[test]
 fn every_life_comes_to_what_was_wished() {
-    let run = run(number("MOLECULE_SIM_SEED", 1), number("MOLECULE_SIM_LIVES", 20_000));
+    let stops = number("MOLECULE_SIM_STOP", 0) == 1;
+    let run = run(number("MOLECULE_SIM_SEED", 1), number("MOLECULE_SIM_LIVES", 20_000), stops);
     run.print();
     let (empty, filled) = (cells::empty(&run.coverage), cells::filled(&run.coverage));
     if run.lives < cells::WHOLE_RUN {

@@ -374,7 +374,7 @@ async fn an_agent_that_connects_is_recovered_no_more(store: Subject) {
     let up = store.up().await;
     let workspace = up.workspace;
     assert!(store.knows_token(workspace, 1).await, "a token that was redeemed after the backup, or not yet");
-    for phase in [Phase::Launching, Phase::Stopped, Phase::Up] {
+    for phase in [Phase::Launching, Phase::Stopped, Phase::Failed, Phase::Up] {
         let unredeemed = store.up().await;
         store.meets(&[instance(&unredeemed, IntentNumber(1), phase, 3)], true).await;
         let record = store.0.get(ORG, unredeemed.workspace).await.unwrap().unwrap();
