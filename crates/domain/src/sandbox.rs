@@ -113,4 +113,19 @@ mod tests {
         assert_eq!(in_memory(&spec()), ["/tmp", "/var/run"]);
         assert_eq!(in_memory(&LaunchSpec { tier: Tier::T2, ..spec() }), [""; 0]);
     }
+
+    #[test]
+    fn init_is_told_whose_it_is_and_where_to_ask() {
+        let workspace = "01a20500-0000-7000-8000-00000000abcd".parse().unwrap();
+        let spec = LaunchSpec { agents_url: "http://10.0.0.1:7071".to_owned(), ..spec() };
+        let told = environment(workspace, &spec);
+        let whose = ("WORKSPACE_ID", "01a20500-0000-7000-8000-00000000abcd".to_owned());
+        let asks = ("MOLECULE_AGENTS_URL", "http://10.0.0.1:7071".to_owned());
+        assert_eq!(told, [whose.clone(), asks.clone()]);
+        let pinned = LaunchSpec { agents_ca: Some("PEM".to_owned()), ..spec };
+        let authority = ("MOLECULE_CA_FILE", "/configs/.ca.pem".to_owned());
+        assert_eq!(environment(workspace, &pinned), [whose, asks, authority]);
+        assert_eq!(capabilities(&pinned), CAPABILITIES);
+        assert_eq!(capabilities(&LaunchSpec { rootless: true, ..pinned }), [""; 0]);
+    }
 }

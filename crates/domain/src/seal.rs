@@ -13,3 +13,16 @@ pub trait Sealer: Send + Sync + 'static {
 pub fn token_context(workspace: crate::id::WorkspaceId, generation: crate::id::Generation) -> String {
     format!("bootstrap-token/{workspace}/{generation}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Generation;
+
+    #[test]
+    fn a_token_is_bound_to_its_generation() {
+        let workspace = "01a20500-0000-7000-8000-00000000abcd".parse().unwrap();
+        let context = token_context(workspace, Generation(2));
+        assert_eq!(context, "bootstrap-token/01a20500-0000-7000-8000-00000000abcd/2");
+    }
+}

@@ -287,4 +287,67 @@ mod tests {
         let text = format!("{private:?}");
         assert!(text.contains("KEY") && !text.contains("hunter2") && !text.contains("104"), "{text}");
     }
+
+    #[test]
+    fn a_launch_is_complete() {
+        let rules = SpecRules { agents_ca: Some("PEM".into()), ..rules() };
+        let mounted =
+            WorkspaceSpec { mount: Mount::ReadOnly("/srv".into()), tier: Tier::T3, ..spec("codex") };
+        let launch = rules.launch_spec(&mounted, false).unwrap();
+        assert_eq!((launch.mount, launch.tier, launch.disk_gib), (mounted.mount, Tier::T3, 10));
+        assert_eq!(
+            (launch.agents_url.as_str(), launch.agents_ca.as_deref()),
+            ("http://10.0.0.1:7071", Some("PEM"))
+        );
+        assert_eq!((launch.runtime.as_str(), launch.resources), ("codex", rules.tiers.resources(Tier::T3)));
+        assert!(rules.launch_spec(&spec("unknown"), false).is_none());
+    }
+
+    #[test]
+    fn who_asks_for_nothing_gets_the_runtimes_readiness() {
+        let runtimes = "[runtimes.slow]\nimage='s'\nreadiness='process'";
+        let runtimes = RuntimeRegistry::built_in().unwrap().with_overrides(runtimes).unwrap();
+        let rules = SpecRules { runtimes, ..rules() };
+        let asked = |runtime: &str, readiness| WorkspaceSpec { readiness, ..spec(runtime) };
+        assert_eq!(rules.readiness(&asked("slow", None)), Readiness::Process);
+        assert_eq!(rules.readiness(&asked("slow", Some(Readiness::Agent))), Readiness::Agent);
+        assert_eq!(rules.readiness(&asked("codex", None)), Readiness::Agent);
+    }
+
+    #[test]
+    fn labels_and_variables_have_their_bounds() {
+        let labelled = |key: &str, value: String| {
+            let labels = [(key.to_owned(), value)].into();
+            problems(&WorkspaceSpec { labels, ..spec("codex") }, &PrivateParts::default())
+        };
+        for key in ["team", "a-b", "a_b", "a.b", "9"] {
+            assert_eq!(labelled(key, "x".repeat(63)), [""; 0], "{key}");
+        }
+        for (key, value) in
+            [("team", "x".repeat(64)), ("team", "x".repeat(65)), ("Team", String::new()), ("", String::new())]
+        {
+            assert_eq!(labelled(key, value), [format!("spec.labels[{key:?}]")]);
+        }
+        // names count beside values
+        let with = |length| {
+            let env = [("A".repeat(1000), "x".repeat(length))].into();
+            problems(&WorkspaceSpec { env, ..spec("codex") }, &PrivateParts::default())
+        };
+        assert_eq!(with(MAX_ENV_BYTES - 1000), [""; 0]);
+        assert_eq!(with(MAX_ENV_BYTES - 999), ["spec.env"]);
+    }
+
+    #[test]
+    fn a_needed_secret_may_be_in_the_environment() {
+        let runtimes = "[runtimes.keyed]\nimage='k'\ndefault_config=''\nrequired_secrets=['KEY']";
+        let runtimes = RuntimeRegistry::built_in().unwrap().with_overrides(runtimes).unwrap();
+        let rules = SpecRules { runtimes, ..rules() };
+        let key = || [("KEY".to_owned(), "1".to_owned())].into();
+        let private = PrivateParts { secrets: key(), ..PrivateParts::default() };
+        assert!(rules.check(&spec("keyed"), &private).is_ok());
+        assert!(
+            rules.check(&WorkspaceSpec { env: key(), ..spec("keyed") }, &PrivateParts::default()).is_ok()
+        );
+        assert!(rules.check(&spec("keyed"), &PrivateParts::default()).is_err());
+    }
 }

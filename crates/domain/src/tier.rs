@@ -149,4 +149,15 @@ mod tests {
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("TIER2_MEMORY_MB"), "{warnings:?}");
     }
+
+    #[test]
+    fn a_tier_is_read_as_people_write_it() {
+        for (text, tier) in [("T1", Tier::T1), ("t3", Tier::T3), ("4", Tier::T4)] {
+            assert_eq!(text.parse(), Ok(tier));
+        }
+        assert_eq!(Tier::T2.to_string(), "T2");
+        for text in ["T5", "", "T", "two"] {
+            assert!(text.parse::<Tier>().unwrap_err().contains(&format!("{text:?}")), "{text}");
+        }
+    }
 }

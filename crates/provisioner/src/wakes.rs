@@ -73,8 +73,10 @@ mod tests {
         wakes.committed(one);
         let risen = |receiver: &watch::Receiver<u64>| receiver.has_changed().unwrap_or(false);
         assert_eq!((risen(&any), risen(&of_one), risen(&of_other)), (true, true, false));
+        assert_eq!((*any.borrow(), *of_one.borrow()), (1, 1));
         wakes.all();
         assert!(risen(&of_other));
+        assert_eq!((*any.borrow(), *of_one.borrow(), *of_other.borrow()), (2, 2, 1));
         drop(of_other);
         wakes.committed(other);
         assert_eq!(wakes.by_organization.lock().unwrap().len(), 1);

@@ -254,4 +254,64 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(feed.readers.lock().unwrap().values().all(|reader| reader.strong_count() == 0));
     }
+
+    /// Of a store: the records and events of so many workspaces.
+    async fn batch(workspaces: u32) -> Batch {
+        let store = MemoryStore::default();
+        for _ in 0..workspaces {
+            store
+                .provision(&samples::provision(WorkspaceId::generate()), Timestamp::from_micros(1))
+                .await
+                .unwrap();
+        }
+        read(&store, OrganizationId::SELF_HOSTED, Cursors::default()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_batch_leads_from_where_one_is_to_its_end() {
+        let (three, empty) = (batch(3).await, Batch::default());
+        let at = |revision, event| Cursors { revision: Revision(revision), event };
+        assert_eq!((three.end(at(0, 0)), empty.end(at(4, 5))), (at(3, 3), at(4, 5)));
+        let left = three.after(at(2, 1));
+        assert_eq!(left.records.iter().map(|record| record.revision.0).collect::<Vec<_>>(), [3]);
+        assert_eq!(left.events.iter().map(|event| event.id).collect::<Vec<_>>(), [2, 3]);
+        let (records, events) = (three.after(at(2, 3)), three.after(at(3, 2)));
+        assert!(empty.is_empty() && three.after(at(3, 3)).is_empty());
+        assert!(!three.is_empty() && !records.is_empty() && !events.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_tells_what_there_is_and_what_comes() {
+        let store = Arc::new(MemoryStore::default());
+        let provision = async || {
+            let request = samples::provision(WorkspaceId::generate());
+            store.provision(&request, Timestamp::from_micros(1)).await.unwrap()
+        };
+        provision().await;
+        let (sender, mut receiver) = broadcast::channel(4);
+        let (of, from) = (OrganizationId::SELF_HOSTED, Cursors::default());
+        let reader = tokio::spawn(run(Arc::clone(&store) as Arc<dyn Store>, of, from, sender, LOOK_EVERY));
+        for _ in 0..2 {
+            let told = tokio::time::timeout(LOOK_EVERY / 2, receiver.recv()).await.expect("at once").unwrap();
+            assert_eq!((told.records.len(), told.events.len()), (1, 1));
+            provision().await;
+        }
+        reader.abort();
+    }
+
+    #[tokio::test]
+    async fn readers_that_nobody_needs_are_forgotten() {
+        let feed = Feed::new(Arc::new(MemoryStore::default()) as Arc<dyn Store>);
+        let [one, two, three] =
+            [(); 3].map(|()| feed.subscribe(OrganizationId::generate(), Cursors::default()));
+        let left = || feed.readers.lock().unwrap().len();
+        assert_eq!(left(), 3);
+        drop(two);
+        let four = feed.subscribe(OrganizationId::generate(), Cursors::default());
+        assert_eq!(left(), 3, "those that somebody holds stay");
+        assert_eq!(format!("{feed:?}"), "Feed(..)");
+        let follower = feed.follow(OrganizationId::SELF_HOSTED, Cursors { revision: Revision(7), event: 8 });
+        assert!(format!("{follower:?}").contains("Revision(7)"), "{follower:?}");
+        drop((one, three, four));
+    }
 }

@@ -213,3 +213,17 @@ pub struct Expected {
     /// Whether the record waits for a change: nothing is due.
     pub settled: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_while_either_kind_has_some() {
+        assert!(Room::of_each(0).is_none());
+        for room in [Room { launches: 1, others: 0 }, Room { launches: 0, others: 2 }] {
+            assert!(!room.is_none());
+            assert_eq!((room.of(true), room.of(false)), (room.launches, room.others));
+        }
+    }
+}
