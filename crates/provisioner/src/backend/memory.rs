@@ -431,3 +431,120 @@ impl Backend for MemoryBackend {
         Ok(futures::stream::pending().boxed())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use molecule_domain::clock::ManualClock;
+    use molecule_domain::id::AttemptNumber;
+
+    use super::*;
+    use crate::samples;
+
+    const LAUNCH: LaunchSeq = LaunchSeq(3);
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_micros(second * 1_000_000)
+    }
+
+    /// A provider at second 100.
+    fn provider() -> (Arc<Host>, MemoryBackend) {
+        let (host, clock) = (Arc::new(Host::default()), Arc::new(ManualClock::starting_at(second(100))));
+        (Arc::clone(&host), MemoryBackend::new(host, InstallationId::generate(), clock))
+    }
+
+    fn request() -> LaunchRequest {
+        let of = samples::provision(WorkspaceId::generate());
+        LaunchRequest {
+            instance: InstanceRef {
+                organization: of.organization,
+                workspace: of.workspace,
+                generation: of.generation,
+            },
+            attempt: AttemptNumber(1),
+            seq: LAUNCH,
+            token: "a token".to_owned(),
+            placement: String::new(),
+            spec: of.spec,
+            bootstrap_token: None,
+        }
+    }
+
+    fn states(host: &Host) -> Vec<InstanceState> {
+        host.instances().iter().map(|found| found.state).collect()
+    }
+
+    #[tokio::test]
+    async fn a_launch_is_done_once_and_starts_are_counted() {
+        let ((host, backend), request) = (provider(), request());
+        for _ in 0..2 {
+            backend.launch(&request).await.unwrap();
+            assert_eq!((states(&host), host.starts_of(&request.instance)), (vec![InstanceState::Running], 1));
+        }
+        assert_eq!(host.volume_owners(), BTreeSet::from([request.instance.workspace]));
+        backend.stop(&request.instance, LAUNCH, Duration::ZERO).await.unwrap();
+        backend.launch(&request).await.unwrap();
+        assert_eq!(
+            states(&host),
+            [InstanceState::Exited(Some(143))],
+            "a launch that was done starts nothing again"
+        );
+        backend.start(&request.instance, LAUNCH).await.unwrap();
+        assert_eq!((states(&host), host.starts_of(&request.instance)), (vec![InstanceState::Running], 2));
+        host.vanish(&request.instance);
+        assert_eq!((states(&host), host.volume_owners().len()), (Vec::new(), 1), "its data is still there");
+    }
+
+    #[tokio::test]
+    async fn a_late_launch_takes_effect_in_its_time() {
+        let ((host, backend), request) = (provider(), request());
+        host.set_late(Some(Duration::from_secs(30)));
+        assert!(backend.launch(&request).await.is_err());
+        host.deliver(second(129));
+        assert_eq!(states(&host), []);
+        host.deliver(second(130));
+        assert_eq!(states(&host), [InstanceState::Running]);
+        host.deliver(second(131));
+        assert_eq!(host.starts_of(&request.instance), 1);
+    }
+
+    #[tokio::test]
+    async fn a_slow_end_is_under_way_until_it_is_over() {
+        let ((host, backend), request) = (provider(), request());
+        backend.launch(&request).await.unwrap();
+        host.set_slow(Some(Duration::from_secs(10)));
+        for _ in 0..2 {
+            let stopped = backend.stop(&request.instance, LAUNCH, Duration::ZERO).await;
+            assert_eq!((stopped, states(&host)), (Ok(Progress::InProgress), vec![InstanceState::Stopping]));
+        }
+        host.deliver(second(109));
+        assert_eq!(states(&host), [InstanceState::Stopping]);
+        host.deliver(second(110));
+        assert_eq!(states(&host), [InstanceState::Exited(Some(143))]);
+        // what is removed meanwhile is not there as stopped afterwards
+        host.clear();
+        backend.start(&request.instance, LAUNCH).await.unwrap();
+        host.set_slow(Some(Duration::from_secs(10)));
+        backend.stop(&request.instance, LAUNCH, Duration::ZERO).await.unwrap();
+        assert_eq!(backend.remove(&request.instance, LAUNCH).await, Ok(Progress::InProgress));
+        host.deliver(second(110));
+        assert_eq!(states(&host), []);
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_of_its_own_launch() {
+        let ((host, backend), request) = (provider(), request());
+        backend.launch(&request).await.unwrap();
+        let told = async |seq| {
+            let told = backend.post_mortem(&request.instance, seq).await.unwrap();
+            (told.exit_code, told.log_tail)
+        };
+        let tail = "the last line\n".to_owned();
+        assert_eq!(told(LAUNCH).await, (None, tail.clone()), "it runs");
+        host.crash(&request.instance, 3);
+        assert_eq!(told(LAUNCH).await, (Some(3), tail.clone()));
+        assert_eq!(told(LaunchSeq(4)).await, (None, tail));
+        host.crash(&request.instance, 4);
+        assert_eq!(told(LAUNCH).await.0, Some(3), "it ended once");
+        assert!(format!("{backend:?}").starts_with("MemoryBackend { installation:"), "{backend:?}");
+    }
+}

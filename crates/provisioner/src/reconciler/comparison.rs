@@ -153,6 +153,24 @@ mod tests {
         assert_eq!(differing(&expected, &sightings), [instance(3).workspace]);
     }
 
+    #[test]
+    fn a_later_generation_of_its_workspace_wakes_a_record_and_an_earlier_one_does_not() {
+        let beside = |generation, seq| {
+            let mut found: Vec<_> = seen(&[(1, 5, 0)]).iter().map(|one| one.found().clone()).collect();
+            let mut other = found[0].clone();
+            (other.instance.generation, other.seq) = (Generation(generation), LaunchSeq(seq));
+            found.push(other);
+            let snapshot = crate::observation::Snapshot::new(NOW, Ok(found));
+            snapshot.sightings().unwrap().collect::<Vec<_>>()
+        };
+        let mut expected = expect(&[(1, 5)]);
+        expected.instances[0].generation = Generation(1);
+        assert_eq!(differing(&expected, &beside(2, 9)), [instance(1).workspace]);
+        assert_eq!(differing(&expected, &beside(2, 3)), [instance(1).workspace], "whatever its launch");
+        assert_eq!(differing(&expected, &beside(0, 9)), []);
+        assert_eq!(differing(&expected, &beside(1, 4)), []);
+    }
+
     /// What waits for the provider to stop or remove it is woken once it is down or gone, and not before.
     #[test]
     fn what_has_come_to_its_end_is_woken() {

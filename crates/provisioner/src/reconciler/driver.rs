@@ -59,8 +59,8 @@ async fn reconcile(executor: Arc<Executor>, cancel: CancellationToken) {
         gathered = Instant::now() + executor.backend.gather();
         wait(&mut commits, &mut working, sleep, &cancel).await;
     }
-    let under_way = working.launches.len() + working.others.len();
-    info!(under_way, "the engine ends after the steps under way");
+    let (launches, others) = (working.launches.len(), working.others.len());
+    info!(launches, others, "the engine ends after the steps under way");
     while working.next().await {}
 }
 

@@ -11,13 +11,14 @@ use molecule_domain::error::ErrorReason;
 use molecule_domain::id::{
     AttemptNumber, InstallationId, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId,
 };
+use molecule_domain::lifecycle::Phase;
 use molecule_provisioner::admission::{Change, ChangeRequest};
 use molecule_provisioner::backend::memory::{Host, MemoryBackend, Trouble};
 use molecule_provisioner::backend::{
     Backend, BootstrapToken, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem,
     PrepareRequest, Prepared, Progress,
 };
-use molecule_provisioner::faults::{Injected, Steps};
+use molecule_provisioner::faults::{Fault, Injected, Probe, Steps};
 use molecule_provisioner::model::{Attempt, AttemptState, InstanceRef};
 use molecule_provisioner::observation::{InstanceState, OwnedInstance};
 use molecule_provisioner::policy::Policy;
@@ -26,6 +27,8 @@ use molecule_provisioner::samples;
 use molecule_provisioner::store::memory::MemoryStore;
 use molecule_provisioner::store::{Alarm, Room, Store};
 use molecule_provisioner::{Engine, Instances};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::world::{ORG, Plain};
 
@@ -273,6 +276,40 @@ async fn orphans_go_by_hand_once_no_alarm_stands() {
     assert_eq!((host.instances().len(), host.volume_owners().len()), (0, 0));
     host.set(Trouble::Away, true);
     assert!(engine.orphans().await.unwrap().is_none(), "who does not answer tells of none");
+}
+
+/// Lets each launch take five seconds.
+struct Slow;
+
+#[async_trait]
+impl Probe for Slow {
+    async fn before(&self, step: &'static str) -> Option<Fault> {
+        if step == "backend.launch" {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_ends_after_the_steps_that_it_has_begun() {
+    let (store, host) = (Arc::new(MemoryStore::default()), Arc::new(Host::default()));
+    let backend = MemoryBackend::new(Arc::clone(&host), InstallationId::generate(), clock());
+    let (policy, steps) = (Policy::default(), Steps::probed(Arc::new(Slow)));
+    let engine =
+        Engine::new(Arc::new(backend), Arc::clone(&store) as _, Arc::new(Plain), clock(), policy, steps);
+    let admitted = store.provision(&samples::provision(WorkspaceId::generate()), NOW).await.unwrap();
+    let cancel = CancellationToken::new();
+    let running = tokio::spawn({
+        let cancel = cancel.clone();
+        async move { engine.run(cancel).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let phase = async || store.get(ORG, admitted.workspace).await.unwrap().unwrap().phase;
+    assert_eq!((phase().await, host.instances().len()), (Phase::Launching, 0));
+    cancel.cancel();
+    running.await.unwrap();
+    assert_eq!((phase().await, host.starts_of(&admitted.instance())), (Phase::Booting, 1));
 }
 
 #[tokio::test]
