@@ -10,10 +10,10 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
 use molecule_proto::tenant::v1::watch_workspaces_response::Event;
 use molecule_proto::tenant::v1::{
-    ClearAlarmsRequest, DeleteWorkspaceRequest, GetServerInfoRequest, GetWorkspaceRequest, ListAlarmsRequest,
-    ListRuntimesRequest, ListWorkspaceEventsRequest, ListWorkspacesRequest, LogStream,
-    RestartWorkspaceRequest, StartWorkspaceRequest, StopWorkspaceRequest, StreamWorkspaceLogsRequest,
-    WatchWorkspacesRequest,
+    ClearAlarmsRequest, ClearAlarmsResponse, DeleteWorkspaceRequest, GetServerInfoRequest,
+    GetWorkspaceRequest, ListAlarmsRequest, ListRuntimesRequest, ListWorkspaceEventsRequest,
+    ListWorkspacesRequest, LogStream, RestartWorkspaceRequest, StartWorkspaceRequest, StopWorkspaceRequest,
+    StreamWorkspaceLogsRequest, WatchWorkspacesRequest,
 };
 use molecule_proto::workspace::v1::{Workspace, WorkspaceState};
 use serde_json::{Value, json};
@@ -86,12 +86,17 @@ async fn on_tenant(mut client: Client, command: TenantCommand, format: Format) -
 async fn alarms(client: &mut Client, what: Option<Alarms>, format: Format) -> Result<()> {
     let Some(Alarms::Clear(confirmed)) = what else {
         let listed = client.list_alarms(ListAlarmsRequest {}).await?.into_inner();
-        output::alarms(&listed.alarms, &listed.leftovers, false, format);
+        let shown = ClearAlarmsResponse {
+            alarms: listed.alarms,
+            leftovers: listed.leftovers,
+            ..ClearAlarmsResponse::default()
+        };
+        output::alarms(&shown, format);
         return Ok(());
     };
     let request = ClearAlarmsRequest { etag: confirmed.etag() };
     let cleared = changed(client.clear_alarms(request).await)?;
-    output::alarms(&cleared.alarms, &cleared.leftovers, cleared.cleared, format);
+    output::alarms(&cleared, format);
     if !cleared.cleared && !cleared.alarms.is_empty() {
         eprintln!(
             "nothing was ended; this ends the alarm, and then what is listed is removed: molecule alarms clear --confirm {}",

@@ -1,7 +1,9 @@
 //! Tables for people, JSON for programs.
 
 use comfy_table::{ContentArrangement, Table, presets};
-use molecule_proto::tenant::v1::{Alarm, GetServerInfoResponse, Leftover, Mode, Runtime};
+use molecule_proto::tenant::v1::{
+    Alarm, ClearAlarmsResponse, GetServerInfoResponse, Leftover, Mode, Runtime,
+};
 use molecule_proto::workspace::v1::{Event, ProvisioningPhase, Reason, Tier, Workspace, WorkspaceState};
 use prost_types::Timestamp;
 use serde_json::{Value, json};
@@ -221,30 +223,32 @@ pub(crate) fn server(info: &GetServerInfoResponse, format: Format) {
 }
 
 /// The alarm that stands, and what would be removed once it is ended.
-pub(crate) fn alarms(all: &[Alarm], leftovers: &[Leftover], ended: bool, format: Format) {
+pub(crate) fn alarms(shown: &ClearAlarmsResponse, format: Format) {
     if format == Format::Json {
         let alarm =
             |alarm: &Alarm| json!({ "raised_at": time(alarm.raised_at.as_ref()), "message": alarm.message });
         let leftover = |one: &Leftover| json!({ "workspace_id": one.workspace_id, "generation": one.generation, "launch": one.launch });
         let (alarms, leftovers): (Vec<_>, Vec<_>) =
-            (all.iter().map(alarm).collect(), leftovers.iter().map(leftover).collect());
-        return print_json(&json!({ "alarms": alarms, "leftovers": leftovers }));
+            (shown.alarms.iter().map(alarm).collect(), shown.leftovers.iter().map(leftover).collect());
+        return print_json(&json!({
+            "alarms": alarms, "leftovers": leftovers, "cleared": shown.cleared, "etag": shown.etag,
+        }));
     }
-    let Some(alarm) = all.first() else {
+    let Some(alarm) = shown.alarms.first() else {
         println!("no alarm stands");
         return;
     };
     println!("ALARM since {}: {}.\n", time(alarm.raised_at.as_ref()), alarm.message);
     println!(
         "{}",
-        if ended {
+        if shown.cleared {
             "It is ended. The next sweeps remove all of this, a tenth of what is owned at a time:"
         } else {
             "No sweep removes anything while it stands. Once it is ended, they remove all of this:"
         }
     );
     let mut rows = table(&["WORKSPACE", "WHAT"]);
-    for one in leftovers {
+    for one in &shown.leftovers {
         let what = match one.generation {
             0 => "volumes".to_owned(),
             generation => format!("generation {generation}, launch {}", one.launch),

@@ -67,15 +67,20 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
         }
         Do::Alarms { what: None } => {
             let listed = client.list_alarms(wire::ListAlarmsRequest {}).await?.into_inner();
-            show::alarms(&listed.alarms, &listed.orphans, &listed.unreachable_backends, false, format);
+            let shown = wire::ClearAlarmsResponse {
+                alarms: listed.alarms,
+                orphans: listed.orphans,
+                unreachable_backends: listed.unreachable_backends,
+                ..wire::ClearAlarmsResponse::default()
+            };
+            show::alarms(&shown, format);
             Ok(())
         }
         Do::Alarms { what: Some(Alarms::Clear(confirmed)) } => {
             let request = wire::ClearAlarmsRequest { etag: confirmed.etag() };
             let cleared = changed(client.clear_alarms(request).await)?;
-            let ended = cleared.cleared;
-            show::alarms(&cleared.alarms, &cleared.orphans, &cleared.unreachable_backends, ended, format);
-            if !ended && !cleared.alarms.is_empty() {
+            show::alarms(&cleared, format);
+            if !cleared.cleared && !cleared.alarms.is_empty() {
                 eprintln!(
                     "nothing was ended; this ends the alarms, and then what is listed is removed: \
                      molecule admin alarms clear --confirm {}",
@@ -87,7 +92,7 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
         Do::Orphans(Orphans::Sweep(confirmed)) => {
             let request = wire::SweepOrphansRequest { etag: confirmed.etag() };
             let swept = changed(client.sweep_orphans(request).await)?;
-            show::orphans(&swept.orphans, None, &swept.unreachable_backends, format);
+            show::swept(&swept, format);
             if !swept.removed && !swept.orphans.is_empty() {
                 eprintln!(
                     "nothing was removed; this removes what is listed: molecule admin orphans sweep --confirm {}",

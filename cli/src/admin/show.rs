@@ -171,15 +171,10 @@ pub(super) fn audit(all: &[wire::AuditEvent], format: Format) {
 }
 
 /// The alarms that stand, and what would be removed once they are ended.
-pub(super) fn alarms(
-    all: &[wire::Alarm],
-    orphans: &[wire::Orphan],
-    unreachable: &[String],
-    ended: bool,
-    format: Format,
-) {
+pub(super) fn alarms(shown: &wire::ClearAlarmsResponse, format: Format) {
+    let unreachable = &shown.unreachable_backends;
     if format == Format::Json {
-        let alarms = all.iter().map(|alarm| {
+        let alarms = shown.alarms.iter().map(|alarm| {
             json!({
                 "backend": alarm.backend,
                 "raised_at": time(alarm.raised_at.as_ref()),
@@ -187,28 +182,41 @@ pub(super) fn alarms(
             })
         });
         let alarms: Vec<Value> = alarms.collect();
-        let orphans: Vec<Value> = orphans.iter().map(orphan_json).collect();
-        return print_json(
-            &json!({ "alarms": alarms, "orphans": orphans, "unreachable_backends": unreachable }),
-        );
+        let orphans: Vec<Value> = shown.orphans.iter().map(orphan_json).collect();
+        return print_json(&json!({
+            "alarms": alarms, "orphans": orphans, "unreachable_backends": unreachable, "cleared": shown.cleared,
+            "etag": shown.etag,
+        }));
     }
-    if all.is_empty() {
+    if shown.alarms.is_empty() {
         println!("no alarm stands");
         return unreachable_backends(unreachable);
     }
-    for alarm in all {
+    for alarm in &shown.alarms {
         println!("ALARM at the backend {} since {}", alarm.backend, time(alarm.raised_at.as_ref()));
         println!("{}.\n", alarm.message);
     }
     println!(
         "{}",
-        if ended {
+        if shown.cleared {
             "It is ended. The next sweeps remove all of this, a tenth of what is owned at a time:"
         } else {
             "No sweep removes anything there while it stands. Once it is ended, they remove all of this:"
         }
     );
-    self::orphans(orphans, None, unreachable, format);
+    orphans(&shown.orphans, None, unreachable, format);
+}
+
+/// The orphans that were removed, or would be.
+pub(super) fn swept(swept: &wire::SweepOrphansResponse, format: Format) {
+    if format == Format::Json {
+        let orphans: Vec<Value> = swept.orphans.iter().map(orphan_json).collect();
+        return print_json(&json!({
+            "orphans": orphans, "unreachable_backends": swept.unreachable_backends, "removed": swept.removed,
+            "etag": swept.etag,
+        }));
+    }
+    orphans(&swept.orphans, None, &swept.unreachable_backends, format);
 }
 
 fn orphan_json(orphan: &wire::Orphan) -> Value {
