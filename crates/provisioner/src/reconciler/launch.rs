@@ -12,6 +12,10 @@ use crate::model::{AttemptState, InstanceRecord, Lease};
 use crate::outcome::Outcome;
 use crate::store::StoreError;
 
+/// How often in a row a launch is placed anew at once. After so many it pauses in between: a backend that does not remember
+/// which places had no room, or whose machines end as soon as they are made, would be asked without end.
+const PLACES: u32 = 16;
+
 impl Executor {
     /// Launches, or finishes a launch: places it, stores the attempt, calls, and writes what came of it.
     pub(super) async fn launch(&self, lease: &Lease, record: &InstanceRecord) -> Result<(), StoreError> {
@@ -70,7 +74,9 @@ impl Executor {
                           Restore the key file, or restart the workspace"
                     .to_owned(),
             };
-            return self.refused(lease, &record, refusal, outcome_of(&record)).await;
+            // nothing was called
+            let ended = Outcome { call_ended: Some(self.clock.now()), ..outcome_of(&record) };
+            return self.refused(lease, &record, refusal, ended).await;
         }
         let request = LaunchRequest {
             instance: record.instance(),
@@ -117,13 +123,14 @@ impl Executor {
         let now = self.clock.now();
         // an earlier call whose answer was lost may still have had an effect: this attempt is asked for again then
         let sure = record.attempt.as_ref().is_none_or(|attempt| attempt.is_sure(now));
-        let failures = if sure { record.failures } else { record.failures.saturating_add(1) };
+        let failures = record.failures.saturating_add(1);
+        let at_once = sure && failures <= PLACES;
         let outcome = Outcome {
             reason: Some(refusal.reason),
             message: Some(refusal.message.clone()),
             attempt: sure.then_some(AttemptState::Resolved),
             call_ended: Some(now),
-            due_at: Some(if sure { now } else { now + self.policy.backoff(failures, seed_of(record)) }),
+            due_at: Some(if at_once { now } else { now + self.policy.backoff(failures, seed_of(record)) }),
             failures,
             event: sure.then(|| engine_event(record, "no_room", Some(refusal.reason), &refusal.message)),
             ..outcome_of(record)
