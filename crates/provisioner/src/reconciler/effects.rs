@@ -88,7 +88,8 @@ impl Executor {
         let failures = record.failures.saturating_add(1);
         let due = self.clock.now() + self.policy.backoff(failures, seed_of(record));
         // One hiccup is no news.
-        let worth_telling = failures > 1 && record.phase.is_transient();
+        let is_to_end = record.phase == Phase::Up && record.is_to_end();
+        let worth_telling = failures > 1 && (record.phase.is_transient() || is_to_end);
         let outcome = Outcome {
             reason: if unreachable { Some(Reason::BackendUnreachable) } else { record.reason },
             message: worth_telling.then(|| format!("waiting for the provider: {cause}")),

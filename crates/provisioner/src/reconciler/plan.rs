@@ -374,7 +374,8 @@ impl Planner<'_> {
         let first = self.record.phase != phase;
         let outcome = Outcome {
             phase: Some(phase),
-            reason: self.record.reason.filter(|reason| *reason != Reason::UnknownLaunch),
+            // what hindered it on its way is over
+            reason: self.record.reason.filter(|reason| *reason == Reason::OrganizationSuspended),
             message: (phase == Phase::Stopped).then(|| "stopped".to_owned()),
             attempt: attempt.filter(|_| self.record.live_attempt().is_some()),
             fact: Some(Fact::Down(at)),
