@@ -9,4 +9,5 @@ mod properties;
 mod services;
 mod sweep;
 mod sweeper;
+mod told;
 mod world;
