@@ -44,6 +44,8 @@ struct HostState {
     /// What is stopped or removed, until when, and its state then; `None` is gone.
     ending: Vec<(Timestamp, InstanceRef, Option<InstanceState>)>,
     postponed: Vec<(Timestamp, InstallationId, LaunchRequest)>,
+    /// What the next stream of hints tells before it ends.
+    hints: Vec<WorkspaceId>,
 }
 
 /// What a host can be told to do wrong.
@@ -116,6 +118,11 @@ impl Host {
     /// From now on stopping and removing takes so long, and its answer does not wait for it.
     pub fn set_slow(&self, slow: Option<Duration>) {
         self.lock().slow = slow;
+    }
+
+    /// There is something new on a workspace: the next stream of hints tells it, and ends.
+    pub fn hint(&self, workspace: WorkspaceId) {
+        self.lock().hints.push(workspace);
     }
 
     /// Lets what was postponed until `now` take effect.
@@ -428,7 +435,12 @@ impl Backend for MemoryBackend {
     }
 
     async fn hints(&self) -> Result<BoxStream<'static, WorkspaceId>, CallError> {
-        Ok(futures::stream::pending().boxed())
+        let hints = std::mem::take(&mut self.state()?.hints);
+        Ok(if hints.is_empty() {
+            futures::stream::pending().boxed()
+        } else {
+            futures::stream::iter(hints).boxed()
+        })
     }
 }
 

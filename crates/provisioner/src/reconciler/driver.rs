@@ -198,3 +198,155 @@ async fn forward_hints(executor: &Executor) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use molecule_domain::clock::{Clock, ManualClock, Timestamp};
+    use molecule_domain::id::InstallationId;
+    use molecule_domain::lifecycle::Phase;
+    use molecule_domain::seal::Sealer;
+
+    use super::*;
+    use crate::backend::memory::{Host, MemoryBackend, Trouble};
+    use crate::faults::Steps;
+    use crate::samples;
+    use crate::store::Store;
+    use crate::store::memory::MemoryStore;
+
+    struct Unsealed;
+
+    impl Sealer for Unsealed {
+        fn seal(&self, plain: &[u8], _context: &str) -> Vec<u8> {
+            plain.to_vec()
+        }
+
+        fn open(&self, sealed: &[u8], _context: &str) -> Option<Vec<u8>> {
+            Some(sealed.to_vec())
+        }
+    }
+
+    struct World {
+        host: Arc<Host>,
+        store: Arc<MemoryStore>,
+        clock: Arc<ManualClock>,
+        executor: Arc<Executor>,
+        working: Working,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (host, store) = (Arc::new(Host::default()), Arc::new(MemoryStore::default()));
+            let clock = Arc::new(ManualClock::starting_at(Timestamp::from_micros(100_000_000)));
+            let dyn_clock: Arc<dyn Clock> = clock.clone();
+            let backend =
+                MemoryBackend::new(Arc::clone(&host), InstallationId::generate(), dyn_clock.clone());
+            let executor = Arc::new(Executor {
+                backend: Arc::new(backend),
+                store: store.clone(),
+                sealer: Arc::new(Unsealed),
+                clock: dyn_clock,
+                policy: Policy::default(),
+                steps: Steps::default(),
+            });
+            Self { host, store, clock, executor, working: Working::default() }
+        }
+
+        async fn admitted(&self) -> WorkspaceId {
+            let request = samples::provision(WorkspaceId::generate());
+            self.store.provision(&request, self.clock.now()).await.unwrap().workspace
+        }
+
+        /// How long to sleep, and how many steps are under way.
+        async fn claim(&mut self) -> (Duration, usize) {
+            let owner = LeaseOwner::generate();
+            let sleep = claim_and_work(&self.executor, owner, &mut self.working).await.unwrap();
+            (sleep, self.working.launches.len() + self.working.others.len())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_is_worked_on_and_else_the_engine_sleeps() {
+        let mut world = World::new();
+        let longest = world.executor.policy.longest_sleep;
+        assert_eq!(world.claim().await, (longest, 0), "there is nothing");
+        world.admitted().await;
+        assert_eq!(world.claim().await, (Duration::ZERO, 1));
+        assert!(world.working.next().await && !world.working.next().await);
+        // it boots, and is looked at at once; then it rests
+        assert_eq!(world.claim().await, (Duration::ZERO, 1));
+        assert!(world.working.next().await);
+        assert_eq!(world.claim().await, (longest, 0), "it is up");
+
+        world.host.set(Trouble::Away, true);
+        world.admitted().await;
+        world.claim().await;
+        assert!(world.working.next().await);
+        let (sleep, working) = world.claim().await;
+        let base = world.executor.policy.backoff_base;
+        assert!(sleep >= base && sleep < base * 2 && working == 0, "it backs off: {sleep:?}");
+        world.clock.advance(sleep);
+        assert_eq!(world.claim().await, (Duration::ZERO, 1), "it is due");
+    }
+
+    #[tokio::test]
+    async fn without_room_nothing_is_claimed() {
+        let mut world = World::new();
+        world.admitted().await;
+        let longest = world.executor.policy.longest_sleep;
+        let Executor { backend, store, sealer, clock, policy, .. } = &*world.executor;
+        let policy = Policy { concurrency: 0, launch_concurrency: 0, ..policy.clone() };
+        let executor = Executor {
+            backend: Arc::clone(backend),
+            store: Arc::clone(store),
+            sealer: Arc::clone(sealer),
+            clock: Arc::clone(clock),
+            policy,
+            steps: Steps::default(),
+        };
+        world.executor = Arc::new(executor);
+        assert_eq!(world.claim().await, (longest, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleep_ends_in_its_time_or_with_a_commit() {
+        let (world, cancel) = (World::new(), CancellationToken::new());
+        let (mut commits, mut working) = (world.store.wakes().any(), Working::default());
+        let mut slept = async |sleep| {
+            let began = Instant::now();
+            wait(&mut commits, &mut working, sleep, &cancel).await;
+            began.elapsed()
+        };
+        let five = Duration::from_secs(5);
+        assert!(slept(five).await >= five);
+        world.admitted().await;
+        assert_eq!(slept(five).await, Duration::ZERO);
+        assert_eq!(slept(Duration::ZERO).await, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hint_wakes_a_record() {
+        let mut world = World::new();
+        let workspace = world.admitted().await;
+        for _ in 0..2 {
+            world.claim().await;
+            assert!(world.working.next().await);
+        }
+        let rests = async || {
+            let record = world.store.get(samples::provision(workspace).organization, workspace).await;
+            let record = record.unwrap().unwrap();
+            (record.phase, record.due_at.is_none())
+        };
+        assert_eq!(rests().await, (Phase::Up, true));
+        let cancel = CancellationToken::new();
+        let listening = tokio::spawn(listen(Arc::clone(&world.executor), cancel.clone()));
+        tokio::time::sleep(HINTS_PAUSE).await;
+        assert!(rests().await.1, "nothing was told");
+        listening.abort();
+        world.host.hint(workspace);
+        let listening = tokio::spawn(listen(Arc::clone(&world.executor), cancel.clone()));
+        tokio::time::sleep(HINTS_PAUSE).await;
+        assert!(!rests().await.1, "it is looked at");
+        cancel.cancel();
+        listening.await.unwrap();
+    }
+}
