@@ -30,8 +30,6 @@ impl Executor {
             phase: Some(Phase::Stopping),
             reason: record.reason,
             message: Some(message.to_owned()),
-            failures: record.failures,
-            due_at: record.due_at,
             ..outcome_of(record)
         };
         self.commit_and_keep("commit.stopping", lease, outcome).await

@@ -187,7 +187,6 @@ impl Executor {
             let outcome = Outcome {
                 phase: Some(Phase::Launching),
                 message: Some("starting".to_owned()),
-                due_at: record.due_at,
                 fact: down_fact(sighting),
                 ..outcome_of(record)
             };
