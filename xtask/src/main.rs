@@ -65,13 +65,13 @@ enum Task {
 
 #[derive(Debug, Subcommand)]
 enum Mutants {
-    /// Plant the bugs of a list, one by one; each must be caught.
+    /// Plant the bugs of a list that are in other crates, one by one; each must be caught.
     Suspects {
         /// Only those whose name holds this.
         only: Option<String>,
     },
-    /// Compile every mutant of the pure crates into one build, judge each by the tests, and sum up what was found in
-    /// tests/mutants. It goes on where it was ended.
+    /// Compile every mutant of the pure crates, and the listed bugs, into one build, judge each by the tests, and sum up
+    /// what was found in tests/mutants. It goes on where it was ended.
     All {
         /// Which of how many, as in 0/8.
         #[arg(long)]

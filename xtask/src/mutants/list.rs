@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use super::PACKAGES;
+use super::suspects::{self, Judge, Suspect};
 use crate::shell::command;
 use crate::tools::cargo_tool;
 
@@ -33,6 +34,8 @@ pub(super) struct Mutant {
     pub(super) replacement: String,
     /// What is the same as long as the mutated function is: results are kept under the key.
     pub(super) key: String,
+    /// Whether a reader has thought of it, and cargo-mutants has not.
+    pub(super) is_suspect: bool,
 }
 
 /// Every mutant, and the text of every file that has one.
@@ -60,7 +63,44 @@ impl List {
                 sources.insert(file.to_owned(), fs::read_to_string(file).with_context(|| file.to_owned())?);
             }
         }
-        Self::of(&found, sources)
+        let mut list = Self::of(&found, sources)?;
+        for suspect in suspects::ALL.iter().filter(|one| one.judge == Judge::Pure) {
+            list.add(suspect)?;
+        }
+        Ok(list)
+    }
+
+    /// Adds a suspect of the mutated crates. Those of other crates are planted one by one.
+    fn add(&mut self, suspect: &Suspect) -> anyhow::Result<()> {
+        let Some(package) = suspect.package() else { return Ok(()) };
+        let source =
+            self.sources.get(suspect.file).with_context(|| format!("{} has no mutants", suspect.file))?;
+        let start = suspect.place(source)?;
+        let span = start..start + suspect.text.len();
+        let holds = |one: &&Mutant| {
+            let function = one.function.as_ref();
+            one.file == suspect.file
+                && function.is_some_and(|function| function.start <= span.start && span.end <= function.end)
+        };
+        let around = self.mutants.iter().find(holds);
+        let mut mutant = Mutant {
+            number: u32::try_from(self.mutants.len())? + 1,
+            name: format!("{}: {}", suspect.file, suspect.name),
+            file: suspect.file.to_owned(),
+            package,
+            is_value: false,
+            function: around.and_then(|one| one.function.clone()),
+            function_name: around.map(|one| one.function_name.clone()).unwrap_or_default(),
+            is_opaque: around.is_some_and(|one| one.is_opaque),
+            span,
+            replacement: suspect.with.to_owned(),
+            key: String::new(),
+            is_suspect: true,
+        };
+        let within = mutant.function.clone().unwrap_or(0..source.len());
+        mutant.key = hash(&[suspect.file, suspect.name, &mutant.applied(source, within)]);
+        self.mutants.push(mutant);
+        Ok(())
     }
 
     fn of(found: &[Value], sources: BTreeMap<String, String>) -> anyhow::Result<Self> {
@@ -90,6 +130,7 @@ impl List {
                 span: range(source, &one["span"])?,
                 replacement: text(one, "replacement")?.to_owned(),
                 key: String::new(),
+                is_suspect: false,
             };
             let within = mutant.function.clone().unwrap_or(0..source.len());
             mutant.key = hash(&[file, function_name, &mutant.applied(source, within)]);

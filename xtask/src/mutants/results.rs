@@ -98,6 +98,11 @@ impl Results {
     pub(super) fn write_summary(&self, list: &List) -> anyhow::Result<()> {
         let mut summary = Summary::default();
         for mutant in &list.mutants {
+            if mutant.is_suspect {
+                let word = self.of(mutant).map_or("open", Word::as_str);
+                summary.suspects.insert(mutant.name.clone(), word.to_owned());
+                continue;
+            }
             let counts = summary.files.entry(mutant.file.clone()).or_default();
             match self.of(mutant) {
                 Some(word) => {
@@ -121,11 +126,13 @@ type Counts = [u32; 5];
 const OPEN: usize = 4;
 
 /// What a run has found in all.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Summary {
     files: BTreeMap<String, Counts>,
     /// The mutants that no test caught, by name.
     survivors: BTreeMap<String, Word>,
+    /// What became of those that a reader has thought of, by name. They are not counted.
+    suspects: BTreeMap<String, String>,
 }
 
 impl Summary {
@@ -138,6 +145,7 @@ impl Summary {
             lines.push(format!("file\t{file}\t{}", counts.join("\t")));
         }
         lines.extend(self.survivors.iter().map(|(name, word)| format!("{word}\t{name}")));
+        lines.extend(self.suspects.iter().map(|(name, word)| format!("suspect\t{word}\t{name}")));
         lines.join("\n") + "\n"
     }
 
@@ -151,6 +159,9 @@ impl Summary {
                 let file = parts.next().with_context(wrong)?;
                 let counts = parts.map(str::parse).collect::<Result<Vec<u32>, _>>().with_context(wrong)?;
                 summary.files.insert(file.to_owned(), counts.try_into().ok().with_context(wrong)?);
+            } else if word == "suspect" {
+                let (word, name) = rest.split_once('\t').with_context(wrong)?;
+                summary.suspects.insert(name.to_owned(), word.to_owned());
             } else {
                 summary.survivors.insert(rest.to_owned(), Word::parse(word).with_context(wrong)?);
             }
@@ -183,6 +194,9 @@ impl Summary {
             if share(*counts) < LEAST.1 {
                 problems.push(format!("{:.1}% of {file} are caught, not {}%", share(*counts), LEAST.1));
             }
+        }
+        for (name, word) in self.suspects.iter().filter(|(_, word)| *word != Word::Caught.as_str()) {
+            problems.push(format!("{word}, and must be caught: {name}"));
         }
         for name in self.survivors.keys().filter(|name| !reasons.contains_key(*name)) {
             problems.push(format!("no reason in {SURVIVORS}: {name}"));
@@ -247,6 +261,7 @@ mod tests {
         Summary {
             files: files.iter().map(|(file, counts)| ((*file).to_owned(), *counts)).collect(),
             survivors: survivors.iter().map(|(name, word)| ((*name).to_owned(), *word)).collect(),
+            suspects: BTreeMap::new(),
         }
     }
 
@@ -257,6 +272,13 @@ mod tests {
             &[("a.rs: replace < with > in f #2", Word::Missed), ("b.rs: delete ! in g", Word::Timeout)],
         );
         assert_eq!(Summary::parse(&summary.text()).unwrap(), summary);
+        let suspects = [("a.rs: it is forgotten", "caught"), ("a.rs: it is lost", "missed")];
+        let suspects = suspects.map(|(name, word)| (name.to_owned(), word.to_owned())).into();
+        let with = Summary { suspects, ..summary.clone() };
+        assert_eq!(Summary::parse(&with.text()).unwrap(), with);
+        let more: Vec<_> = with.problems(&BTreeMap::new()).into_iter().collect();
+        assert!(more.contains(&"missed, and must be caught: a.rs: it is lost".to_owned()), "{more:?}");
+        assert_eq!(more.len(), summary.problems(&BTreeMap::new()).len() + 1);
         assert!(Summary::parse("file\ta.rs\t1\t2").is_err());
         assert!(Summary::parse("lost\ta.rs: delete !").is_err());
     }

@@ -1,6 +1,10 @@
 //! Mutations that a reader expected no test to catch: each text must be found exactly once in its file, so that a rename can't
 //! silence one.
 
+use anyhow::bail;
+
+use super::PACKAGES;
+
 /// A mutation of one place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Suspect {
@@ -19,6 +23,27 @@ pub(super) enum Judge {
     Pure,
     /// Those of the PostgreSQL store.
     Postgres,
+}
+
+impl Suspect {
+    /// The package that it is in, where that is one of those that are mutated.
+    pub(super) fn package(&self) -> Option<String> {
+        let folder = self.file.strip_prefix("crates/")?.split('/').next()?;
+        let package = format!("molecule-{folder}");
+        PACKAGES.contains(&package.as_str()).then_some(package)
+    }
+
+    /// Where the text begins in its file, which must hold it once.
+    pub(super) fn place(&self, source: &str) -> anyhow::Result<usize> {
+        let mut places = source.match_indices(self.text).map(|(place, _)| place);
+        match (places.next(), places.count()) {
+            (Some(place), 0) => Ok(place),
+            (first, more) => {
+                let count = usize::from(first.is_some()) + more;
+                bail!("{:?} is {count} times in {}, not once: {}", self.text, self.file, self.name)
+            }
+        }
+    }
 }
 
 const fn pure(name: &'static str, file: &'static str, text: &'static str, with: &'static str) -> Suspect {

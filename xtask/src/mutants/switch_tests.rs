@@ -15,6 +15,7 @@ fn mutant(source: &str, number: u32, function: &str, text: &str, with: &str) -> 
         span: at..at + text.len(),
         replacement: with.to_owned(),
         key: String::new(),
+        is_suspect: false,
     }
 }
 
