@@ -1,11 +1,14 @@
 //! The rules by which a workspace changes, by example: what becomes of a whole workspace, and what is told of it.
 
+mod adoption;
 mod agent;
 mod aggregate;
+mod agreement;
 mod answers;
 mod kinship;
 mod mirror;
 mod record;
+mod retold;
 mod undo;
 mod wish;
 mod world;

@@ -7,7 +7,8 @@ use molecule_domain::instance::{Endpoint, InstanceView};
 use molecule_domain::lifecycle::{AgentHealth, Desired, Phase, Readiness, Reason};
 use molecule_domain::spec::WorkspaceSpec;
 use molecule_domain::tier::Tier;
-use molecule_workspace::aggregate::SealedToken;
+use molecule_workspace::aggregate::{SealedToken, SideEffects};
+use molecule_workspace::agreement::{KnownAgents, Meetings, Minter, Terms, Verdict};
 use molecule_workspace::record::{AgentRecord, Pending, RequestKey};
 use molecule_workspace::undo::Undo;
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
@@ -207,4 +208,40 @@ pub(crate) fn key(id: &str) -> RequestKey {
 
 pub(crate) fn token() -> SealedToken {
     SealedToken { sealed: b"sealed".to_vec(), hash: b"hash".to_vec() }
+}
+
+/// Mints tokens that tell what they are for.
+pub(crate) struct Mint;
+
+impl Minter for Mint {
+    fn mint(&self, _: WorkspaceId, generation: Generation) -> SealedToken {
+        let (sealed, hash) = minted(generation.0);
+        SealedToken { sealed, hash }
+    }
+
+    fn no_private_parts(&self, _: WorkspaceId) -> Vec<u8> {
+        b"no parts".to_vec()
+    }
+}
+
+pub(crate) fn minted(generation: u32) -> (Vec<u8>, Vec<u8>) {
+    (format!("sealed for {generation}").into_bytes(), format!("hash for {generation}").into_bytes())
+}
+
+/// The database knows all of its agents.
+pub(crate) const KNOWN: KnownAgents = KnownAgents { running: true, wanted: true };
+
+/// Terms under which this start has told nothing yet; `set_back` is whether the tenant's database was.
+pub(crate) fn terms(meetings: &Meetings, set_back: bool) -> Terms<'_> {
+    Terms { meetings, revision: Revision(40), seen: &[], set_back, own: own(), minter: &Mint }
+}
+
+/// Agrees about a workspace, of whose wishes any may have been told.
+pub(crate) fn agree(
+    found: &mut Workspace,
+    instance: Option<&InstanceView>,
+    agents: KnownAgents,
+    set_back: bool,
+) -> (Verdict, SideEffects) {
+    found.agree(instance, agents, &terms(&Meetings::default(), set_back), NOW)
 }

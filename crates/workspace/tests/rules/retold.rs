@@ -1,0 +1,210 @@
+//! What the provider is told again that it had granted, and lost.
+
+use molecule_domain::id::{Generation, IntentNumber, Revision};
+use molecule_domain::instance::InstanceView;
+use molecule_domain::lifecycle::{Desired, Phase, Reason};
+use molecule_workspace::aggregate::{Revoke, SideEffects};
+use molecule_workspace::agreement::Verdict;
+use molecule_workspace::undo::Undo;
+use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
+
+use crate::world::{
+    KNOWN, NOW, agree, caused, entry, idle, minted, pending, record, replacement, view, waiting, with,
+};
+
+/// The provider has granted the second wish, and lost the third.
+fn put_back() -> InstanceView {
+    InstanceView { intent: IntentNumber(2), ..view() }
+}
+
+fn wants(desired: Desired, phase: Phase) -> InstanceView {
+    InstanceView { desired: Some(desired), phase, ..put_back() }
+}
+
+#[test]
+fn all_that_was_granted_and_all_that_waits_is_told_as_one() {
+    let mut found = waiting(vec![entry(4, Wish::Start), entry(5, Wish::Stop(None))]);
+    let before = found.record.clone();
+    let (sealed_token, hash) = minted(2);
+    let add_tokens = vec![(Generation(2), hash)];
+    let effects = SideEffects { visible: true, add_tokens, ..SideEffects::default() };
+    assert_eq!(agree(&mut found, None, KNOWN, false), (Verdict::TellAgain, effects));
+    let one = entry(6, Wish::Provision { run: false });
+    let one = Entry {
+        sealed_token,
+        asked_at: before.pending.clone().unwrap().since,
+        trace: "of wish 5".to_owned(),
+        requests: vec!["request 4".to_owned(), "request 5".to_owned()],
+        undo: Undo { desired: Desired::Stopped, ..one.undo.clone() },
+        retold: true,
+        begun: true,
+        ..one
+    };
+    let record = WorkspaceRecord { intent: IntentNumber(6), ..before };
+    assert_eq!(found, Workspace { outbox: vec![one], ..with(record) });
+}
+
+#[test]
+fn a_generation_that_was_lost_is_replaced() {
+    let mut found = idle();
+    let before = InstanceView {
+        generation: Generation(1),
+        wanted_generation: Generation(1),
+        desired: Some(Desired::Stopped),
+        ..put_back()
+    };
+    let (sealed_token, hash) = minted(2);
+    let effects = SideEffects {
+        visible: true,
+        add_tokens: vec![(Generation(2), hash)],
+        revoke: Revoke::Before(Generation(1)),
+        ..SideEffects::default()
+    };
+    assert_eq!(agree(&mut found, Some(&before), KNOWN, false), (Verdict::TellAgain, effects));
+    let one = entry(4, Wish::Replace { run: true, reset_session: false });
+    let one = Entry {
+        sealed_token,
+        asked_at: NOW,
+        trace: "of wish 3".to_owned(),
+        requests: vec![],
+        retold: true,
+        begun: true,
+        ..one
+    };
+    let record = WorkspaceRecord {
+        intent: IntentNumber(4),
+        instance_generation: Generation(1),
+        instance_revision: Revision(51),
+        pending: Some(pending(100, "")),
+        ..record()
+    };
+    assert_eq!(found, Workspace { outbox: vec![one], ..with(record) });
+}
+
+#[test]
+fn what_is_wanted_all_the_same_is_not_told() {
+    let mut found = idle();
+    let revoke = Revoke::Before(Generation(2));
+    let effects = SideEffects { revoke, ..SideEffects::default() };
+    assert_eq!(agree(&mut found, Some(&put_back()), KNOWN, false), (Verdict::TellAgain, effects.clone()));
+    let answered = |record| WorkspaceRecord {
+        answered: IntentNumber(2),
+        instance_revision: Revision(51),
+        pending: None,
+        ..record
+    };
+    assert_eq!(found, with(answered(record())));
+    let mut found = waiting(vec![entry(4, Wish::Start)]);
+    let before = found.record.clone();
+    let effects = SideEffects { visible: true, ..effects };
+    assert_eq!(agree(&mut found, Some(&put_back()), KNOWN, false), (Verdict::TellAgain, effects));
+    assert_eq!(found, with(answered(before)));
+}
+
+#[test]
+fn what_is_told_depends_on_what_the_provider_has() {
+    use Desired::{Running, Stopped};
+    let lost = |instance| InstanceView { wanted_generation: Generation(1), ..instance };
+    let cause = |wish| waiting(vec![entry(4, wish)]);
+    let resets = Wish::Replace { run: true, reset_session: true };
+    let resets = waiting(vec![Entry { wish: resets, ..replacement(4, 3) }]);
+    let stopped = |phase, reason| {
+        let message = "it crashed".to_owned();
+        with(WorkspaceRecord { desired: Stopped, phase, reason, message, ..record() })
+    };
+    let (crash, up) = (Some(Reason::CrashLoop), wants(Running, Phase::Up));
+    let stop_for = |reason| Wish::Stop(Some((reason, "it crashed".to_owned())));
+    let replace = |run, reset_session| Wish::Replace { run, reset_session };
+    for (what, mut found, instance, wish, generation) in [
+        ("nothing", idle(), None, Wish::Provision { run: true }, 2),
+        ("another generation", idle(), Some(lost(put_back())), replace(true, false), 2),
+        ("another, of a session to discard", resets, Some(put_back()), replace(true, true), 3),
+        (
+            "another, to be stopped",
+            stopped(Phase::Up, None),
+            Some(lost(up.clone())),
+            replace(false, false),
+            2,
+        ),
+        ("one that has stopped", idle(), Some(wants(Stopped, Phase::Stopped)), Wish::Start, 2),
+        ("one that has failed", idle(), Some(wants(Stopped, Phase::Failed)), replace(true, false), 3),
+        ("one that may fail yet", idle(), Some(wants(Stopped, Phase::Stopping)), replace(true, false), 3),
+        ("one that runs", stopped(Phase::Stopped, None), Some(up.clone()), Wish::Stop(None), 2),
+        (
+            "one that was stopped for another reason",
+            stopped(Phase::Stopped, crash),
+            Some(up.clone()),
+            Wish::Stop(None),
+            2,
+        ),
+        (
+            "one that had failed",
+            stopped(Phase::Failed, crash),
+            Some(up.clone()),
+            stop_for(Reason::CrashLoop),
+            2,
+        ),
+        (
+            "one that had failed, and has",
+            stopped(Phase::Failed, crash),
+            Some(wants(Running, Phase::Failed)),
+            Wish::Stop(None),
+            2,
+        ),
+        ("one that is to fail", cause(caused()), Some(up), caused(), 2),
+        (
+            "one that has stopped and is to fail",
+            cause(caused()),
+            Some(wants(Stopped, Phase::Stopped)),
+            caused(),
+            2,
+        ),
+    ] {
+        let number = found.record.intent.next();
+        assert_eq!(agree(&mut found, instance.as_ref(), KNOWN, false).0, Verdict::TellAgain, "{what}");
+        let [told] = &found.outbox[..] else { panic!("{what}: {:?}", found.outbox) };
+        let minted = if wish.launches() { minted(generation).0 } else { vec![] };
+        assert_eq!((&told.wish, &told.sealed_token), (&wish, &minted), "{what}");
+        let generation = Generation(generation);
+        assert_eq!((told.number, told.generation), (number, generation), "{what}");
+        assert_eq!((found.record.intent, found.record.highest), (number, generation), "{what}");
+    }
+}
+
+#[test]
+fn the_number_is_one_that_nothing_else_was_told_by() {
+    // the provider wants another generation under a number that waits here, too
+    let mut found = waiting(vec![replacement(4, 3)]);
+    let other = InstanceView { intent: IntentNumber(4), ..view() };
+    assert_eq!(agree(&mut found, Some(&other), KNOWN, false).0, Verdict::TellAgain);
+    assert_eq!((found.outbox[0].number, found.record.intent), (IntentNumber(5), IntentNumber(5)));
+}
+
+#[test]
+fn what_is_deleted_here_is_deleted_there() {
+    let deleting = |number| WorkspaceRecord {
+        desired: Desired::Deleted,
+        phase: Phase::Stopping,
+        message: "stopping".to_owned(),
+        intent: IntentNumber(number),
+        ..record()
+    };
+    for (intent, number) in [(1, 3), (2, 3), (3, 4), (7, 8)] {
+        let instance = InstanceView { intent: IntentNumber(intent), ..view() };
+        let mut found = with(deleting(3));
+        let effects = SideEffects { visible: true, ..SideEffects::default() };
+        assert_eq!(agree(&mut found, Some(&instance), KNOWN, true), (Verdict::DeleteAgain, effects));
+        let one = entry(number, Wish::Delete);
+        let one = Entry {
+            asked_at: NOW,
+            trace: "of wish 3".to_owned(),
+            requests: vec![],
+            undo: Undo { desired: Desired::Deleted, ..one.undo.clone() },
+            retold: true,
+            begun: true,
+            ..one
+        };
+        let record = WorkspaceRecord { pending: Some(pending(100, "")), ..deleting(number) };
+        assert_eq!(found, Workspace { outbox: vec![one], ..with(record) }, "{intent}");
+    }
+}
