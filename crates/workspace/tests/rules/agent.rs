@@ -123,8 +123,7 @@ fn what_an_agent_reports_of_a_generation_that_is_over_is_not_taken() {
 
 #[test]
 fn watchers_see_another_health_another_card_and_an_agent_that_is_known_after_all() {
-    let seen = |mut record: WorkspaceRecord, update: fn(&mut AgentRecord)| {
-        record.generation = Generation(2);
+    let seen = |record: WorkspaceRecord, update: fn(&mut AgentRecord)| {
         let mut found = with(record);
         let effects = found.reported(Generation(2), NOW, update).unwrap();
         (effects.visible, found.record.recovered)

@@ -71,7 +71,7 @@ fn what_only_the_provider_knows_is_taken_back_as_it_runs() {
     let instance = InstanceView {
         intent: IntentNumber(7),
         generation: Generation(3),
-        wanted_generation: Generation(4),
+        wanted_generation: Generation(3),
         runtime: "other".to_owned(),
         tier: Tier::T3,
         ..view()
@@ -86,8 +86,8 @@ fn what_only_the_provider_knows_is_taken_back_as_it_runs() {
         spec,
         intent: IntentNumber(7),
         answered: IntentNumber(7),
-        generation: Generation(4),
-        highest: Generation(4),
+        generation: Generation(3),
+        highest: Generation(3),
         instance_generation: Generation(3),
         instance_revision: Revision(51),
         agent: AgentRecord::default(),

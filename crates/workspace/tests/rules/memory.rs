@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use molecule_domain::Timestamp;
 use molecule_domain::error::ErrorReason;
 use molecule_domain::id::{Generation, IntentNumber, OrganizationId, Revision};
 use molecule_domain::instance::{Event, InstanceView};
 use molecule_domain::lifecycle::{AgentHealth, Desired, Readiness};
 use molecule_domain::spec::WorkspaceSpec;
+use molecule_domain::{Error, Timestamp};
 use molecule_workspace::agent::{Patience, Verdict};
 use molecule_workspace::aggregate::{Answer, Change, NewWorkspace, Refusal, SealedToken};
-use molecule_workspace::record::{RequestKey, StoredEvent};
+use molecule_workspace::record::{AgentRecord, RequestKey, StoredEvent};
 use molecule_workspace::store::memory::{Data, MemoryStore};
 use molecule_workspace::store::{Conditions, Cursors, StoreError, Stored, TenantStore};
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
@@ -198,15 +198,13 @@ async fn a_change_is_decided_about_what_is_there() {
     let found = loaded(&store, 1).await.unwrap();
     assert_eq!((&changed.record, &found.record.spec), (&found.record, &renamed));
     assert_eq!((changed.record.intent, changed.record.updated_at), (IntentNumber(2), second(12)));
-    let refuse = Box::new(|found: &Workspace| found.refuse_deleting().and(Err(found_is(found))));
+    let refuse = Box::new(|found: &Workspace| {
+        assert_eq!(found.record.spec.name, "baker");
+        Err(Error::new(ErrorReason::WrongState, "no"))
+    });
     let refused = store.change(MINE, workspace_id(1), &Conditions::default(), second(13), refuse).await;
-    assert_eq!(reason(refused), ErrorReason::StaleEtag);
+    assert_eq!(reason(refused), ErrorReason::WrongState);
     assert_eq!(loaded(&store, 1).await, Some(found));
-}
-
-fn found_is(found: &Workspace) -> molecule_domain::Error {
-    assert_eq!(found.record.spec.name, "baker");
-    molecule_domain::Error::new(ErrorReason::StaleEtag, "no")
 }
 
 #[tokio::test]
@@ -292,7 +290,7 @@ async fn what_an_agent_reports_and_what_is_thought_of_it_are_kept() {
     let store = opened();
     running(&store, 1, second(10)).await;
     let report = |generation, now| {
-        let heard = Box::new(|agent: &mut molecule_workspace::record::AgentRecord| {
+        let heard = Box::new(|agent: &mut AgentRecord| {
             agent.health = AgentHealth::Healthy;
         });
         store.agent_reported(MINE, workspace_id(1), Generation(generation), now, heard)

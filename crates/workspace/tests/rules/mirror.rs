@@ -1,8 +1,11 @@
 //! What the provider's word makes of a workspace.
 
+use std::time::Duration;
+
 use molecule_domain::id::{Generation, IntentNumber, Revision};
 use molecule_domain::instance::{Endpoint, InstanceView};
 use molecule_domain::lifecycle::{AgentHealth, Desired, Phase, Reason};
+use molecule_domain::spec::WorkspaceSpec;
 use molecule_domain::tier::Tier;
 use molecule_workspace::aggregate::{Revoke, SideEffects};
 use molecule_workspace::record::AgentRecord;
@@ -199,10 +202,7 @@ fn a_generation_that_was_granted_after_all_is_taken_over() {
     assert_eq!(launched(&found.record), (3, 3, before(), Tier::T2), "another one waits");
     let mut found = idle();
     take(&mut found, &wants(3, 3));
-    assert_eq!(
-        found.record.spec,
-        molecule_domain::spec::WorkspaceSpec { runtime: other(), tier: Tier::T3, ..spec() }
-    );
+    assert_eq!(found.record.spec, WorkspaceSpec { runtime: other(), tier: Tier::T3, ..spec() });
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn what_an_agent_reported_is_over_with_its_instance() {
 #[test]
 fn what_an_agent_reported_after_its_instance_went_down_is_kept() {
     let stopped = InstanceView { phase: Phase::Stopped, phase_since: second(30), ..view() };
-    let instant = std::time::Duration::from_micros(1);
+    let instant = Duration::from_micros(1);
     for (last_seen, is_over) in [(Some(second(30)), false), (Some(second(30) - instant), true), (None, true)]
     {
         let agent = AgentRecord { last_seen, ..agent() };

@@ -2,7 +2,7 @@
 
 use molecule_domain::error::ErrorReason;
 use molecule_domain::id::{IntentNumber, Revision};
-use molecule_domain::instance::Event;
+use molecule_domain::instance::{Event, InstanceView};
 use molecule_workspace::aggregate::{Answer, NewWorkspace};
 use molecule_workspace::store::memory::MemoryStore;
 use molecule_workspace::store::{Conditions, Place, StoreError, TenantStore};
@@ -155,7 +155,7 @@ async fn request_ids_are_dropped_after_a_day_unless_something_hangs_on_them() {
     };
     let granted = async |number: u8, wish: i64| {
         let instance = instance(number, 50);
-        let instance = molecule_domain::instance::InstanceView { intent: IntentNumber(wish), ..instance };
+        let instance = InstanceView { intent: IntentNumber(wish), ..instance };
         answer(&store, number, wish, Answer::Granted(instance), second(12)).await.unwrap();
     };
     creates(1, "of one that lives").await;
