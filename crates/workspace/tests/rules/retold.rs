@@ -172,6 +172,19 @@ fn what_is_told_depends_on_what_the_provider_has() {
 }
 
 #[test]
+fn a_wish_that_waits_does_not_bring_back_a_generation_that_was_lost() {
+    let lost = InstanceView { intent: IntentNumber(3), wanted_generation: Generation(1), ..view() };
+    let mut found = waiting(vec![entry(4, Wish::Start)]);
+    assert_eq!(agree(&mut found, Some(&lost), KNOWN, false).0, Verdict::TellAgain);
+    assert_eq!(found.outbox[0].wish, Wish::Replace { run: true, reset_session: false });
+    // but the one that it brings itself it does
+    let mut found = waiting(vec![replacement(4, 3)]);
+    let before = found.outbox.clone();
+    assert_eq!(agree(&mut found, Some(&view()), KNOWN, false).0, Verdict::Same);
+    assert_eq!(found.outbox, before);
+}
+
+#[test]
 fn the_number_is_one_that_nothing_else_was_told_by() {
     // the provider wants another generation under a number that waits here, too
     let mut found = waiting(vec![replacement(4, 3)]);
