@@ -107,7 +107,8 @@ impl Workspace {
         workspace.record.generation = instance.wanted_generation;
         workspace.record.highest = instance.wanted_generation;
         workspace.take_over(instance, now, terms.own, &mut effects);
-        workspace.record.recovered = Some(instance.generation);
+        // of the token that a replacement under way brings nothing is known either
+        workspace.record.recovered = Some(instance.wanted_generation);
         workspace.refresh_pending();
         // its token is nobody's: the instance has one of which nothing is known any more
         effects.add_tokens.clear();

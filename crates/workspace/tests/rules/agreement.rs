@@ -1,19 +1,22 @@
 //! What an agreement makes of a workspace of which both sides know the same, or only one side knows.
 
+use std::time::Duration;
+
 use molecule_domain::event::EventDetail;
 use molecule_domain::id::{Generation, IntentNumber, Revision};
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{Desired, Phase, Readiness, Reason};
 use molecule_domain::spec::WorkspaceSpec;
 use molecule_domain::tier::Tier;
+use molecule_workspace::agent::{Patience, Verdict as Judged, judge};
 use molecule_workspace::aggregate::{Revoke, SideEffects};
 use molecule_workspace::agreement::{Agreed, KnownAgents, Meetings, Verdict};
 use molecule_workspace::record::AgentRecord;
 use molecule_workspace::{Wish, Workspace, WorkspaceRecord};
 
 use crate::world::{
-    KNOWN, NOW, agent, agree, entry, event, gone, idle, pending, record, second, terms, view, waiting, with,
-    workspace_id,
+    KNOWN, NOW, agent, agree, entry, event, gone, idle, own, pending, record, second, terms, view, waiting,
+    with, workspace_id,
 };
 
 /// What any record of the provider's makes worthless.
@@ -116,6 +119,28 @@ fn what_only_the_provider_knows_is_taken_back_as_it_runs() {
     assert_eq!(agree(&mut other, Some(&instance), KNOWN, true), (Verdict::TakeBack, effects));
     let record = WorkspaceRecord { created_at: second(1), ..found.record };
     assert_eq!(other, Workspace { record, ..found });
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Its agent's token was brought by a replacement that this database has lost.
+#[test]
+fn what_is_taken_back_while_it_is_replaced_is_left_alone_when_the_replacement_is_up() {
+    let meetings = Meetings::default();
+    let replaced = InstanceView {
+        generation: Generation(3),
+        wanted_generation: Generation(4),
+        phase: Phase::Stopping,
+        ..view()
+    };
+    let (mut found, _) = Workspace::take_back(&replaced, &terms(&meetings, true), NOW);
+    let revision = Revision(replaced.revision.0 + 1);
+    let up =
+        InstanceView { generation: Generation(4), phase: Phase::Up, phase_since: NOW, revision, ..replaced };
+    found.take_over(&up, NOW, own(), &mut SideEffects::default());
+    let patience = Patience { connect: MINUTE, silence: MINUTE, since: NOW };
+    assert!(found.record.is_recovered(), "{:?}", found.record);
+    assert_eq!(judge(&found.record, &patience, second(100_000)), Judged::Fine);
 }
 
 #[test]
