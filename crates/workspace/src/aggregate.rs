@@ -165,12 +165,7 @@ impl Workspace {
         };
         let undo = Undo::of(&record, None);
         let mut workspace = Self { record, private: new.private.clone(), outbox: Vec::new() };
-        let change = Change {
-            wish: Some(Wish::Provision { run: true }),
-            token: Some(new.token.clone()),
-            trace: new.trace.clone(),
-            ..Change::default()
-        };
+        let change = Change { token: Some(new.token.clone()), trace: new.trace.clone(), ..Change::default() };
         let mut effects = SideEffects { visible: true, ..SideEffects::default() };
         let asked = Asked { key, now, own };
         workspace.follow(Wish::Provision { run: true }, change, undo, asked, &mut effects);

@@ -96,6 +96,25 @@ impl MemoryStore {
 }
 
 impl Data {
+    fn listed(
+        &self,
+        organization: OrganizationId,
+        show_deleted: bool,
+        after: Option<&Place>,
+        limit: u32,
+    ) -> Vec<WorkspaceRecord> {
+        let all = self.workspaces.values().map(|found| &found.record);
+        let all = all.filter(|record| {
+            record.organization == organization && (show_deleted || record.deleted_at.is_none())
+        });
+        let place = |record: &WorkspaceRecord| (record.created_at.micros(), record.workspace.to_string());
+        let mut found: Vec<_> =
+            all.filter(|record| after.is_none_or(|after| place(record) > *after)).cloned().collect();
+        found.sort_by_key(place);
+        found.truncate(limit as usize);
+        found
+    }
+
     fn existing(
         &self,
         organization: OrganizationId,
@@ -413,25 +432,15 @@ impl TenantStore for MemoryStore {
         after: Option<Place>,
         limit: u32,
     ) -> Result<Vec<WorkspaceRecord>, StoreError> {
-        let data = self.lock();
-        let all = data.workspaces.values().map(|found| &found.record);
-        let all = all.filter(|record| {
-            record.organization == organization && (show_deleted || record.deleted_at.is_none())
-        });
-        let place = |record: &WorkspaceRecord| (record.created_at.micros(), record.workspace.to_string());
-        let mut found: Vec<_> =
-            all.filter(|record| after.as_ref().is_none_or(|after| place(record) > *after)).cloned().collect();
-        found.sort_by_key(place);
-        found.truncate(limit as usize);
-        Ok(found)
+        Ok(self.lock().listed(organization, show_deleted, after.as_ref(), limit))
     }
 
     async fn snapshot(
         &self,
         organization: OrganizationId,
     ) -> Result<(Vec<WorkspaceRecord>, Revision), StoreError> {
-        let revision = self.lock().revision;
-        Ok((self.list(organization, false, None, u32::MAX).await?, revision))
+        let data = self.lock();
+        Ok((data.listed(organization, false, None, u32::MAX), data.revision))
     }
 
     async fn changes_after(
