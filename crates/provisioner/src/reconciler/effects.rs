@@ -16,15 +16,15 @@ use crate::outcome::Outcome;
 use crate::store::StoreError;
 
 impl Executor {
-    /// Says what is about to happen, before a call that may take long.
+    /// Says what is about to happen, before a call that may take long. Whether it is still wanted.
     pub(super) async fn announce(
         &self,
         lease: &Lease,
         record: &InstanceRecord,
         message: &str,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         if record.phase == Phase::Stopping || record.phase == Phase::Failed {
-            return Ok(());
+            return Ok(true);
         }
         let outcome = Outcome {
             phase: Some(Phase::Stopping),
@@ -104,16 +104,19 @@ impl Executor {
         lease: &Lease,
         outcome: Outcome,
     ) -> Result<(), StoreError> {
-        self.write(step, lease, outcome, true).await
+        self.write(step, lease, outcome, true).await.map(drop)
     }
 
+    /// Writes what a call is about to do, and keeps the lease. Whether that is still what is wanted: nothing else was written
+    /// but facts where it is not.
     pub(super) async fn commit_and_keep(
         &self,
         step: &'static str,
         lease: &Lease,
         outcome: Outcome,
-    ) -> Result<(), StoreError> {
-        self.write(step, lease, outcome, false).await
+    ) -> Result<bool, StoreError> {
+        let planned_for = outcome.planned_for;
+        Ok(self.write(step, lease, outcome, false).await?.wanted() == planned_for)
     }
 
     async fn write(
@@ -122,10 +125,10 @@ impl Executor {
         lease: &Lease,
         outcome: Outcome,
         release: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<InstanceRecord, StoreError> {
         let write = || self.store.commit(lease, self.clock.now(), &outcome, release);
         match self.steps.run(step, write).await {
-            Ok(result) => result.map(drop),
+            Ok(result) => result,
             Err(injected) => Err(StoreError::Unavailable(injected.to_string().into())),
         }
     }

@@ -9,7 +9,7 @@ use tracing::{debug, info, info_span, warn};
 
 use super::effects::{outcome_of, seed_of};
 use super::plan::{Action, engine_event, give_up, plan, restarts_so_far};
-use crate::backend::{Backend, CallError, PostMortem};
+use crate::backend::{Backend, CallError, PostMortem, Progress};
 use crate::faults::Steps;
 use crate::model::{AttemptState, Claimed, EventDetail, InstanceRecord, InstanceRef, Lease};
 use crate::observation::{InstanceState, OwnedInstance, Sighting, Snapshot};
@@ -131,7 +131,9 @@ impl Executor {
             }
             Action::Start(sighting) => self.start(lease, record, &sighting).await,
             Action::Stop(sighting) => {
-                self.announce(lease, record, "being stopped").await?;
+                if !self.announce(lease, record, "being stopped").await? {
+                    return self.look_again(lease, record, Ok(Progress::Done)).await;
+                }
                 let grace = self.policy.stop_grace;
                 let found = sighting.found();
                 let limit = grace + self.policy.other_call;
@@ -140,7 +142,9 @@ impl Executor {
                 self.look_again(lease, record, result).await
             }
             Action::Remove(sighting) => {
-                self.announce(lease, record, "being taken away").await?;
+                if !self.announce(lease, record, "being taken away").await? {
+                    return self.look_again(lease, record, Ok(Progress::Done)).await;
+                }
                 let found = sighting.found();
                 let limit = self.policy.other_call;
                 let remove = || self.backend.remove(&found.instance, found.seq);
@@ -190,7 +194,9 @@ impl Executor {
                 fact: down_fact(sighting),
                 ..outcome_of(record)
             };
-            self.commit_and_keep("commit.starting", lease, outcome).await?;
+            if !self.commit_and_keep("commit.starting", lease, outcome).await? {
+                return self.look_again(lease, record, Ok(Progress::Done)).await;
+            }
         }
         let found = sighting.found();
         let limit = self.policy.other_call;

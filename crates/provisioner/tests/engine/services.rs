@@ -278,6 +278,76 @@ async fn orphans_go_by_hand_once_no_alarm_stands() {
     assert!(engine.orphans().await.unwrap().is_none(), "who does not answer tells of none");
 }
 
+/// Asks for something else right before a step is written.
+struct Overtakes {
+    step: &'static str,
+    store: Arc<MemoryStore>,
+    request: ChangeRequest,
+}
+
+#[async_trait]
+impl Probe for Overtakes {
+    async fn before(&self, step: &'static str) -> Option<Fault> {
+        if step == self.step {
+            // a second time it is a replay
+            let _ = self.store.change(&self.request, NOW).await;
+        }
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_overtaken_is_neither_stopped_nor_started() {
+    for (step, first, then) in [
+        ("commit.stopping", Change::Stop(None), Change::Start),
+        ("commit.starting", Change::Start, Change::Stop(None)),
+    ] {
+        let (store, host) = (Arc::new(MemoryStore::default()), Arc::new(Host::default()));
+        let backend = MemoryBackend::new(Arc::clone(&host), InstallationId::generate(), clock());
+        let workspace = WorkspaceId::generate();
+        let wish = |intent, change| ChangeRequest {
+            organization: ORG,
+            workspace,
+            intent: IntentNumber(intent),
+            change,
+            trace: String::new(),
+        };
+        store.provision(&samples::provision(workspace), NOW).await.unwrap();
+        let begins = |steps| {
+            let policy = Policy::default();
+            Engine::new(
+                Arc::new(backend.clone()),
+                Arc::clone(&store) as _,
+                Arc::new(Plain),
+                clock(),
+                policy,
+                steps,
+            )
+        };
+        let run = async |engine: Engine| {
+            let cancel = CancellationToken::new();
+            tokio::join!(engine.run(cancel.clone()), async {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                cancel.cancel();
+            })
+        };
+        run(begins(Steps::default())).await;
+        let runs = matches!(first, Change::Stop(None));
+        if !runs {
+            store.change(&wish(1, Change::Stop(None)), NOW).await.unwrap();
+            run(begins(Steps::default())).await;
+        }
+        let starts = || host.instances().iter().map(|found| host.starts_of(&found.instance)).sum::<usize>();
+        let before = (starts(), host.instances()[0].state);
+        store.change(&wish(2, first), NOW).await.unwrap();
+        let probe = Overtakes { step, store: Arc::clone(&store), request: wish(3, then) };
+        run(begins(Steps::probed(Arc::new(probe)))).await;
+        assert_eq!((starts(), host.instances()[0].state), before, "{step}: it was left as it was");
+        let told = store.events_after(ORG, 0, 100).await.unwrap();
+        assert!(!told.iter().any(|event| event.detail.kind == "exited"), "{step}: {told:?}");
+    }
+}
+
 /// Lets each launch take five seconds.
 struct Slow;
 
