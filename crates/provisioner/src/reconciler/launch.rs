@@ -1,5 +1,6 @@
 //! The steps of a launch.
 
+use molecule_domain::Timestamp;
 use molecule_domain::lifecycle::{Phase, Reason};
 use molecule_domain::seal::token_context;
 use tracing::info;
@@ -8,13 +9,9 @@ use super::effects::{outcome_of, seed_of};
 use super::execute::Executor;
 use super::plan::engine_event;
 use crate::backend::{BootstrapToken, CallError, LaunchRequest, PrepareRequest, Prepared, Progress, Refusal};
-use crate::model::{AttemptState, InstanceRecord, Lease};
+use crate::model::{Attempt, AttemptState, InstanceRecord, Lease};
 use crate::outcome::Outcome;
 use crate::store::StoreError;
-
-/// How often in a row a launch is placed anew at once. After so many it pauses in between: a backend that does not remember
-/// which places had no room, or whose machines end as soon as they are made, would be asked without end.
-const PLACES: u32 = 16;
 
 impl Executor {
     /// Launches, or finishes a launch: places it, stores the attempt, calls, and writes what came of it.
@@ -49,6 +46,13 @@ impl Executor {
             Prepared::Unknown(cause) => return self.retry_later(lease, record, &cause, true).await,
         };
         let now = self.clock.now();
+        if let Some(until) = self.asked_there_until(record, &placement)
+            && now < until
+        {
+            let failures = record.failures;
+            let outcome = Outcome { due_at: Some(until), failures, ..outcome_of(record) };
+            return self.commit("commit.wait", lease, outcome).await;
+        }
         let call_until = now + self.policy.launch_call;
         if call_until >= lease.until {
             // preparing took long: its deadline begins with its attempt, so it is claimed anew before that
@@ -112,6 +116,14 @@ impl Executor {
         }
     }
 
+    /// Until when a place that was found to have no room is not asked again. Another one is asked at once.
+    fn asked_there_until(&self, record: &InstanceRecord, placement: &str) -> Option<Timestamp> {
+        let had_no_room =
+            |last: &&Attempt| last.state == AttemptState::Resolved && last.placement == placement;
+        let last = record.attempt.as_ref().filter(had_no_room).filter(|_| record.failures > 0)?;
+        Some(last.call_until + self.policy.backoff(record.failures, seed_of(record)))
+    }
+
     /// The place has no room: another attempt is made, placed anew, once no earlier call can take effect any more.
     async fn no_room(
         &self,
@@ -124,13 +136,12 @@ impl Executor {
         // an earlier call whose answer was lost may still have had an effect: this attempt is asked for again then
         let sure = record.attempt.as_ref().is_none_or(|attempt| attempt.is_sure(now));
         let failures = record.failures.saturating_add(1);
-        let at_once = sure && failures <= PLACES;
         let outcome = Outcome {
             reason: Some(refusal.reason),
             message: Some(refusal.message.clone()),
             attempt: sure.then_some(AttemptState::Resolved),
             call_ended: Some(now),
-            due_at: Some(if at_once { now } else { now + self.policy.backoff(failures, seed_of(record)) }),
+            due_at: Some(if sure { now } else { now + self.policy.backoff(failures, seed_of(record)) }),
             failures,
             event: sure.then(|| engine_event(record, "no_room", Some(refusal.reason), &refusal.message)),
             ..outcome_of(record)

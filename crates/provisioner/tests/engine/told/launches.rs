@@ -86,36 +86,24 @@ NoRoom
 Create
    0 ADMITTED "admitted" r0 f0 due 0.000
      * admitted by client of 1: admitted
-   1 LAUNCHING NO_CAPACITY "there is no room for it" r0 f2 due 1.000
+   1 LAUNCHING NO_CAPACITY "there is no room for it" r0 f1 due 1.610
      * no_room by engine of 1: there is no room for it (NO_CAPACITY)
+   2 LAUNCHING NO_CAPACITY "there is no room for it" r0 f2 due 3.028
      * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-   2 LAUNCHING NO_CAPACITY "there is no room for it" r0 f4 due 2.000
+   4 LAUNCHING NO_CAPACITY "there is no room for it" r0 f3 due 6.296
      * no_room by engine of 1: there is no room for it (NO_CAPACITY)
+   7 LAUNCHING NO_CAPACITY "there is no room for it" r0 f4 due 11.387
      * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-   3 LAUNCHING NO_CAPACITY "there is no room for it" r0 f6 due 3.000
+  12 LAUNCHING NO_CAPACITY "there is no room for it" r0 f5 due 20.863
      * no_room by engine of 1: there is no room for it (NO_CAPACITY)
+  21 LAUNCHING NO_CAPACITY "there is no room for it" r0 f6 due 38.559
      * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-   4 LAUNCHING NO_CAPACITY "there is no room for it" r0 f8 due 4.000
+  39 LAUNCHING NO_CAPACITY "there is no room for it" r0 f7 due 76.919
      * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-     * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-   5 LAUNCHING NO_CAPACITY "there is no room for it" r0 f10 due 5.000
-     * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-     * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-   6 LAUNCHING NO_CAPACITY "there is no room for it" r0 f12 due 6.000
-     * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-     * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-   7 LAUNCHING NO_CAPACITY "there is no room for it" r0 f14 due 7.000
-     * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-     * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-   8 LAUNCHING NO_CAPACITY "there is no room for it" r0 f16 due 8.000
-     * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-     * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-   9 LAUNCHING NO_CAPACITY "there is no room for it" r0 f17 due 74.501
-     * no_room by engine of 1: there is no room for it (NO_CAPACITY)
-  75 LAUNCHING NO_CAPACITY "there is no room for it" r0 f18 due 146.030
+  77 LAUNCHING NO_CAPACITY "there is no room for it" r0 f8 due 147.235
      * no_room by engine of 1: there is no room for it (NO_CAPACITY)
 ProviderBack
- 147 UP "up" r0 f0 rests
+ 148 UP "up" r0 f0 rests
      * launched by engine of 1: launched
      * up by engine of 1: up
 "#);
