@@ -9,7 +9,7 @@ use tracing::warn;
 use super::execute::Executor;
 use crate::backend::OwnedResource;
 use crate::model::InstanceRef;
-use crate::observation::{OwnedInstance, Sighting, Snapshot};
+use crate::observation::{OwnedInstance, Sighting};
 use crate::store::{Alarm, Expectations, Expected, Store, StoreError};
 
 /// A launch that something at the provider carries by its labels, and the workspace that it is of.
@@ -99,7 +99,9 @@ impl Orphans {
 /// Lists orphans; `None` where the provider does not answer.
 pub async fn list(executor: &Executor) -> Result<Option<Orphans>, StoreError> {
     let snapshot = executor.look().await;
-    let Some((sightings, resources)) = everything(executor, &snapshot).await else { return Ok(None) };
+    let Ok(sightings) = snapshot.sightings() else { return Ok(None) };
+    let sightings: Vec<Sighting> = sightings.collect();
+    let Some(resources) = resources(executor).await else { return Ok(None) };
     let expected = executor.store.expectations(executor.backend.kind()).await?;
     Ok(Some(Unexplained::of(&sightings, &resources, &expected).orphans(&*executor.store).await?))
 }
@@ -167,17 +169,13 @@ pub(super) async fn destroy(
     all
 }
 
-/// The provider's lists, of instances and of other resources, or nothing: half an answer proves nothing.
-pub(super) async fn everything(
-    executor: &Executor,
-    snapshot: &Snapshot,
-) -> Option<(Vec<Sighting>, Vec<OwnedResource>)> {
-    let sightings: Vec<Sighting> = snapshot.sightings().ok()?.collect();
+/// The provider's list of other resources than instances, where it gives one.
+pub(super) async fn resources(executor: &Executor) -> Option<Vec<OwnedResource>> {
     let list = || executor.backend.list_resources();
     match executor.call("backend.list_resources", executor.policy.other_call, list).await {
-        Ok(resources) => Some((sightings, resources)),
+        Ok(resources) => Some(resources),
         Err(error) => {
-            warn!(%error, "the provider does not list its resources; nothing is compared");
+            warn!(%error, "the provider does not list its resources, so nothing is removed");
             None
         }
     }
@@ -189,7 +187,7 @@ pub(super) mod tests {
     use molecule_domain::id::Generation;
 
     use super::*;
-    use crate::observation::InstanceState;
+    use crate::observation::{InstanceState, Snapshot};
     use crate::store::memory::MemoryStore;
 
     pub(in crate::reconciler) fn instance(n: u128) -> InstanceRef {

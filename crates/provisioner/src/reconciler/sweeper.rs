@@ -11,9 +11,10 @@ use tracing::{error, info};
 
 use super::comparison::{Comparison, destroyable, differing};
 use super::execute::Executor;
-use super::orphans::{Unexplained, alarm, destroy, everything};
+use super::orphans::{Unexplained, alarm, destroy, resources};
 use crate::backend::OwnedResource;
 use crate::model::InstanceRef;
+use crate::observation::Sighting;
 use crate::store::{Alarm, StoreError};
 
 /// Sweeps again and again; remembers what it could not explain. One engine of many sweeps; another takes over soon after it was
@@ -49,25 +50,31 @@ impl Sweeper {
     #[tracing::instrument(skip_all)]
     pub async fn pass(&mut self, executor: &Executor) -> Result<Comparison, StoreError> {
         let kind = executor.backend.kind();
+        // by every engine, so that it is told at each start; and before it is asked what is known: who ends it meanwhile makes
+        // more known, never less
+        let mut alarm = alarm(executor).await?;
+        self.tell(kind, alarm.as_ref());
         if !self.leads(executor).await? {
-            *self = Self { owner: self.owner, ..Self::default() };
+            *self = Self { owner: self.owner, told: self.told, ..Self::default() };
             // whoever sweeps says what there is
-            metrics::alarm(kind, false);
             metrics::orphans(kind, 0, Duration::ZERO);
             for phase in Phase::ALL {
                 metrics::instances(kind, &phase.to_string(), 0);
             }
             return Ok(Comparison::default());
         }
-        // before it is asked what is known: who ends it meanwhile makes more known, never less
-        let mut alarm = alarm(executor).await?;
-        self.tell(kind, alarm.as_ref());
         let snapshot = executor.look().await;
-        let Some((sightings, resources)) = everything(executor, &snapshot).await else {
-            return Ok(Comparison::default());
-        };
+        let Ok(sightings) = snapshot.sightings() else { return Ok(Comparison::default()) };
+        let sightings: Vec<Sighting> = sightings.collect();
+        let resources = resources(executor).await;
         let expected = executor.store.expectations(kind).await?;
         let now = executor.clock.now();
+        let wake = differing(&expected, &sightings);
+        if !wake.is_empty() {
+            info!(count = wake.len(), "instances are not as they were last known; looking at them");
+            executor.store.wake(&wake, now).await?;
+        }
+        let Some(resources) = resources else { return Ok(Comparison { wake, ..Comparison::default() }) };
         let unexplained = Unexplained::of(&sightings, &resources, &expected);
         let unknown = unexplained.orphans(&*executor.store).await?.unknown.len();
 
@@ -76,22 +83,13 @@ impl Sweeper {
         for resource in &unexplained.resources {
             self.unexplained_since.entry(resource.name.clone()).or_insert(now);
         }
-        let mut found = Comparison {
-            wake: differing(&expected, &sightings),
-            unexplained: unexplained.len(),
-            unknown,
-            ..Comparison::default()
-        };
+        let mut found = Comparison { wake, unexplained: unexplained.len(), unknown, ..Comparison::default() };
         let created = unexplained.instances.iter().map(|one| one.created_at);
         let oldest = created.chain(self.unexplained_since.values().copied()).min();
         metrics::orphans(kind, found.unexplained, oldest.map_or(Duration::ZERO, |since| now.since(since)));
         for phase in Phase::ALL {
             let count = expected.instances.iter().filter(|record| record.phase == Some(phase)).count();
             metrics::instances(kind, &phase.to_string(), count);
-        }
-        if !found.wake.is_empty() {
-            info!(count = found.wake.len(), "instances are not as they were last known; looking at them");
-            executor.store.wake(&found.wake, now).await?;
         }
         if found.unknown > 0 && alarm.is_none() {
             let message = format!(

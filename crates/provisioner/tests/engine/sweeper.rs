@@ -15,7 +15,7 @@ use molecule_provisioner::samples;
 use molecule_provisioner::store::Store;
 use molecule_provisioner::store::memory::MemoryStore;
 
-use crate::world::{ORG, World};
+use crate::world::{ORG, Op, World};
 
 /// A step takes so long, and another engine asks for the role right after it has begun.
 struct Slow {
@@ -151,4 +151,18 @@ async fn by_hand_nothing_of_a_workspace_that_was_created_meanwhile_is_removed() 
     }
     orphans::remove(&world.executor, &listed).await;
     assert_eq!((listed.workspaces.len(), world.host.volume_owners()), (10, owners));
+}
+
+#[tokio::test]
+async fn what_has_ended_is_seen_although_volumes_are_not_listed() {
+    let mut world = World::new();
+    let workspace = WorkspaceId::generate();
+    world.ask(workspace, Op::Create).await;
+    world.settle().await;
+    world.ask(workspace, Op::Crash).await;
+    // the second step of a sweep, after the list of instances
+    world.faults.arm(Some((1, Fault::FailBefore)));
+    world.sweep().await;
+    assert_eq!(world.faults.taken(), ["backend.list", "backend.list_resources"]);
+    assert!(world.record(workspace).await.unwrap().due_at.is_some(), "it is looked at");
 }
