@@ -101,13 +101,14 @@ impl Planner<'_> {
         Action::AwaitProvider(cause.to_owned())
     }
 
-    /// Two instances on one disk: both are taken away, and another is launched.
+    /// Two instances on one disk: both are taken away, and another is launched where it is to run.
     fn on_doubled(&self, sighting: &Sighting) -> Action {
         let runs = self.record.desired == Desired::Running && !self.record.is_being_replaced();
         if runs && self.record.phase == Phase::Stopping && self.start_is_overdue() {
             return self.stop_timeout("the provider made two instances of it, and does not remove them");
         }
-        if runs { self.remove(sighting) } else { self.on_present(sighting) }
+        let is_replaced = self.record.is_being_replaced();
+        if is_replaced { self.on_present(sighting) } else { self.remove(sighting) }
     }
 
     /// A late one of an earlier launch of ours. The orphan sweep, which has a grace and a budget, decides about it.

@@ -314,3 +314,29 @@ async fn a_wish_to_run_is_not_given_up_for_the_time_before_it() {
         assert_eq!(world.record(workspace).await.unwrap().phase, Phase::Up, "{then:?}");
     }
 }
+
+/// Of a workspace that is not to run as well: one of the two would stay at the provider for good.
+#[tokio::test]
+async fn two_of_one_launch_are_taken_away_whatever_is_wanted() {
+    let admitted = admitted().await;
+    for (desired, phase) in [
+        (Desired::Running, Phase::Up),
+        (Desired::Stopped, Phase::Stopped),
+        (Desired::Stopped, Phase::Failed),
+        (Desired::Deleted, Phase::Stopping),
+    ] {
+        let attempt = Some(attempt(&admitted, AttemptState::Confirmed, NOW));
+        let record = InstanceRecord { desired, phase, attempt, ..admitted.clone() };
+        let found = |created| OwnedInstance {
+            instance: record.instance(),
+            seq: LaunchSeq(1),
+            state: InstanceState::Exited(Some(0)),
+            endpoint: None,
+            created_at: created,
+        };
+        let seen = Snapshot::new(NOW, Ok(vec![found(NOW), found(NOW)])).observe(&record);
+        assert!(matches!(seen, Observation::Doubled(_)), "{seen:?}");
+        let action = plan(&record, &seen, &Policy::default(), Duration::ZERO, NOW);
+        assert!(matches!(action, Action::Remove(_)), "{desired:?} {phase}: {action:?}");
+    }
+}
