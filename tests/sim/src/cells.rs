@@ -65,10 +65,16 @@ fn pair_cannot(last: WishKind, new: WishKind) -> Option<&'static str> {
 
 /// Why a legal transition does not occur, where it doesn't.
 fn transition_cannot(from: Phase, to: Phase) -> Option<&'static str> {
-    use Phase::{Admitted, Failed, Up};
+    use Phase::{Admitted, Booting, Failed, Up};
     match (from, to) {
         (from, to) if from == to => Some("it is no change"),
         (Up, Admitted) => Some("a replacement takes what is UP to STOPPING first"),
+        (Up, Booting) => Some(
+            "only a stop of ours ends slowly, and is stored as STOPPING before the call; nobody else stops machines here",
+        ),
+        (Admitted, Booting) => {
+            Some("what is stopped is stored as STOPPING before the call, until that has ended")
+        }
         (Failed, Admitted) => Some(
             "a replacement takes what failed to STOPPING first, and giving up while being replaced wants STOPPED",
         ),
