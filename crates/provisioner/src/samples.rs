@@ -1,10 +1,13 @@
-//! Requests of some kind, for tests.
+//! Requests of some kind, and what an engine stands on, for tests.
 
-use molecule_domain::id::{Generation, IntentNumber, OrganizationId, WorkspaceId};
+use molecule_domain::id::{AttemptNumber, Generation, IntentNumber, LaunchSeq, OrganizationId, WorkspaceId};
 use molecule_domain::launch::{LaunchSpec, Mount};
+use molecule_domain::seal::Sealer;
 use molecule_domain::tier::{Resources, Tier};
 
 use crate::admission::ProvisionRequest;
+use crate::backend::LaunchRequest;
+use crate::model::{Attempt, InstanceRef};
 
 /// A launch of some kind.
 pub fn spec() -> LaunchSpec {
@@ -38,5 +41,34 @@ pub fn provision(workspace: WorkspaceId) -> ProvisionRequest {
         spec: spec(),
         sealed_token: b"sealed".to_vec(),
         trace: "of the request".to_owned(),
+    }
+}
+
+/// The launch of a first instance under a number, as the engine asks a backend for it.
+pub fn launch(workspace: WorkspaceId, seq: LaunchSeq) -> LaunchRequest {
+    let request = provision(workspace);
+    let (organization, generation) = (request.organization, request.generation);
+    LaunchRequest {
+        instance: InstanceRef { organization, workspace, generation },
+        attempt: AttemptNumber(1),
+        seq,
+        token: Attempt::token_of(workspace, generation, seq),
+        placement: String::new(),
+        spec: request.spec,
+        bootstrap_token: None,
+    }
+}
+
+/// Seals by not sealing: tests that use this look at nothing that is sealed.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsealed;
+
+impl Sealer for Unsealed {
+    fn seal(&self, plain: &[u8], _context: &str) -> Vec<u8> {
+        plain.to_vec()
+    }
+
+    fn open(&self, sealed: &[u8], _context: &str) -> Option<Vec<u8>> {
+        Some(sealed.to_vec())
     }
 }

@@ -447,7 +447,6 @@ impl Backend for MemoryBackend {
 #[cfg(test)]
 mod tests {
     use molecule_domain::clock::ManualClock;
-    use molecule_domain::id::AttemptNumber;
 
     use super::*;
     use crate::samples;
@@ -465,20 +464,7 @@ mod tests {
     }
 
     fn request() -> LaunchRequest {
-        let of = samples::provision(WorkspaceId::generate());
-        LaunchRequest {
-            instance: InstanceRef {
-                organization: of.organization,
-                workspace: of.workspace,
-                generation: of.generation,
-            },
-            attempt: AttemptNumber(1),
-            seq: LAUNCH,
-            token: "a token".to_owned(),
-            placement: String::new(),
-            spec: of.spec,
-            bootstrap_token: None,
-        }
+        samples::launch(WorkspaceId::generate(), LAUNCH)
     }
 
     fn states(host: &Host) -> Vec<InstanceState> {

@@ -204,7 +204,6 @@ mod tests {
     use molecule_domain::clock::{Clock, ManualClock, Timestamp};
     use molecule_domain::id::InstallationId;
     use molecule_domain::lifecycle::Phase;
-    use molecule_domain::seal::Sealer;
 
     use super::*;
     use crate::backend::memory::{Host, MemoryBackend, Trouble};
@@ -212,18 +211,6 @@ mod tests {
     use crate::samples;
     use crate::store::Store;
     use crate::store::memory::MemoryStore;
-
-    struct Unsealed;
-
-    impl Sealer for Unsealed {
-        fn seal(&self, plain: &[u8], _context: &str) -> Vec<u8> {
-            plain.to_vec()
-        }
-
-        fn open(&self, sealed: &[u8], _context: &str) -> Option<Vec<u8>> {
-            Some(sealed.to_vec())
-        }
-    }
 
     struct World {
         host: Arc<Host>,
@@ -243,7 +230,7 @@ mod tests {
             let executor = Arc::new(Executor {
                 backend: Arc::new(backend),
                 store: store.clone(),
-                sealer: Arc::new(Unsealed),
+                sealer: Arc::new(samples::Unsealed),
                 clock: dyn_clock,
                 policy: Policy::default(),
                 steps: Steps::default(),

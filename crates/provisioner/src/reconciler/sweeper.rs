@@ -163,3 +163,48 @@ impl Sweeper {
         self.told = now;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use molecule_domain::Clock;
+    use molecule_domain::clock::ManualClock;
+    use molecule_domain::id::InstallationId;
+
+    use super::*;
+    use crate::backend::memory::{Host, MemoryBackend};
+    use crate::faults::Steps;
+    use crate::policy::Policy;
+    use crate::samples;
+    use crate::store::Store;
+    use crate::store::memory::MemoryStore;
+
+    /// As right after a restart: the role is the process's that was there before.
+    #[tokio::test]
+    async fn an_alarm_is_told_at_a_start_by_who_does_not_sweep_as_well() {
+        let now = Timestamp::from_micros(100_000_000);
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::starting_at(now));
+        let (host, store) = (Arc::new(Host::default()), Arc::new(MemoryStore::default()));
+        let executor = Executor {
+            backend: Arc::new(MemoryBackend::new(host, InstallationId::generate(), Arc::clone(&clock))),
+            store: store.clone(),
+            sealer: Arc::new(samples::Unsealed),
+            clock,
+            policy: Policy::default(),
+            steps: Steps::default(),
+        };
+        let (mut before, mut after) = (Sweeper::default(), Sweeper::default());
+        before.pass(&executor).await.unwrap();
+        let (backend, message) = ("memory".to_owned(), "a launch is not known".to_owned());
+        store.raise_alarm(&Alarm { backend, raised_at: now, message }).await.unwrap();
+        for _ in 0..2 {
+            after.pass(&executor).await.unwrap();
+            assert!(!after.leads(&executor).await.unwrap());
+            assert_eq!(after.told, Some(now));
+        }
+        store.end_alarm("memory", &[], now).await.unwrap();
+        after.pass(&executor).await.unwrap();
+        assert_eq!(after.told, None);
+    }
+}

@@ -30,7 +30,7 @@ use molecule_provisioner::{Engine, Instances};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{ORG, Plain};
+use crate::world::ORG;
 
 const NOW: Timestamp = Timestamp::from_micros(5_000_000);
 
@@ -105,7 +105,14 @@ fn clock() -> Arc<dyn Clock> {
 
 fn engine(backend: impl Backend, store: &Arc<MemoryStore>) -> Engine {
     let policy = Policy::default();
-    Engine::new(Arc::new(backend), Arc::clone(store) as _, Arc::new(Plain), clock(), policy, Steps::default())
+    Engine::new(
+        Arc::new(backend),
+        Arc::clone(store) as _,
+        Arc::new(samples::Unsealed),
+        clock(),
+        policy,
+        Steps::default(),
+    )
 }
 
 /// A store with a workspace of which a launch was begun.
@@ -241,16 +248,7 @@ async fn orphans_go_by_hand_once_no_alarm_stands() {
     let (store, host) = (Arc::new(MemoryStore::default()), Arc::new(Host::default()));
     let backend = MemoryBackend::new(Arc::clone(&host), InstallationId::generate(), clock());
     let engine = engine(backend.clone(), &store);
-    let of = samples::provision(WorkspaceId::generate());
-    let request = LaunchRequest {
-        instance: InstanceRef { organization: ORG, workspace: of.workspace, generation: of.generation },
-        attempt: AttemptNumber(1),
-        seq: LaunchSeq(7),
-        token: "of a launch that the store has lost".to_owned(),
-        placement: String::new(),
-        spec: of.spec,
-        bootstrap_token: None,
-    };
+    let request = samples::launch(WorkspaceId::generate(), LaunchSeq(7));
     backend.launch(&request).await.unwrap();
     let is_refused = async |orphans: &Orphans| {
         let asked = [engine.may_remove(orphans).await, engine.remove_orphans(orphans).await];
@@ -318,7 +316,7 @@ async fn what_was_overtaken_is_neither_stopped_nor_started() {
             Engine::new(
                 Arc::new(backend.clone()),
                 Arc::clone(&store) as _,
-                Arc::new(Plain),
+                Arc::new(samples::Unsealed),
                 clock(),
                 policy,
                 steps,
@@ -366,8 +364,14 @@ async fn an_engine_ends_after_the_steps_that_it_has_begun() {
     let (store, host) = (Arc::new(MemoryStore::default()), Arc::new(Host::default()));
     let backend = MemoryBackend::new(Arc::clone(&host), InstallationId::generate(), clock());
     let (policy, steps) = (Policy::default(), Steps::probed(Arc::new(Slow)));
-    let engine =
-        Engine::new(Arc::new(backend), Arc::clone(&store) as _, Arc::new(Plain), clock(), policy, steps);
+    let engine = Engine::new(
+        Arc::new(backend),
+        Arc::clone(&store) as _,
+        Arc::new(samples::Unsealed),
+        clock(),
+        policy,
+        steps,
+    );
     let admitted = store.provision(&samples::provision(WorkspaceId::generate()), NOW).await.unwrap();
     let cancel = CancellationToken::new();
     let running = tokio::spawn({

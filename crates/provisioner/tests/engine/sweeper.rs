@@ -4,18 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_domain::clock::ManualClock;
-use molecule_domain::id::{AttemptNumber, Generation, LaunchSeq, LeaseOwner, WorkspaceId};
+use molecule_domain::id::{LaunchSeq, LeaseOwner, WorkspaceId};
 use molecule_domain::{Clock, Timestamp};
-use molecule_provisioner::backend::LaunchRequest;
 use molecule_provisioner::faults::{Fault, Probe, Steps};
-use molecule_provisioner::model::InstanceRef;
 use molecule_provisioner::reconciler::orphans;
 use molecule_provisioner::reconciler::sweeper::Sweeper;
 use molecule_provisioner::samples;
 use molecule_provisioner::store::Store;
 use molecule_provisioner::store::memory::MemoryStore;
 
-use crate::world::{ORG, Op, World};
+use crate::world::{Op, World};
 
 /// A step takes so long, and another engine asks for the role right after it has begun.
 struct Slow {
@@ -47,16 +45,7 @@ async fn with_orphans(tenth: usize) -> World {
     for n in 1..=tenth * 10 {
         let workspace = WorkspaceId::generate();
         let seq = LaunchSeq(i64::try_from(n).unwrap());
-        let request = LaunchRequest {
-            instance: InstanceRef { organization: ORG, workspace, generation: Generation(1) },
-            attempt: AttemptNumber(1),
-            seq,
-            token: format!("token {n}"),
-            placement: String::new(),
-            spec: samples::spec(),
-            bootstrap_token: None,
-        };
-        world.executor.backend.launch(&request).await.unwrap();
+        world.executor.backend.launch(&samples::launch(workspace, seq)).await.unwrap();
         // known to the store, as after its record was dropped
         world.store.end_alarm("memory", &[(seq, workspace)], world.clock.now()).await.unwrap();
     }

@@ -10,7 +10,6 @@ use molecule_domain::id::{
 };
 use molecule_domain::lifecycle::{Desired, Phase};
 use molecule_domain::limits::Amounts;
-use molecule_domain::seal::Sealer;
 use molecule_provisioner::admission::{Change, ChangeRequest, counted};
 use molecule_provisioner::backend::memory::{Host, MemoryBackend, Trouble};
 use molecule_provisioner::faults::{Fault, Probe, Steps};
@@ -24,19 +23,6 @@ use molecule_provisioner::store::memory::MemoryStore;
 use molecule_provisioner::store::{Room, Store};
 
 pub(crate) const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
-
-/// Seals by not sealing: what is stored is looked at nowhere here.
-pub(crate) struct Plain;
-
-impl Sealer for Plain {
-    fn seal(&self, plain: &[u8], _context: &str) -> Vec<u8> {
-        plain.to_vec()
-    }
-
-    fn open(&self, sealed: &[u8], _context: &str) -> Option<Vec<u8>> {
-        Some(sealed.to_vec())
-    }
-}
 
 /// Injects one fault at the n-th step taken, and remembers all steps.
 #[derive(Default)]
@@ -115,7 +101,7 @@ impl World {
                 dyn_clock.clone(),
             )),
             store: store.clone(),
-            sealer: Arc::new(Plain),
+            sealer: Arc::new(samples::Unsealed),
             clock: dyn_clock,
             policy,
             steps: Steps::probed(faults.clone()),
