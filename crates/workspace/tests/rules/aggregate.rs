@@ -11,7 +11,7 @@ use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
 
 use crate::world::{
     NOW, caused, entry, event, gone, idle, key, own, pending, record, replacement, spec, token, waiting,
-    with, workspace_id,
+    went, with, workspace_id,
 };
 
 fn change(wish: Wish) -> Change {
@@ -331,15 +331,8 @@ fn what_the_provider_was_never_asked_for_is_deleted_at_once() {
     assert_eq!(ask(&mut found, change(Wish::Delete)), effects);
     let record = WorkspaceRecord {
         intent: IntentNumber(5),
-        desired: Desired::Deleted,
-        phase: Phase::Gone,
-        phase_since: NOW,
-        message: message.to_owned(),
-        endpoint: None,
-        pending: None,
         trace: "of the change".to_owned(),
-        deleted_at: Some(NOW),
-        ..before.record
+        ..went(before.record, message)
     };
     assert_eq!(found, with(record));
 }

@@ -3,11 +3,11 @@
 use molecule_domain::error::ErrorReason;
 use molecule_domain::id::{IntentNumber, Revision};
 use molecule_domain::instance::InstanceView;
-use molecule_domain::lifecycle::{Desired, Phase};
+use molecule_domain::lifecycle::Phase;
 use molecule_workspace::aggregate::{Answer, Refusal, Revoke, SideEffects};
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
 
-use crate::world::{NOW, entry, event, own, pending, replacement, second, view, waiting, with};
+use crate::world::{NOW, entry, event, own, pending, replacement, second, view, waiting, went, with};
 
 fn refused() -> Answer {
     Answer::Refused(Refusal { reason: ErrorReason::InvalidField, message: "no".to_owned() })
@@ -71,17 +71,7 @@ fn what_the_provider_does_not_have_is_deleted() {
     let events = vec![event("deleted", 2, message)];
     let effects = SideEffects { revoke: Revoke::All, events, ..visible() };
     assert_eq!(answer(&mut found, 6, &Answer::NotFound), effects);
-    let record = WorkspaceRecord {
-        answered: IntentNumber(6),
-        desired: Desired::Deleted,
-        phase: Phase::Gone,
-        phase_since: NOW,
-        message: message.to_owned(),
-        endpoint: None,
-        pending: None,
-        deleted_at: Some(NOW),
-        ..before.record
-    };
+    let record = WorkspaceRecord { answered: IntentNumber(6), ..went(before.record, message) };
     assert_eq!(found, with(record));
     // the first time counts
     let mut found = three();

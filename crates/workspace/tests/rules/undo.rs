@@ -3,7 +3,7 @@
 use molecule_domain::error::ErrorReason;
 use molecule_domain::id::{Generation, IntentNumber};
 use molecule_domain::launch::Mount;
-use molecule_domain::lifecycle::{Desired, Phase, Readiness};
+use molecule_domain::lifecycle::{Desired, Readiness};
 use molecule_domain::spec::WorkspaceSpec;
 use molecule_domain::tier::Tier;
 use molecule_workspace::aggregate::{Answer, Refusal, Revoke, SideEffects};
@@ -11,7 +11,7 @@ use molecule_workspace::undo::Undo;
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
 
 use crate::world::{
-    NOW, entry, event, own, pending, replacement, spec, start_id, waiting, with, workspace_id,
+    NOW, entry, event, own, pending, replacement, spec, start_id, waiting, went, with, workspace_id,
 };
 
 fn refuse(found: &mut Workspace, number: i64) -> SideEffects {
@@ -70,17 +70,7 @@ fn a_workspace_whose_creation_is_refused_is_deleted() {
         ..SideEffects::default()
     };
     assert_eq!(refuse(&mut found, 4), effects);
-    let record = WorkspaceRecord {
-        refused: true,
-        desired: Desired::Deleted,
-        phase: Phase::Gone,
-        phase_since: NOW,
-        message: message.to_owned(),
-        endpoint: None,
-        pending: None,
-        deleted_at: Some(NOW),
-        ..before
-    };
+    let record = WorkspaceRecord { refused: true, ..went(before, message) };
     assert_eq!(found, with(record));
 }
 

@@ -156,6 +156,20 @@ pub(crate) fn pending(second_asked: i64, cause: &str) -> Pending {
     Pending { since: second(second_asked), cause: cause.to_owned() }
 }
 
+/// A record that went right now, for what its message says.
+pub(crate) fn went(before: WorkspaceRecord, message: &str) -> WorkspaceRecord {
+    WorkspaceRecord {
+        desired: Desired::Deleted,
+        phase: Phase::Gone,
+        phase_since: NOW,
+        message: message.to_owned(),
+        endpoint: None,
+        pending: None,
+        deleted_at: Some(NOW),
+        ..before
+    }
+}
+
 /// A workspace of which these wishes wait.
 pub(crate) fn waiting(outbox: Vec<Entry>) -> Workspace {
     let mut found = idle();
