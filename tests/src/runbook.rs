@@ -69,9 +69,9 @@ pub async fn execute(command: &mut tokio::process::Command) -> anyhow::Result<Pr
 /// What a command printed.
 #[derive(Debug)]
 pub struct Printed {
-    /// For programs.
+    /// Its standard output: the result, which programs read.
     pub out: String,
-    /// For people, beside it.
+    /// Its standard error: what is said to people beside the result.
     pub err: String,
 }
 

@@ -75,7 +75,7 @@ fn survivors<'a>(list: &List, mutants: &[&'a Mutant], results: &Mutex<Results>) 
     found
 }
 
-/// `K/N` as numbers.
+/// Reads a shard, `K/N`: the K-th of N, from 0 on.
 fn parse(shard: &str) -> anyhow::Result<(u32, u32)> {
     let (k, n) = shard.split_once('/').context("a shard is K/N: the K-th of N, from 0 on")?;
     let (k, n): (u32, u32) = (k.parse()?, n.parse()?);

@@ -46,7 +46,7 @@ pub(super) struct List {
 }
 
 impl List {
-    /// Asks cargo-mutants.
+    /// Lists the mutants that cargo-mutants finds, and the listed bugs of the mutated crates behind them.
     pub(super) fn new() -> anyhow::Result<Self> {
         let tool = cargo_tool("cargo-mutants", &["cargo-mutants"])?;
         let mut list = command(tool, &["mutants", "--list", "--json"]);

@@ -222,7 +222,7 @@ fn share([caught, missed, timeout, ..]: Counts) -> f64 {
     if all == 0 { 100.0 } else { f64::from(caught) * 100.0 / f64::from(all) }
 }
 
-/// Reasons by name.
+/// Reads why survivors may survive, by the mutants' names.
 fn reasons(text: &str) -> anyhow::Result<BTreeMap<String, String>> {
     let mut reasons = BTreeMap::new();
     for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
