@@ -6,9 +6,10 @@ use molecule_domain::id::{Generation, WorkspaceId};
 use molecule_domain::seal::{Sealer, token_context};
 use molecule_service_kit::seal::Aes;
 use molecule_service_kit::token;
-use molecule_tenant::workspaces::no_private_parts;
+use molecule_tenant::private;
 use molecule_workspace::aggregate::SealedToken;
 use molecule_workspace::agreement::Minter;
+use molecule_workspace::private::SealedParts;
 use secrecy::ExposeSecret;
 
 /// The key of this data directory.
@@ -32,7 +33,7 @@ impl Minter for SealKey {
         SealedToken { sealed, hash: token::hash(minted.expose_secret()) }
     }
 
-    fn no_private_parts(&self, workspace: WorkspaceId) -> Vec<u8> {
-        no_private_parts(self, workspace)
+    fn no_private_parts(&self, workspace: WorkspaceId) -> SealedParts {
+        private::nothing(self, workspace)
     }
 }

@@ -8,8 +8,9 @@ CREATE TABLE workspaces (
     created_at      INTEGER NOT NULL,
     deleted_at      INTEGER,
     record          TEXT NOT NULL,
-    -- config files and secrets, sealed
-    private         BLOB NOT NULL
+    -- each sealed by itself
+    config_files    BLOB NOT NULL,
+    secrets         BLOB NOT NULL
 ) STRICT;
 
 CREATE INDEX workspaces_by_age ON workspaces (organization_id, created_at, workspace_id);
@@ -22,8 +23,9 @@ CREATE TABLE outbox (
     entry          TEXT NOT NULL,
     -- the bootstrap token of the generation that it brings, sealed; empty where it brings none
     sealed_token   BLOB NOT NULL,
-    -- config files and secrets, sealed, that a refusal goes back to
-    private_before BLOB,
+    -- what a refusal goes back to; NULL where the wish changed neither
+    config_files_before BLOB,
+    secrets_before BLOB,
     PRIMARY KEY (workspace_id, number)
 ) STRICT, WITHOUT ROWID;
 

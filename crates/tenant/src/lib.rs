@@ -6,6 +6,7 @@ pub mod embedded;
 pub mod liveness;
 pub mod mirror;
 pub mod outbox;
+pub mod private;
 pub mod provider;
 pub mod spec_update;
 pub mod workspaces;

@@ -14,6 +14,7 @@ use molecule_domain::{Clock, Timestamp};
 use molecule_telemetry::trace;
 use molecule_workspace::aggregate::{Change, NewWorkspace};
 use molecule_workspace::agreement::Minter;
+use molecule_workspace::private::SealedParts;
 use molecule_workspace::record::{RequestKey, WorkspaceRecord};
 use molecule_workspace::store::{Conditions, StoreError, Stored, TenantStore};
 use molecule_workspace::{Wish, Workspace};
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::mount::check_mount;
 use crate::outbox::{Outbox, Told};
+use crate::private;
 use crate::provider::Provider;
 use crate::spec_update::{SpecUpdate, is_another_instance, merge};
 
@@ -31,13 +33,6 @@ const ANSWER_TAKES: Duration = Duration::from_millis(100);
 pub trait Secrets: Sealer + Minter {}
 
 impl<T: Sealer + Minter> Secrets for T {}
-
-/// No config files and no secrets, as [`Workspaces`] seals them.
-pub fn no_private_parts(sealer: &(impl Sealer + ?Sized), workspace: WorkspaceId) -> Vec<u8> {
-    // an empty value has nothing in it that JSON could not write
-    let plain = serde_json::to_vec(&PrivateParts::default()).unwrap_or_default();
-    sealer.seal(&plain, &private_context(workspace))
-}
 
 /// The use cases over their parts.
 #[derive(Clone)]
@@ -102,7 +97,7 @@ impl Workspaces {
             organization: self.organization,
             readiness: self.rules.readiness(&create.spec),
             spec: create.spec,
-            private: self.seal(workspace, &create.private)?,
+            private: private::seal(&*self.secrets, workspace, &create.private)?,
             token: self.secrets.mint(workspace, Generation(1)),
             trace: trace::current(),
         };
@@ -196,20 +191,19 @@ impl Workspaces {
     ) -> Result<WorkspaceRecord> {
         let decide = |found: &Workspace| {
             found.refuse_deleting()?;
-            let (mut spec, mut private) = (found.record.spec.clone(), self.open(workspace, &found.private)?);
-            let before = private.clone();
-            merge(&mut spec, &mut private, update)?;
-            self.check(&spec, &private)?;
+            let (mut spec, mut parts) = (found.record.spec.clone(), self.open(workspace, &found.private)?);
+            let before = parts.clone();
+            merge(&mut spec, &mut parts, update)?;
+            self.check(&spec, &parts)?;
             let readiness = self.rules.readiness(&spec);
-            let replaces = private != before || is_another_instance(&found.record.spec, &spec);
+            let sealed = private::seal_changed(&*self.secrets, workspace, (&found.private, &before), &parts)?;
+            let replaces = sealed.is_some() || is_another_instance(&found.record.spec, &spec);
             let mut change = if replaces {
                 self.replacement(found, found.record.desired == Desired::Running, false)
             } else {
                 Change { trace: trace::current(), ..Change::default() }
             };
-            if private != before {
-                change.private = Some(self.seal(workspace, &private)?);
-            }
+            change.private = sealed;
             change.spec = Some((spec, readiness));
             Ok(change)
         };
@@ -300,17 +294,9 @@ impl Workspaces {
         Change { wish, token: Some(token), trace: trace::current(), ..Change::default() }
     }
 
-    fn seal(&self, workspace: WorkspaceId, private: &PrivateParts) -> Result<Vec<u8>> {
-        let plain = serde_json::to_vec(private).map_err(Error::internal)?;
-        Ok(self.secrets.seal(&plain, &private_context(workspace)))
-    }
-
     /// Opens a workspace's config files and secrets.
-    pub fn open(&self, workspace: WorkspaceId, sealed: &[u8]) -> Result<PrivateParts> {
-        let plain = self.secrets.open(sealed, &private_context(workspace));
-        let plain =
-            plain.ok_or_else(|| Error::internal("secrets can't be unsealed: seal.key is not their key"))?;
-        serde_json::from_slice(&plain).map_err(Error::internal)
+    pub fn open(&self, workspace: WorkspaceId, sealed: &SealedParts) -> Result<PrivateParts> {
+        private::open(&*self.secrets, workspace, sealed)
     }
 
     fn check(&self, spec: &WorkspaceSpec, private: &PrivateParts) -> Result<()> {
@@ -354,10 +340,6 @@ fn goes_on(workspace: WorkspaceId, taken_back_by: &str, error: Error) -> Error {
         stored: StoredWish::GoesOn(workspace),
         ..Error::new(reason, message).with_retry_after(retry_after).with_source(error)
     }
-}
-
-fn private_context(workspace: WorkspaceId) -> String {
-    format!("private/{workspace}")
 }
 
 fn wish(wish: Wish) -> Change {

@@ -9,6 +9,7 @@ use molecule_domain::lifecycle::{Desired, Phase, Readiness};
 use molecule_domain::spec::WorkspaceSpec;
 
 use crate::outbox::{Composition, compose};
+use crate::private::SealedParts;
 use crate::record::{AgentRecord, Pending, RequestKey, WorkspaceRecord};
 use crate::undo::{Undo, carry_over};
 use crate::wish::{Entry, Wish};
@@ -19,7 +20,7 @@ pub struct Workspace {
     /// What is known of it.
     pub record: WorkspaceRecord,
     /// Config files and secrets, sealed.
-    pub private: Vec<u8>,
+    pub private: SealedParts,
     /// What the provider has still to be told, in order.
     pub outbox: Vec<Entry>,
 }
@@ -36,7 +37,7 @@ pub struct NewWorkspace {
     /// What makes it ready.
     pub readiness: Readiness,
     /// Config files and secrets, sealed.
-    pub private: Vec<u8>,
+    pub private: SealedParts,
     /// The first generation's bootstrap token.
     pub token: SealedToken,
     /// The trace that this belongs to.
@@ -60,7 +61,7 @@ pub struct Change {
     /// The new spec and what makes it ready, where that changes.
     pub spec: Option<(WorkspaceSpec, Readiness)>,
     /// New config files and secrets, sealed.
-    pub private: Option<Vec<u8>>,
+    pub private: Option<SealedParts>,
     /// For a replacement: the bootstrap token of [`Workspace::next_generation`].
     pub token: Option<SealedToken>,
     /// The trace that this belongs to.

@@ -11,6 +11,7 @@ pub mod agreement;
 pub mod kinship;
 pub mod mirror;
 pub mod outbox;
+pub mod private;
 pub mod record;
 pub mod store;
 pub mod undo;

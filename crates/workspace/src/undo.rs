@@ -7,6 +7,7 @@ use molecule_domain::spec::WorkspaceSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::{Asked, Change, Refusal, SideEffects, Workspace};
+use crate::private::SealedParts;
 use crate::record::WorkspaceRecord;
 use crate::wish::{Entry, Wish};
 
@@ -23,13 +24,13 @@ pub struct Undo {
     pub generation: Generation,
     /// The private parts, sealed, where the wish changed them.
     #[serde(skip)]
-    pub private: Option<Vec<u8>>,
+    pub private: Option<SealedParts>,
     /// The numbers of the stops that the wish was composed of: those stand, whatever becomes of it.
     pub stops: Vec<IntentNumber>,
 }
 
 impl Undo {
-    pub(crate) fn of(record: &WorkspaceRecord, private: Option<Vec<u8>>) -> Self {
+    pub(crate) fn of(record: &WorkspaceRecord, private: Option<SealedParts>) -> Self {
         Self {
             spec: record.spec.clone(),
             readiness: record.readiness,
@@ -89,13 +90,14 @@ impl Workspace {
     /// Goes back to what was before an entry, but for what was asked for after it.
     pub(crate) fn revert(&mut self, place: usize, entry: &Entry) {
         let undo = &entry.undo;
-        match self.outbox[place..].iter_mut().find(|later| later.undo.private.is_some()) {
-            Some(later) if undo.private.is_some() => later.undo.private.clone_from(&undo.private),
-            Some(_) => {}
-            None => {
-                if let Some(private) = &undo.private {
-                    self.private.clone_from(private);
-                }
+        if let Some(before) = &undo.private {
+            let mut later: Vec<_> =
+                self.outbox[place..].iter_mut().filter_map(|later| later.undo.private.as_mut()).collect();
+            later.push(&mut self.private);
+            // as the next wish that changed any of them found them
+            let applied = later[0].clone();
+            for parts in later {
+                parts.take_back(&applied, before);
             }
         }
         for later in &mut self.outbox[place..] {

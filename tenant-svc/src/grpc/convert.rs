@@ -317,13 +317,14 @@ mod tests {
         use molecule_domain::id::{Generation, IncarnationId, OrganizationId, WorkspaceId};
         use molecule_domain::lifecycle::{Desired, Phase, Readiness};
         use molecule_workspace::aggregate::{NewWorkspace, SealedToken};
+        use molecule_workspace::private::SealedParts;
 
         let new = NewWorkspace {
             workspace: WorkspaceId::generate(),
             organization: OrganizationId::SELF_HOSTED,
             spec: molecule_domain::spec::WorkspaceSpec::default(),
             readiness: Readiness::Agent,
-            private: Vec::new(),
+            private: SealedParts::default(),
             token: SealedToken { sealed: Vec::new(), hash: Vec::new() },
             trace: String::new(),
         };

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use molecule_domain::id::{Generation, WorkspaceId};
 use molecule_domain::seal::{Sealer, token_context};
-use molecule_tenant::workspaces::no_private_parts;
+use molecule_tenant::private;
 use molecule_workspace::aggregate::SealedToken;
 use molecule_workspace::agreement::Minter;
+use molecule_workspace::private::SealedParts;
 
 /// Opens only under the context that it was sealed under.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +58,7 @@ impl Minter for Mint {
         SealedToken { sealed, hash: hash_of(&token) }
     }
 
-    fn no_private_parts(&self, workspace: WorkspaceId) -> Vec<u8> {
-        no_private_parts(&Seal, workspace)
+    fn no_private_parts(&self, workspace: WorkspaceId) -> SealedParts {
+        private::nothing(&Seal, workspace)
     }
 }

@@ -8,11 +8,12 @@ use molecule_domain::Timestamp;
 use molecule_domain::id::{Generation, IntentNumber, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::instance::{Event, InstanceView};
 use molecule_domain::lifecycle::Desired;
-use molecule_domain::seal::Sealer;
 use molecule_domain::spec::PrivateParts;
+use molecule_tenant::private;
 use molecule_workspace::agent::{Patience, Verdict};
 use molecule_workspace::aggregate::{Answer, NewWorkspace};
 use molecule_workspace::agreement::{Agreed, Meetings, Met, Minter};
+use molecule_workspace::private::SealedParts;
 use molecule_workspace::record::{RequestKey, StoredEvent, WorkspaceRecord};
 use molecule_workspace::store::memory::MemoryStore;
 use molecule_workspace::store::{
@@ -85,9 +86,8 @@ fn locked(step: &'static str) -> StoreError {
 }
 
 /// The private parts of a workspace, as they are sealed.
-pub fn open_private(workspace: WorkspaceId, sealed: &[u8]) -> PrivateParts {
-    let plain = Seal.open(sealed, &format!("private/{workspace}"));
-    plain.and_then(|plain| serde_json::from_slice(&plain).ok()).unwrap_or_default()
+pub fn open_private(workspace: WorkspaceId, sealed: &SealedParts) -> PrivateParts {
+    private::open(&Seal, workspace, sealed).unwrap_or_default()
 }
 
 impl ProcessStore {

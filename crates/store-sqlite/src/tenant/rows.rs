@@ -5,6 +5,7 @@ use molecule_domain::event::EventDetail;
 use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
 use molecule_domain::store::StoreError;
 use molecule_workspace::aggregate::{Revoke, SideEffects};
+use molecule_workspace::private::SealedParts;
 use molecule_workspace::record::WorkspaceRecord;
 use molecule_workspace::store::next_revision;
 use molecule_workspace::{Entry, Workspace};
@@ -40,8 +41,10 @@ impl SqliteStore {
     ) -> Result<Option<Workspace>, StoreError> {
         let id = workspace.to_string();
         let row = sqlx::query!(
-            r#"SELECT record, CASE WHEN ? THEN private ELSE x'' END AS "private!: Vec<u8>"
+            r#"SELECT record, CASE WHEN ? THEN config_files ELSE x'' END AS "config_files!: Vec<u8>",
+                   CASE WHEN ? THEN secrets ELSE x'' END AS "secrets!: Vec<u8>"
                FROM workspaces WHERE workspace_id = ?"#,
+            private,
             private,
             id,
         )
@@ -51,7 +54,8 @@ impl SqliteStore {
         let Some(row) = row else { return Ok(None) };
         let record = from_json(&row.record, "a workspace")?;
         let outbox = self.load_outbox(db, workspace).await?;
-        Ok(Some(Workspace { record, private: row.private, outbox }))
+        let private = SealedParts { config_files: row.config_files, secrets: row.secrets };
+        Ok(Some(Workspace { record, private, outbox }))
     }
 
     pub(super) async fn load_outbox(
@@ -61,22 +65,23 @@ impl SqliteStore {
     ) -> Result<Vec<Entry>, StoreError> {
         let id = workspace.to_string();
         let rows = sqlx::query!(
-            "SELECT entry, sealed_token, private_before FROM outbox WHERE workspace_id = ? ORDER BY number",
+            "SELECT entry, sealed_token, config_files_before, secrets_before FROM outbox
+             WHERE workspace_id = ? ORDER BY number",
             id,
         )
         .fetch_all(&mut *db)
         .await
         .map_err(unavailable)?;
         let untold = self.untold();
-        let entry = |row: _| -> Result<Entry, StoreError> {
-            let (entry, sealed_token, private): (String, Vec<u8>, Option<Vec<u8>>) = row;
-            let mut entry: Entry = from_json(&entry, "an entry of an outbox")?;
-            entry.sealed_token = sealed_token;
-            entry.undo.private = private;
+        let entries = rows.into_iter().map(|row| {
+            let mut entry: Entry = from_json(&row.entry, "an entry of an outbox")?;
+            entry.sealed_token = row.sealed_token;
+            let before = row.config_files_before.zip(row.secrets_before);
+            entry.undo.private = before.map(|(config_files, secrets)| SealedParts { config_files, secrets });
             entry.begun = !untold.contains(&(workspace, entry.number));
             Ok(entry)
-        };
-        rows.into_iter().map(|row| entry((row.entry, row.sealed_token, row.private_before))).collect()
+        });
+        entries.collect()
     }
 
     /// Writes what a workspace became, and what goes with it. Returns it as it is stored.
@@ -120,10 +125,15 @@ impl SqliteStore {
         }
         self.save_outbox(&mut *db, after.record.workspace, &before.outbox, &after.outbox).await?;
         if after.private != before.private {
-            sqlx::query!("UPDATE workspaces SET private = ? WHERE workspace_id = ?", after.private, id)
-                .execute(&mut *db)
-                .await
-                .map_err(unavailable)?;
+            sqlx::query!(
+                "UPDATE workspaces SET config_files = ?, secrets = ? WHERE workspace_id = ?",
+                after.private.config_files,
+                after.private.secrets,
+                id,
+            )
+            .execute(&mut *db)
+            .await
+            .map_err(unavailable)?;
         }
         let (text, deleted_at) = (json(&after.record)?, after.record.deleted_at.map(Timestamp::micros));
         sqlx::query!(
@@ -156,15 +166,20 @@ impl SqliteStore {
         }
         for entry in after.iter().filter(|entry| !before.contains(entry)) {
             let (text, asked_at) = (json(entry)?, entry.asked_at.micros());
+            let before = entry.undo.private.as_ref();
+            let config_files = before.map(|before| &before.config_files);
+            let secrets = before.map(|before| &before.secrets);
             sqlx::query!(
-                "INSERT OR REPLACE INTO outbox (workspace_id, number, asked_at, entry, sealed_token, private_before)
-                 VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO outbox
+                     (workspace_id, number, asked_at, entry, sealed_token, config_files_before, secrets_before)
+                 VALUES (?, ?, ?, ?, ?, ?, ?)",
                 id,
                 entry.number.0,
                 asked_at,
                 text,
                 entry.sealed_token,
-                entry.undo.private,
+                config_files,
+                secrets,
             )
             .execute(&mut *db)
             .await
@@ -183,18 +198,20 @@ pub(super) async fn add_row(
     db: &mut SqliteConnection,
     organization: OrganizationId,
     workspace: WorkspaceId,
-    private: &[u8],
+    private: &SealedParts,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let (organization, workspace, created_at) =
         (organization.to_string(), workspace.to_string(), now.micros());
     sqlx::query!(
-        "INSERT OR REPLACE INTO workspaces (workspace_id, organization_id, revision, created_at, record, private)
-         VALUES (?, ?, 0, ?, '{}', ?)",
+        "INSERT OR REPLACE INTO workspaces
+             (workspace_id, organization_id, revision, created_at, record, config_files, secrets)
+         VALUES (?, ?, 0, ?, '{}', ?, ?)",
         workspace,
         organization,
         created_at,
-        private,
+        private.config_files,
+        private.secrets,
     )
     .execute(db)
     .await

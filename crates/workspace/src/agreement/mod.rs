@@ -13,6 +13,7 @@ use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::Phase;
 
 use crate::aggregate::{SealedToken, SideEffects};
+use crate::private::SealedParts;
 use crate::record::WorkspaceRecord;
 
 pub use self::meetings::{Meetings, Met};
@@ -53,7 +54,7 @@ pub trait Minter: Send + Sync {
     /// A new bootstrap token for a generation.
     fn mint(&self, workspace: WorkspaceId, generation: Generation) -> SealedToken;
     /// No config files and no secrets, sealed.
-    fn no_private_parts(&self, workspace: WorkspaceId) -> Vec<u8>;
+    fn no_private_parts(&self, workspace: WorkspaceId) -> SealedParts;
 }
 
 /// What is known beside a workspace and its instance when the two sides agree.

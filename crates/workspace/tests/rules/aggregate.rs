@@ -10,8 +10,8 @@ use molecule_workspace::undo::Undo;
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
 
 use crate::world::{
-    NOW, caused, entry, event, gone, idle, key, own, pending, record, replacement, spec, token, waiting,
-    went, with, workspace_id,
+    NOW, caused, entry, event, gone, idle, key, own, pending, record, replacement, sealed, spec, token,
+    waiting, went, with, workspace_id,
 };
 
 fn change(wish: Wish) -> Change {
@@ -42,7 +42,7 @@ fn a_new_workspace_waits_to_be_provisioned() {
         organization: OrganizationId::SELF_HOSTED,
         spec: spec(),
         readiness: Readiness::Process,
-        private: b"private".to_vec(),
+        private: sealed("private"),
         token: token(),
         trace: "of the creation".to_owned(),
     };
@@ -140,7 +140,7 @@ fn what_the_provider_need_not_know_is_set_at_once() {
     let change = Change {
         wish: None,
         spec: Some((renamed("baker"), Readiness::Process)),
-        private: Some(b"other".to_vec()),
+        private: Some(sealed("other")),
         token: None,
         trace: "of the change".to_owned(),
     };
@@ -152,7 +152,7 @@ fn what_the_provider_need_not_know_is_set_at_once() {
         trace: "of the change".to_owned(),
         ..record()
     };
-    assert_eq!(found, Workspace { private: b"other".to_vec(), ..with(expected) });
+    assert_eq!(found, Workspace { private: sealed("other"), ..with(expected) });
 }
 
 /// What a first wish is stored as.
@@ -188,7 +188,7 @@ fn a_replacement_brings_the_next_generation_and_knows_what_was_before() {
     let wish = Wish::Replace { run: false, reset_session: true };
     let asked = Change {
         spec: Some((renamed("baker"), Readiness::Process)),
-        private: Some(b"other".to_vec()),
+        private: Some(sealed("other")),
         token: Some(token()),
         ..change(wish.clone())
     };
@@ -206,7 +206,7 @@ fn a_replacement_brings_the_next_generation_and_knows_what_was_before() {
         ..record()
     };
     let first = stored(4, wish);
-    let undo = Undo { private: Some(b"private".to_vec()), ..first.undo.clone() };
+    let undo = Undo { private: Some(sealed("private")), ..first.undo.clone() };
     let first = Entry {
         generation: Generation(6),
         spec: renamed("baker"),
@@ -214,7 +214,7 @@ fn a_replacement_brings_the_next_generation_and_knows_what_was_before() {
         undo,
         ..first
     };
-    assert_eq!(found, Workspace { private: b"other".to_vec(), outbox: vec![first], ..with(expected) });
+    assert_eq!(found, Workspace { private: sealed("other"), outbox: vec![first], ..with(expected) });
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn a_replacement_that_is_composed_brings_its_spec_and_its_token() {
     let asked = WorkspaceSpec { name: "baker".to_owned(), ..meanwhile.clone() };
     let told_before = |generation| {
         let last = replacement(4, generation);
-        Entry { undo: Undo { private: Some(b"first".to_vec()), ..last.undo.clone() }, ..last }
+        Entry { undo: Undo { private: Some(sealed("first")), ..last.undo.clone() }, ..last }
     };
     for (last, highest, generation, private) in [
         (entry(4, Wish::Start), 5, 6, "private"),
@@ -297,7 +297,7 @@ fn a_replacement_that_is_composed_brings_its_spec_and_its_token() {
         let before = found.clone();
         let change = Change {
             spec: Some((asked.clone(), Readiness::Process)),
-            private: Some(b"other".to_vec()),
+            private: Some(sealed("other")),
             token: Some(token()),
             ..change(wish.clone())
         };
@@ -314,10 +314,9 @@ fn a_replacement_that_is_composed_brings_its_spec_and_its_token() {
             ..before.record
         };
         let one = composed(last, wish.clone(), &[]);
-        let undo =
-            Undo { spec: meanwhile.clone(), private: Some(private.as_bytes().to_vec()), ..one.undo.clone() };
+        let undo = Undo { spec: meanwhile.clone(), private: Some(sealed(private)), ..one.undo.clone() };
         let one = Entry { generation, spec: asked.clone(), sealed_token: b"sealed".to_vec(), undo, ..one };
-        let expected = Workspace { private: b"other".to_vec(), outbox: vec![one], ..with(record) };
+        let expected = Workspace { private: sealed("other"), outbox: vec![one], ..with(record) };
         assert_eq!(found, expected, "{generation}");
     }
 }

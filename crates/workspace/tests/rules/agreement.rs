@@ -15,8 +15,8 @@ use molecule_workspace::record::AgentRecord;
 use molecule_workspace::{Wish, Workspace, WorkspaceRecord};
 
 use crate::world::{
-    KNOWN, NOW, agent, agree, entry, event, gone, idle, own, pending, record, second, terms, view, waiting,
-    with, workspace_id,
+    KNOWN, NOW, agent, agree, entry, event, gone, idle, own, pending, record, sealed, second, terms, view,
+    waiting, with, workspace_id,
 };
 
 /// What any record of the provider's makes worthless.
@@ -110,7 +110,7 @@ fn what_only_the_provider_knows_is_taken_back_as_it_runs() {
         revoke: Revoke::Before(Generation(3)),
         ..SideEffects::default()
     };
-    let found = Workspace { private: b"no parts".to_vec(), ..with(record) };
+    let found = Workspace { private: sealed("no parts"), ..with(record) };
     let meetings = Meetings::default();
     let taken = Workspace::take_back(&instance, &terms(&meetings, true), NOW);
     assert_eq!(taken, (found.clone(), effects.clone()));

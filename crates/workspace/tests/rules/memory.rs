@@ -15,7 +15,7 @@ use molecule_workspace::store::memory::{Data, MemoryStore};
 use molecule_workspace::store::{Conditions, Cursors, StoreError, Stored, TenantStore};
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
 
-use crate::world::{event, key, own, pending, second, spec, start_id, view, workspace_id};
+use crate::world::{event, key, own, pending, sealed, second, spec, start_id, view, workspace_id};
 
 pub(crate) const MINE: OrganizationId = OrganizationId::SELF_HOSTED;
 
@@ -33,7 +33,7 @@ pub(crate) fn new(number: u8) -> NewWorkspace {
         organization: MINE,
         spec: spec(),
         readiness: Readiness::Agent,
-        private: b"private".to_vec(),
+        private: sealed("private"),
         token: SealedToken { sealed: b"sealed".to_vec(), hash: format!("hash {number}").into_bytes() },
         trace: "of the creation".to_owned(),
     }

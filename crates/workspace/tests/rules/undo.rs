@@ -7,11 +7,12 @@ use molecule_domain::lifecycle::{Desired, Readiness};
 use molecule_domain::spec::WorkspaceSpec;
 use molecule_domain::tier::Tier;
 use molecule_workspace::aggregate::{Answer, Refusal, Revoke, SideEffects};
+use molecule_workspace::private::SealedParts;
 use molecule_workspace::undo::Undo;
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
 
 use crate::world::{
-    NOW, entry, event, own, pending, replacement, spec, start_id, waiting, went, with, workspace_id,
+    NOW, entry, event, own, pending, replacement, sealed, spec, start_id, waiting, went, with, workspace_id,
 };
 
 fn refuse(found: &mut Workspace, number: i64) -> SideEffects {
@@ -46,7 +47,7 @@ fn other() -> WorkspaceSpec {
 /// A replacement that brought generation 3, all of [`other`], other private parts and another readiness.
 fn change_of_all() -> Entry {
     let one = replacement(4, 3);
-    let undo = Undo { private: Some(b"before".to_vec()), ..one.undo.clone() };
+    let undo = Undo { private: Some(sealed("before")), ..one.undo.clone() };
     Entry { spec: other(), undo, ..one }
 }
 
@@ -98,7 +99,7 @@ fn all_that_a_wish_changed_is_taken_back() {
         pending: None,
         ..before
     };
-    assert_eq!(found, Workspace { private: b"before".to_vec(), ..with(record) });
+    assert_eq!(found, Workspace { private: sealed("before"), ..with(record) });
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn a_stop_that_came_with_what_is_refused_is_told() {
         requests: vec![],
         ..entry(6, Wish::Stop(None))
     };
-    assert_eq!(found, Workspace { private: b"before".to_vec(), outbox: vec![stop], ..with(record) });
+    assert_eq!(found, Workspace { private: sealed("before"), outbox: vec![stop], ..with(record) });
 }
 
 #[test]
@@ -167,7 +168,7 @@ fn a_wish_that_follows_goes_back_to_what_was_before_both() {
         spec: other(),
         readiness: Readiness::Process,
         generation: Generation(3),
-        private: Some(b"between".to_vec()),
+        private: Some(sealed("between")),
         ..next.undo.clone()
     };
     let asked = WorkspaceSpec { name: "brewer".to_owned(), ..other() };
@@ -181,7 +182,7 @@ fn a_wish_that_follows_goes_back_to_what_was_before_both() {
         spec: spec(),
         desired: Desired::Stopped,
         generation: Generation(2),
-        private: Some(b"before".to_vec()),
+        private: Some(sealed("before")),
         ..next.undo.clone()
     };
     let outbox = vec![Entry { spec: left.clone(), undo, ..next }];
@@ -204,7 +205,7 @@ fn a_wish_that_follows_is_about_the_generation_before() {
 #[test]
 fn private_parts_that_a_later_wish_replaced_are_that_ones_to_give_back() {
     let before = |entry: Entry, private: Option<&str>| {
-        let private = private.map(|text| text.as_bytes().to_vec());
+        let private = private.map(sealed);
         Entry { undo: Undo { private, ..entry.undo.clone() }, ..entry }
     };
     for (first, later, given_back, now) in [
@@ -215,10 +216,36 @@ fn private_parts_that_a_later_wish_replaced_are_that_ones_to_give_back() {
     ] {
         let mut found = waiting(vec![before(replacement(4, 3), first), before(replacement(5, 4), later)]);
         refuse(&mut found, 4);
-        let given_back = given_back.map(|text: &str| text.as_bytes().to_vec());
+        let given_back = given_back.map(sealed);
         assert_eq!(found.outbox[0].undo.private, given_back, "{first:?}, {later:?}");
-        assert_eq!(found.private, now.as_bytes(), "{first:?}, {later:?}");
+        assert_eq!(found.private, sealed(now), "{first:?}, {later:?}");
     }
+}
+
+#[test]
+fn of_private_parts_those_go_back_that_the_refused_wish_changed() {
+    let parts = |config: &str, secrets: &str| SealedParts {
+        config_files: config.as_bytes().to_vec(),
+        secrets: secrets.as_bytes().to_vec(),
+    };
+    let changes = |entry: Entry, before: SealedParts| Entry {
+        undo: Undo { private: Some(before), ..entry.undo.clone() },
+        ..entry
+    };
+    // the first wish changed the config files; the second the secrets, the third both
+    let first = changes(replacement(4, 3), parts("c0", "s0"));
+    let second = changes(replacement(5, 4), parts("c1", "s0"));
+    let third = changes(replacement(6, 5), parts("c1", "s1"));
+    let mut found = waiting(vec![first, second, third]);
+    found.private = parts("c2", "s2");
+    refuse(&mut found, 4);
+    let before: Vec<_> = found.outbox.iter().map(|entry| entry.undo.private.clone()).collect();
+    assert_eq!(before, [Some(parts("c0", "s0")), Some(parts("c0", "s1"))]);
+    assert_eq!(found.private, parts("c2", "s2"));
+    refuse(&mut found, 6);
+    assert_eq!(found.private, parts("c0", "s1"));
+    refuse(&mut found, 5);
+    assert_eq!(found.private, parts("c0", "s0"));
 }
 
 #[test]

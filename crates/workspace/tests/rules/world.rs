@@ -9,6 +9,7 @@ use molecule_domain::spec::WorkspaceSpec;
 use molecule_domain::tier::Tier;
 use molecule_workspace::aggregate::{SealedToken, SideEffects};
 use molecule_workspace::agreement::{KnownAgents, Meetings, Minter, Terms, Verdict};
+use molecule_workspace::private::SealedParts;
 use molecule_workspace::record::{AgentRecord, Pending, RequestKey};
 use molecule_workspace::undo::Undo;
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
@@ -97,8 +98,13 @@ pub(crate) fn idle() -> Workspace {
     with(record())
 }
 
+/// Config files and secrets of which both say the same.
+pub(crate) fn sealed(text: &str) -> SealedParts {
+    SealedParts { config_files: text.as_bytes().to_vec(), secrets: text.as_bytes().to_vec() }
+}
+
 pub(crate) fn with(record: WorkspaceRecord) -> Workspace {
-    Workspace { record, private: b"private".to_vec(), outbox: Vec::new() }
+    Workspace { record, private: sealed("private"), outbox: Vec::new() }
 }
 
 /// A record that is gone.
@@ -233,8 +239,8 @@ impl Minter for Mint {
         SealedToken { sealed, hash }
     }
 
-    fn no_private_parts(&self, _: WorkspaceId) -> Vec<u8> {
-        b"no parts".to_vec()
+    fn no_private_parts(&self, _: WorkspaceId) -> SealedParts {
+        sealed("no parts")
     }
 }
 

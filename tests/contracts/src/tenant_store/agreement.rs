@@ -7,7 +7,7 @@ use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{Desired, Phase};
 use molecule_domain::tier::Tier;
 
-use super::{ORG, PlainMinter, RESTART, Subject, at, instance, refused, token};
+use super::{ORG, PlainMinter, RESTART, Subject, at, instance, refused, sealed, token};
 use molecule_workspace::agent::{Patience, Verdict};
 use molecule_workspace::aggregate::{Answer, Change};
 use molecule_workspace::agreement::{Met, Minter};
@@ -259,7 +259,7 @@ async fn what_the_tenant_does_not_know_is_taken_back_and_let_be(store: Subject) 
     }
     assert_eq!(store.0.waiting().await.unwrap(), [], "nothing is asked of the provider");
     let loaded = store.0.load(ORG, stranger).await.unwrap().unwrap();
-    assert_eq!((loaded.private.as_slice(), loaded.record.intent), (&b"nothing private"[..], IntentNumber(3)));
+    assert_eq!((loaded.private, loaded.record.intent), (sealed("nothing private"), IntentNumber(3)));
     // another meeting finds what is known already
     assert_eq!(store.meets(&[of_known, has(stranger, 3)], false).await.told_again, []);
     // a new generation is like any other
@@ -407,7 +407,7 @@ async fn another_of_an_id_that_was_refused_is_taken_back(store: Subject) {
     let found = store.0.load(ORG, workspace).await.unwrap().unwrap();
     assert!(found.record.is_recovered() && !found.record.refused, "{found:?}");
     assert_eq!((found.record.intent, found.record.phase), (IntentNumber(2), Phase::Up));
-    assert_eq!((found.outbox.len(), found.private.as_slice()), (0, &b"nothing private"[..]));
+    assert_eq!((found.outbox.len(), found.private), (0, sealed("nothing private")));
     assert_eq!(found.record.created_at, first.created_at);
     // a late copy of what was refused is another matter
     let denied = store.created().await;
@@ -493,5 +493,5 @@ async fn a_replacement_of_the_backup_that_was_never_granted_is_forgotten(store: 
     assert_eq!(store.meets(&[later], true).await.adopted, [up.workspace]);
     let now = store.0.load(ORG, up.workspace).await.unwrap().unwrap();
     assert_eq!((now.record.generation, &now.record.spec.name), (up.generation, &up.spec.name));
-    assert!(now.outbox.is_empty() && now.private == b"private first", "{now:?}");
+    assert!(now.outbox.is_empty() && now.private == sealed("private first"), "{now:?}");
 }

@@ -19,6 +19,7 @@ use molecule_domain::spec::WorkspaceSpec;
 
 use molecule_workspace::aggregate::{Answer, Change, NewWorkspace, Refusal, SealedToken};
 use molecule_workspace::agreement::{Agreed, Met, Minter};
+use molecule_workspace::private::SealedParts;
 use molecule_workspace::record::{RequestKey, WorkspaceRecord};
 use molecule_workspace::store::{Conditions, Redeemed, Redemption, StoreError, Stored, TenantStore};
 use molecule_workspace::wish::{Entry, Wish};
@@ -37,10 +38,15 @@ pub fn new_workspace(workspace: WorkspaceId) -> NewWorkspace {
         organization: ORG,
         spec: spec("first"),
         readiness: Readiness::Agent,
-        private: b"private first".to_vec(),
+        private: sealed("private first"),
         token: token(workspace, 1),
         trace: String::new(),
     }
+}
+
+/// Config files and secrets of which both say the same.
+fn sealed(text: &str) -> SealedParts {
+    SealedParts { config_files: text.as_bytes().to_vec(), secrets: text.as_bytes().to_vec() }
 }
 
 fn spec(name: &str) -> WorkspaceSpec {
@@ -93,8 +99,8 @@ impl Minter for PlainMinter {
         SealedToken { sealed: format!("sealed again {generation}").into_bytes(), hash }
     }
 
-    fn no_private_parts(&self, _workspace: WorkspaceId) -> Vec<u8> {
-        b"nothing private".to_vec()
+    fn no_private_parts(&self, _workspace: WorkspaceId) -> SealedParts {
+        sealed("nothing private")
     }
 }
 
@@ -142,7 +148,7 @@ impl Subject {
             Ok(Change {
                 token: wish.launches().then(|| token(workspace, generation.0)),
                 spec: replaces.then(|| (spec(&named), Readiness::Process)),
-                private: replaces.then(|| format!("private {generation}").into_bytes()),
+                private: replaces.then(|| sealed(&format!("private {generation}"))),
                 wish: Some(wish),
                 trace: String::new(),
             })

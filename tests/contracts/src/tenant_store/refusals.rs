@@ -4,8 +4,9 @@ use molecule_domain::id::{Generation, IntentNumber, WorkspaceId};
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{Desired, Phase, Readiness, Reason};
 
-use super::{ORG, RESTART, Subject, at, instance, key, new_workspace, refused};
+use super::{ORG, RESTART, Subject, at, instance, key, new_workspace, refused, sealed, token};
 use molecule_workspace::aggregate::{Answer, Change};
+use molecule_workspace::private::SealedParts;
 use molecule_workspace::store::Conditions;
 use molecule_workspace::wish::Wish;
 
@@ -13,6 +14,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_refused_replacement_is_taken_back_whole(store().await).await;
     a_refusal_spares_what_was_asked_for_since(store().await).await;
     what_follows_a_refused_replacement_is_told_without_it(store().await).await;
+    secrets_of_a_refused_update_are_not_kept_by_a_later_one_of_config(store().await).await;
     stop_and_delete_are_never_taken_back(store().await).await;
     a_stop_stands_whatever_it_was_composed_with(store().await).await;
     the_id_of_a_refused_creation_is_free_again(store().await).await;
@@ -33,7 +35,7 @@ async fn a_refused_replacement_is_taken_back_whole(store: Subject) {
     let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
     assert_eq!((now.record.spec.name.as_str(), now.record.readiness), ("first", Readiness::Agent));
     assert_eq!((now.record.generation, now.record.desired), (Generation(1), Desired::Running));
-    assert_eq!((now.private.as_slice(), now.record.pending), (&b"private first"[..], None));
+    assert_eq!((now.private, now.record.pending), (sealed("private first"), None));
     assert!(store.knows_token(workspace, 1).await, "the generation that runs keeps its credential");
     assert!(store.knows_token(workspace, 2).await, "a call of it may be heard late");
     let events = store.0.events(workspace, None, 10).await.unwrap();
@@ -51,13 +53,13 @@ async fn a_refusal_spares_what_was_asked_for_since(store: Subject) {
     store.asks(workspace, RESTART).await;
     store.0.answered(workspace, first, &refused(), at(4)).await.unwrap();
     let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
-    assert_eq!((now.record.generation, now.private.as_slice()), (Generation(3), &b"private 3"[..]));
+    assert_eq!((now.record.generation, now.private), (Generation(3), sealed("private 3")));
     assert!(store.knows_token(workspace, 3).await);
     let second = store.begins(workspace).await.unwrap();
     assert_eq!(second.generation, Generation(3), "a generation that was refused is not used again");
     store.0.answered(workspace, second.number, &refused(), at(5)).await.unwrap();
     let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
-    assert_eq!((now.record.generation, now.private.as_slice()), (Generation(1), &b"private first"[..]));
+    assert_eq!((now.record.generation, now.private), (Generation(1), sealed("private first")));
     assert_eq!(now.record.desired, Desired::Running);
 
     let workspace = store.up().await.workspace;
@@ -70,6 +72,30 @@ async fn a_refusal_spares_what_was_asked_for_since(store: Subject) {
     assert_eq!((now.spec.name.as_str(), now.spec.labels.len()), ("first", 1));
     let stop = store.begins(workspace).await.unwrap();
     assert_eq!((stop.wish, stop.generation), (Wish::Stop(None), Generation(1)));
+}
+
+async fn secrets_of_a_refused_update_are_not_kept_by_a_later_one_of_config(store: Subject) {
+    let workspace = store.up().await.workspace;
+    let updates = async |set: fn(&mut SealedParts)| {
+        let decide = move |found: &molecule_workspace::Workspace| {
+            let mut private = found.private.clone();
+            set(&mut private);
+            let token = Some(token(workspace, found.next_generation().0));
+            Ok(Change { wish: Some(RESTART), private: Some(private), token, ..Change::default() })
+        };
+        let on = Conditions::default();
+        store.0.change(ORG, workspace, &on, at(3), Box::new(decide)).await.unwrap().number.unwrap()
+    };
+    let first = updates(|private| private.secrets = b"refused".to_vec()).await;
+    store.begins(workspace).await.unwrap();
+    let second = updates(|private| private.config_files = b"asked for since".to_vec()).await;
+    store.0.answered(workspace, first, &refused(), at(4)).await.unwrap();
+    let expected = SealedParts { config_files: b"asked for since".to_vec(), ..sealed("private first") };
+    assert_eq!(store.0.load(ORG, workspace).await.unwrap().unwrap().private, expected);
+    store.begins(workspace).await.unwrap();
+    store.0.answered(workspace, second, &refused(), at(5)).await.unwrap();
+    let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
+    assert_eq!((now.private, now.record.generation), (sealed("private first"), Generation(1)));
 }
 
 /// A plain restart that waits behind an update of the tier must not bring the tier that was refused.

@@ -5,8 +5,9 @@ use molecule_domain::id::{IntentNumber, WorkspaceId};
 use molecule_domain::lifecycle::{Phase, Readiness};
 use molecule_domain::spec::WorkspaceSpec;
 
-use super::{ORG, Subject, at, instance, key, new_workspace, spec};
+use super::{ORG, Subject, at, instance, key, new_workspace, sealed, spec};
 use molecule_workspace::aggregate::{Answer, Change, NewWorkspace};
+use molecule_workspace::private::SealedParts;
 use molecule_workspace::record::RequestKey;
 use molecule_workspace::store::{Conditions, StoreError};
 use molecule_workspace::wish::Wish;
@@ -24,13 +25,16 @@ async fn private_parts_are_decided_on_inside_the_transaction(store: Subject) {
     for n in 0..3 {
         let decide = move |found: &molecule_workspace::Workspace| {
             let mut private = found.private.clone();
-            private.extend(format!(" {n}").bytes());
+            private.secrets.extend(format!(" {n}").bytes());
             Ok(Change { private: Some(private), ..Change::default() })
         };
         store.0.change(ORG, workspace, &Conditions::default(), at(3), Box::new(decide)).await.unwrap();
     }
     let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
-    assert_eq!(now.private, b"private first 0 1 2");
+    assert_eq!(
+        now.private,
+        SealedParts { secrets: b"private first 0 1 2".to_vec(), ..sealed("private first") }
+    );
 }
 
 async fn what_waits_can_be_seen(store: Subject) {

@@ -4,7 +4,7 @@ use molecule_domain::id::{Generation, IntentNumber, Revision};
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{Desired, Phase};
 
-use super::{ORG, RESTART, Subject, at, instance, refused};
+use super::{ORG, RESTART, Subject, at, instance, refused, sealed};
 use molecule_workspace::aggregate::Answer;
 use molecule_workspace::wish::Wish;
 
@@ -53,7 +53,7 @@ async fn what_was_never_begun_is_composed(store: Subject) {
     let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
     assert_eq!((now.record.spec.name.as_str(), now.record.generation), ("first", Generation(1)));
     // the stop that is in it stands, under a number that is new
-    assert_eq!((now.record.desired, now.private.as_slice()), (Desired::Stopped, &b"private first"[..]));
+    assert_eq!((now.record.desired, now.private), (Desired::Stopped, sealed("private first")));
     assert_eq!(store.outbox(workspace).await, [Wish::Stop(None)]);
     assert!(store.begins(workspace).await.unwrap().number > entry.number);
 }
