@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use molecule_domain::error::{Error, ErrorReason, Result};
-use molecule_domain::id::{Generation, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{Generation, IntentNumber, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::{Event, InstanceView};
 use molecule_domain::launch::LaunchSpec;
@@ -35,6 +35,9 @@ use molecule_workspace::store::Cursors;
 
 /// A living stream says something at least this often; the control plane does so every five seconds.
 const SILENCE: Duration = Duration::from_secs(20);
+
+/// How many wishes that wait are named in one call.
+const WAITING_AT_ONCE: usize = 2000;
 
 /// How long to wait for what the backend is, where that is not known yet.
 const INTRODUCTION: Duration = Duration::from_secs(2);
@@ -132,7 +135,8 @@ impl ControlPlane {
         let provider = answer.control_plane.as_ref().map(standpoint_of);
         let provider = provider
             .ok_or_else(|| Error::internal("the control plane did not say where its database stands"))??;
-        Ok(Met { provider, seen: answer.seen.iter().map(standpoint_of).collect::<Result<_>>()? })
+        let seen = answer.seen.iter().map(standpoint_of).collect::<Result<_>>()?;
+        Ok(Met { provider, seen, agreed: answer.agreed })
     }
 
     /// The organisation's quota; what comes with it of the backend is remembered.
@@ -291,6 +295,37 @@ impl Provider for ControlPlane {
         }
     }
 
+    async fn agree(
+        &self,
+        _organization: OrganizationId,
+        standpoints: Standpoints,
+        waiting: &[(WorkspaceId, IntentNumber)],
+    ) -> Result<()> {
+        let counted = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let mut offset = 0;
+        loop {
+            let part = &waiting[offset..waiting.len().min(offset + WAITING_AT_ONCE)];
+            let message = wire::AgreeRequest {
+                tenant: Some(self.standpoint(standpoints.own)),
+                seen: standpoints.seen.map(|seen| self.standpoint(seen)),
+                waiting: part
+                    .iter()
+                    .map(|(workspace, number)| wire::WaitingWish {
+                        workspace_id: workspace.to_string(),
+                        intent: unsigned(number.0),
+                    })
+                    .collect(),
+                offset: counted(offset),
+                total: counted(waiting.len()),
+            };
+            self.call(message, async |mut client: Client, request| client.agree(request).await).await?;
+            offset += part.len();
+            if offset >= waiting.len() {
+                return Ok(());
+            }
+        }
+    }
+
     async fn introduce(&self) {
         if self.info().backend.is_empty() {
             // an outage shows elsewhere
@@ -323,6 +358,7 @@ impl Provider for ControlPlane {
             stopped: !request.run,
             tenant: Some(self.standpoint(standpoints.own)),
             seen: standpoints.seen.map(|seen| self.standpoint(seen)),
+            refusal_is_final: request.refusal_is_final,
         };
         let answer =
             self.call(message, async |mut client, request| client.provision_workspace(request).await).await?;
@@ -333,9 +369,11 @@ impl Provider for ControlPlane {
         let (workspace_id, intent) = (request.workspace.to_string(), unsigned(request.intent.0));
         let tenant = Some(self.standpoint(standpoints.own));
         let seen = standpoints.seen.map(|seen| self.standpoint(seen));
+        let refusal_is_final = request.refusal_is_final;
         let (instance, at) = match &request.change {
             Change::Start => {
-                let message = wire::StartWorkspaceRequest { workspace_id, intent, tenant, seen };
+                let message =
+                    wire::StartWorkspaceRequest { workspace_id, intent, tenant, seen, refusal_is_final };
                 let call = async |mut client: Client, request| client.start_workspace(request).await;
                 let answer = self.call(message, call).await?;
                 (answer.instance, answer.control_plane)
@@ -365,6 +403,7 @@ impl Provider for ControlPlane {
                     run: *run,
                     tenant,
                     seen,
+                    refusal_is_final,
                 };
                 let call = async |mut client: Client, request| client.update_workspace(request).await;
                 let answer = self.call(message, call).await?;

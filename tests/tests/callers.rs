@@ -32,6 +32,8 @@ fn tenants_request(rpc: &str, workspace: &str, agents_url: &str) -> Option<(Vec<
             });
             (wire::MeetRequest { tenant, ..Default::default() }.encode_to_vec(), Code::Ok, Code::Ok)
         }
+        // it does not say where its caller's database stands
+        "Agree" => (Vec::new(), Code::InvalidArgument, Code::InvalidArgument),
         // of one's own it is a replay, which is answered whatever the standing
         "ProvisionWorkspace" => {
             let request =
@@ -49,6 +51,7 @@ fn tenants_request(rpc: &str, workspace: &str, agents_url: &str) -> Option<(Vec<
                 run,
                 tenant,
                 seen: None,
+                refusal_is_final: false,
             };
             (request.encode_to_vec(), Code::NotFound, Code::Ok)
         }
@@ -62,7 +65,7 @@ fn tenants_request(rpc: &str, workspace: &str, agents_url: &str) -> Option<(Vec<
             (request.encode_to_vec(), Code::NotFound, Code::Ok)
         }
         "StartWorkspace" => {
-            let request = wire::StartWorkspaceRequest { workspace_id, intent: 103, tenant: None, seen: None };
+            let request = wire::StartWorkspaceRequest { workspace_id, intent: 103, ..Default::default() };
             (request.encode_to_vec(), Code::NotFound, Code::FailedPrecondition)
         }
         "RestartWorkspace" => {
@@ -75,6 +78,7 @@ fn tenants_request(rpc: &str, workspace: &str, agents_url: &str) -> Option<(Vec<
                 bootstrap_token,
                 tenant,
                 seen: None,
+                refusal_is_final: false,
             };
             (request.encode_to_vec(), Code::NotFound, Code::FailedPrecondition)
         }

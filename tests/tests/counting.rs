@@ -84,7 +84,14 @@ impl World {
             _ => Change::Delete,
         };
         let intent = record.intent.next();
-        let request = ChangeRequest { organization: ORG, workspace, intent, change, trace: String::new() };
+        let request = ChangeRequest {
+            organization: ORG,
+            workspace,
+            intent,
+            change,
+            refusal_is_final: false,
+            trace: String::new(),
+        };
         let _ = self.store.change(&request, now).await;
     }
 

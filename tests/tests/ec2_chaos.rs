@@ -38,7 +38,14 @@ fn provision(workspace: WorkspaceId) -> ProvisionRequest {
 
 fn change(record: &InstanceRecord, change: Change) -> ChangeRequest {
     let (workspace, intent) = (record.workspace, record.intent.next());
-    ChangeRequest { organization: ORG, workspace, intent, change, trace: String::new() }
+    ChangeRequest {
+        organization: ORG,
+        workspace,
+        intent,
+        change,
+        refusal_is_final: false,
+        trace: String::new(),
+    }
 }
 
 fn replacement(record: &InstanceRecord) -> Change {

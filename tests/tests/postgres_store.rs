@@ -3,20 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use molecule_contracts::engine_store;
+use async_trait::async_trait;
+use molecule_contracts::{engine_store, tenants};
 use molecule_domain::Timestamp;
 use molecule_domain::clock::{Clock, SystemClock};
 use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{IncarnationId, IntentNumber, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::incarnation::Standpoint;
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_domain::limits::{Limits, Standing};
 use molecule_provisioner::admission::{Account, ProvisionRequest};
 use molecule_provisioner::outcome::Outcome;
 use molecule_provisioner::samples;
 use molecule_provisioner::store::{Room, Store, StoreError};
-use molecule_store_postgres::Database;
 use molecule_store_postgres::accounts::{Accounts, Audit, Organization};
 use molecule_store_postgres::engine::EngineStore;
+use molecule_store_postgres::{Agreement, Database, Process};
 use molecule_tests::postgres::{Scratch, execute};
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +30,72 @@ async fn the_engine_store_keeps_the_contract() {
         let database = Database::open(&scratch.url(), 10, cancel.clone()).await.unwrap();
         scratches.lock().await.push(scratch);
         Arc::new(EngineStore::new(database)) as Arc<dyn Store>
+    })
+    .await;
+    cancel.cancel();
+}
+
+/// The control plane over a database.
+struct Service {
+    database: Database,
+    scratch: Arc<Scratch>,
+}
+
+impl Service {
+    fn process(organization: OrganizationId, incarnation: IncarnationId) -> Process {
+        let standpoint = Standpoint { incarnation, revision: Revision(1) };
+        Process { organization, standpoint, address: "10.0.0.1:7070".to_owned() }
+    }
+}
+
+#[async_trait]
+impl tenants::Service for Service {
+    async fn begins(&self, _now: Timestamp) {
+        let begin = format!(
+            "INSERT INTO control_plane_incarnations (incarnation, begins_at) VALUES ('{}', 0)",
+            IncarnationId::generate()
+        );
+        execute(&self.scratch.url(), begin).await.unwrap();
+    }
+
+    async fn meets(&self, organization: OrganizationId, process: IncarnationId) -> bool {
+        // the process before is over
+        let end = "UPDATE tenant_sessions SET until = '1970-01-01 00:00:00Z', stream = NULL".to_owned();
+        execute(&self.scratch.url(), end).await.unwrap();
+        self.database.meet(&Self::process(organization, process), None, &[]).await.unwrap().agreed
+    }
+
+    async fn agrees(
+        &self,
+        organization: OrganizationId,
+        process: IncarnationId,
+        waiting: &[(WorkspaceId, IntentNumber)],
+        now: Timestamp,
+    ) {
+        let newest = "SELECT incarnation::text FROM control_plane_incarnations ORDER BY number DESC LIMIT 1";
+        let with = self.scratch.text(newest).await.unwrap().parse().unwrap();
+        let process = Self::process(organization, process);
+        // in two parts, as many are
+        let (first, last) = waiting.split_at(waiting.len() / 2);
+        for (part, begins, ends) in [(first, true, false), (last, false, true)] {
+            let agreement = Agreement { with, waiting: part.to_vec(), begins, ends };
+            self.database.agree(&process, &agreement, now).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_store_keeps_the_contract_with_tenants() {
+    let cancel = CancellationToken::new();
+    tenants::run(|| async {
+        let scratch = Arc::new(Scratch::new().await.unwrap());
+        let database = Database::open(&scratch.url(), 10, cancel.clone()).await.unwrap();
+        let store = Arc::new(EngineStore::new(database.clone()));
+        tenants::Subject {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            tenants: store,
+            service: Arc::new(Service { database, scratch }),
+        }
     })
     .await;
     cancel.cancel();

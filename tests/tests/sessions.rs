@@ -73,6 +73,7 @@ impl Process {
             intent: 1,
             tenant: Some(self.standpoint(revision)),
             seen,
+            refusal_is_final: false,
         };
         from_status(self.customer.clone().start_workspace(request).await.unwrap_err())
     }
@@ -173,6 +174,7 @@ async fn one_process_of_a_tenant_is_served() {
         intent: 1,
         tenant: None,
         seen: None,
+        refusal_is_final: false,
     };
     let refused = from_status(anonymous.start_workspace(request).await.unwrap_err());
     assert_eq!(refused.reason, ErrorReason::WorkspaceNotFound);

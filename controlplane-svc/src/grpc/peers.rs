@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason, Result};
-use molecule_domain::id::{IncarnationId, Revision, WorkspaceId};
+use molecule_domain::id::{IncarnationId, IntentNumber, Revision, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_proto::controlplane::v1 as wire;
 use molecule_service_kit::auth::identity;
 use molecule_service_kit::wire::time;
 use molecule_store_postgres::accounts::Holder;
-use molecule_store_postgres::{Process, Seen};
+use molecule_store_postgres::{Agreement, Process, Seen};
 use tonic::Request;
 
 use super::Parts;
@@ -19,6 +19,7 @@ use super::convert::{signed, unsigned};
 
 const MAX_ADDRESS: usize = 300;
 const MAX_RECOVERED: usize = 10_000;
+const MAX_WAITING: usize = 2000;
 
 /// Where a database stands, as a message has it; `None` where it does not say so.
 pub(super) fn standpoint(said: Option<&wire::Standpoint>, field: &str) -> Result<Option<Standpoint>> {
@@ -78,6 +79,7 @@ speakers!(
     RestartWorkspaceRequest,
     DeprovisionWorkspaceRequest,
     WatchInstancesRequest,
+    AgreeRequest,
 );
 
 /// The caller and this control plane have to find out what differs between them.
@@ -156,7 +158,37 @@ impl Parts {
         Ok(wire::MeetResponse {
             control_plane: Some(to_wire(incarnation, meeting.revision, meeting.now)),
             seen: meeting.seen.into_iter().map(seen_to_wire).collect(),
+            agreed: meeting.agreed,
         })
+    }
+
+    pub(super) async fn agree(&self, request: Request<wire::AgreeRequest>) -> Result<wire::AgreeResponse> {
+        let holder = self.tenant_changing(&request)?;
+        let address = address(request.remote_addr());
+        let request = request.into_inner();
+        let required = |said: Option<&wire::Standpoint>, field: &str| {
+            standpoint(said, field)?.ok_or_else(|| Error::field(field, "must say where a database stands"))
+        };
+        let standpoint = required(request.tenant.as_ref(), "tenant")?;
+        let with = required(request.seen.as_ref(), "seen")?.incarnation;
+        if request.waiting.len() > MAX_WAITING {
+            return Err(Error::field(
+                "waiting",
+                "must have at most 2000 entries; name the others in further calls",
+            ));
+        }
+        let waiting = request.waiting.iter().map(|waiting| {
+            let workspace = waiting.workspace_id.parse::<WorkspaceId>().map_err(|_| {
+                Error::field("waiting.workspace_id", format!("{:?} is not a UUID", waiting.workspace_id))
+            })?;
+            Ok((workspace, IntentNumber(signed(waiting.intent, "waiting.intent")?)))
+        });
+        let waiting = waiting.collect::<Result<Vec<_>>>()?;
+        let (begins, named) = (request.offset == 0, request.offset as usize + waiting.len());
+        let agreement = Agreement { with, waiting, begins, ends: named >= request.total as usize };
+        let process = Process { organization: holder.organization, standpoint, address };
+        self.database.agree(&process, &agreement, self.clock.now()).await?;
+        Ok(wire::AgreeResponse {})
     }
 }
 

@@ -3,18 +3,18 @@
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use molecule_domain::error::{Error, Result};
-use molecule_domain::id::{Generation, Revision, WorkspaceId};
+use molecule_domain::id::{Generation, IntentNumber, Revision, WorkspaceId};
 use molecule_domain::lifecycle::Phase;
 use molecule_proto::controlplane::v1::provisioning_service_server::ProvisioningService;
 use molecule_proto::controlplane::v1::{
-    DeprovisionWorkspaceRequest, DeprovisionWorkspaceResponse, GetConsoleOutputRequest,
-    GetConsoleOutputResponse, GetQuotaRequest, GetQuotaResponse, GetWorkspaceInstanceRequest,
-    GetWorkspaceInstanceResponse, Instance, InstanceSpec, LimitCheck, ListInstancesRequest,
-    ListInstancesResponse, MeetRequest, MeetResponse, PreviewAdmissionRequest, PreviewAdmissionResponse,
-    ProvisionWorkspaceRequest, ProvisionWorkspaceResponse, RestartWorkspaceRequest, RestartWorkspaceResponse,
-    StartWorkspaceRequest, StartWorkspaceResponse, StopWorkspaceRequest, StopWorkspaceResponse,
-    StreamInstanceLogsRequest, StreamInstanceLogsResponse, UpdateWorkspaceRequest, UpdateWorkspaceResponse,
-    WatchInstancesRequest, WatchInstancesResponse,
+    AgreeRequest, AgreeResponse, DeprovisionWorkspaceRequest, DeprovisionWorkspaceResponse,
+    GetConsoleOutputRequest, GetConsoleOutputResponse, GetQuotaRequest, GetQuotaResponse,
+    GetWorkspaceInstanceRequest, GetWorkspaceInstanceResponse, Instance, InstanceSpec, LimitCheck,
+    ListInstancesRequest, ListInstancesResponse, MeetRequest, MeetResponse, PreviewAdmissionRequest,
+    PreviewAdmissionResponse, ProvisionWorkspaceRequest, ProvisionWorkspaceResponse, RestartWorkspaceRequest,
+    RestartWorkspaceResponse, StartWorkspaceRequest, StartWorkspaceResponse, StopWorkspaceRequest,
+    StopWorkspaceResponse, StreamInstanceLogsRequest, StreamInstanceLogsResponse, UpdateWorkspaceRequest,
+    UpdateWorkspaceResponse, WatchInstancesRequest, WatchInstancesResponse,
 };
 use molecule_provisioner::admission::{self, Change, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::backend::{LogChunk, LogOptions};
@@ -44,6 +44,7 @@ struct Replacement {
     spec: Option<InstanceSpec>,
     bootstrap_token: Vec<u8>,
     run: bool,
+    refusal_is_final: bool,
 }
 
 impl ProvisioningApi {
@@ -51,43 +52,79 @@ impl ProvisioningApi {
         let workspace = workspace_id(&request.workspace_id)?;
         let generation = Generation(request.generation.max(1));
         let (intent, run) = (intent(request.intent.max(1))?, !request.stopped);
-        let token = &request.bootstrap_token;
-        let (spec, sealed_token) = launch(&self.0, holder, workspace, generation, request.spec, token)?;
-        let request = ProvisionRequest {
-            organization: holder.organization,
-            workspace,
-            intent,
-            generation,
-            run,
-            backend: self.0.backend_of(&holder.backend, &holder.plan)?.to_owned(),
-            spec,
-            sealed_token,
-            trace: trace::current(),
+        let refusal_is_final = request.refusal_is_final;
+        let asked = async {
+            let token = &request.bootstrap_token;
+            let (spec, sealed_token) = launch(&self.0, holder, workspace, generation, request.spec, token)?;
+            let request = ProvisionRequest {
+                organization: holder.organization,
+                workspace,
+                intent,
+                generation,
+                run,
+                backend: self.0.backend_of(&holder.backend, &holder.plan)?.to_owned(),
+                spec,
+                sealed_token,
+                refusal_is_final,
+                trace: trace::current(),
+            };
+            self.0.instances.provision(&request).await
         };
-        let record = self.0.instances.provision(&request).await?;
-        Ok(convert::instance(&record))
+        self.settled(holder, (workspace, intent), refusal_is_final, asked.await).await
     }
 
     async fn change(&self, holder: &Holder, id: &str, number: u64, change: Change) -> Result<Instance> {
-        let request = ChangeRequest {
-            organization: holder.organization,
-            workspace: workspace_id(id)?,
-            intent: intent(number)?,
-            change,
-            trace: trace::current(),
-        };
-        let record = self.0.instances.change(&request).await?;
+        let (workspace, intent) = (workspace_id(id)?, intent(number)?);
+        let record = self.asked(holder, (workspace, intent), change, false).await?;
         Ok(convert::instance(&record))
     }
 
+    async fn start(&self, holder: &Holder, request: StartWorkspaceRequest) -> Result<Instance> {
+        let wish = (workspace_id(&request.workspace_id)?, intent(request.intent)?);
+        let asked = self.asked(holder, wish, Change::Start, request.refusal_is_final).await;
+        self.settled(holder, wish, request.refusal_is_final, asked).await
+    }
+
     async fn replace(&self, holder: &Holder, id: &str, replacement: Replacement) -> Result<Instance> {
-        let workspace = workspace_id(id)?;
+        let wish = (workspace_id(id)?, intent(replacement.intent)?);
         let generation = Generation(replacement.generation);
-        let token = &replacement.bootstrap_token;
-        let (spec, sealed_token) = launch(&self.0, holder, workspace, generation, replacement.spec, token)?;
-        let run = replacement.run;
-        let change = Change::Replace { generation, spec: Box::new(spec), sealed_token, run };
-        self.change(holder, id, replacement.intent, change).await
+        let Replacement { run, refusal_is_final, .. } = replacement;
+        let asked = async {
+            let token = &replacement.bootstrap_token;
+            let (spec, sealed_token) = launch(&self.0, holder, wish.0, generation, replacement.spec, token)?;
+            let change = Change::Replace { generation, spec: Box::new(spec), sealed_token, run };
+            self.asked(holder, wish, change, refusal_is_final).await
+        };
+        self.settled(holder, wish, refusal_is_final, asked.await).await
+    }
+
+    async fn asked(
+        &self,
+        holder: &Holder,
+        (workspace, intent): (WorkspaceId, IntentNumber),
+        change: Change,
+        refusal_is_final: bool,
+    ) -> Result<InstanceRecord> {
+        let (organization, trace) = (holder.organization, trace::current());
+        let request = ChangeRequest { organization, workspace, intent, change, refusal_is_final, trace };
+        self.0.instances.change(&request).await
+    }
+
+    /// What the caller hears: where it takes a refusal for the last word, the refusal holds for every call of the wish.
+    async fn settled(
+        &self,
+        holder: &Holder,
+        (workspace, intent): (WorkspaceId, IntentNumber),
+        refusal_is_final: bool,
+        asked: Result<InstanceRecord>,
+    ) -> Result<Instance> {
+        let wish = (holder.organization, workspace, intent);
+        let record = if refusal_is_final {
+            self.0.instances.settled(&self.0.store, wish, asked).await?
+        } else {
+            asked?
+        };
+        Ok(convert::instance(&record))
     }
 
     async fn record(&self, holder: &Holder, workspace: WorkspaceId) -> Result<InstanceRecord> {
@@ -161,6 +198,10 @@ impl ProvisioningService for ProvisioningApi {
         answer(self.0.meet(request).await)
     }
 
+    async fn agree(&self, request: Request<AgreeRequest>) -> Answer<AgreeResponse> {
+        answer(self.0.agree(request).await)
+    }
+
     async fn provision_workspace(
         &self,
         request: Request<ProvisionWorkspaceRequest>,
@@ -181,9 +222,17 @@ impl ProvisioningService for ProvisioningApi {
         let result = async {
             let holder = self.0.tenant_changing(&request)?;
             let UpdateWorkspaceRequest {
-                workspace_id, intent, generation, spec, bootstrap_token, run, ..
+                workspace_id,
+                intent,
+                generation,
+                spec,
+                bootstrap_token,
+                run,
+                refusal_is_final,
+                ..
             } = request.into_inner();
-            let replacement = Replacement { intent, generation, spec, bootstrap_token, run };
+            let replacement =
+                Replacement { intent, generation, spec, bootstrap_token, run, refusal_is_final };
             let instance = self.replace(&holder, &workspace_id, replacement).await?;
             let control_plane = self.0.control_plane_after(&holder, &instance);
             Ok(UpdateWorkspaceResponse { instance: Some(instance), control_plane })
@@ -233,8 +282,7 @@ impl ProvisioningService for ProvisioningApi {
     ) -> Answer<StartWorkspaceResponse> {
         let result = async {
             let holder = self.0.tenant_changing(&request)?;
-            let StartWorkspaceRequest { workspace_id, intent, .. } = request.into_inner();
-            let instance = self.change(&holder, &workspace_id, intent, Change::Start).await?;
+            let instance = self.start(&holder, request.into_inner()).await?;
             let control_plane = self.0.control_plane_after(&holder, &instance);
             Ok(StartWorkspaceResponse { instance: Some(instance), control_plane })
         };
@@ -247,9 +295,17 @@ impl ProvisioningService for ProvisioningApi {
     ) -> Answer<RestartWorkspaceResponse> {
         let result = async {
             let holder = self.0.tenant_changing(&request)?;
-            let RestartWorkspaceRequest { workspace_id, intent, generation, spec, bootstrap_token, .. } =
-                request.into_inner();
-            let replacement = Replacement { intent, generation, spec, bootstrap_token, run: true };
+            let RestartWorkspaceRequest {
+                workspace_id,
+                intent,
+                generation,
+                spec,
+                bootstrap_token,
+                refusal_is_final,
+                ..
+            } = request.into_inner();
+            let replacement =
+                Replacement { intent, generation, spec, bootstrap_token, run: true, refusal_is_final };
             let instance = self.replace(&holder, &workspace_id, replacement).await?;
             let control_plane = self.0.control_plane_after(&holder, &instance);
             Ok(RestartWorkspaceResponse { instance: Some(instance), control_plane })

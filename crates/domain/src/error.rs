@@ -113,6 +113,29 @@ reasons! {
     Internal = "INTERNAL" => Internal,
 }
 
+impl ErrorReason {
+    /// The reason that has this text on the wire.
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|known| known.as_str() == text)
+    }
+
+    /// Whether whoever provides has decided about a wish: asking again can't help. Whatever else it says, the wish waits: it
+    /// may have been heard, or be granted later (a token is being rotated, a key file restored).
+    pub const fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::QuotaExceeded
+                | Self::NotInGoodStanding
+                | Self::NotInPlan
+                | Self::WrongState
+                | Self::InvalidField
+                | Self::WorkspaceExists
+                | Self::WorkspaceDeleted
+                | Self::NotSupported
+        )
+    }
+}
+
 /// A field that is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldViolation {
@@ -276,6 +299,31 @@ mod tests {
             assert!(seen.insert(text), "{text} stands twice");
             assert!(text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{text}");
         }
+    }
+
+    #[test]
+    fn a_reason_is_found_by_its_text() {
+        assert!(ErrorReason::ALL.iter().all(|reason| ErrorReason::named(reason.as_str()) == Some(*reason)));
+        assert_eq!(ErrorReason::named("NO_SUCH_REASON"), None);
+    }
+
+    /// Whatever is not in this list may still be heard, or granted later: the wish stands.
+    #[test]
+    fn only_a_stated_list_takes_a_wish_back() {
+        let refusals = ErrorReason::ALL.iter().filter(|reason| reason.is_refusal());
+        assert_eq!(
+            refusals.map(|reason| reason.as_str()).collect::<Vec<_>>(),
+            [
+                "INVALID_FIELD",
+                "WORKSPACE_EXISTS",
+                "WORKSPACE_DELETED",
+                "WRONG_STATE",
+                "NOT_IN_GOOD_STANDING",
+                "NOT_IN_PLAN",
+                "QUOTA_EXCEEDED",
+                "NOT_SUPPORTED",
+            ]
+        );
     }
 
     #[test]

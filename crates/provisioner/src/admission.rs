@@ -30,6 +30,8 @@ pub struct ProvisionRequest {
     pub spec: LaunchSpec,
     /// The bootstrap token, sealed for [`molecule_domain::seal::token_context`].
     pub sealed_token: Vec<u8>,
+    /// Whether its tenant takes a refusal for the last word: then no other call of the wish is granted after it.
+    pub refusal_is_final: bool,
     /// The trace that it belongs to; empty where nothing is traced.
     pub trace: String,
 }
@@ -45,6 +47,8 @@ pub struct ChangeRequest {
     pub intent: IntentNumber,
     /// What to change.
     pub change: Change,
+    /// Whether its tenant takes a refusal for the last word: then no other call of the wish is granted after it.
+    pub refusal_is_final: bool,
     /// The trace that it belongs to; empty where nothing is traced.
     pub trace: String,
 }
@@ -69,6 +73,13 @@ pub enum Change {
     },
     /// Take it away with all it holds.
     Delete,
+}
+
+impl Change {
+    /// Whether an instance may be launched for it. What stops or ends one is never refused.
+    pub const fn launches(&self) -> bool {
+        !matches!(self, Self::Stop(_) | Self::Delete)
+    }
 }
 
 /// What an organisation may use and uses.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{IntentNumber, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::{Clock, Error, Result};
 use tokio::sync::watch;
 
 use crate::admission::{ChangeRequest, ProvisionRequest};
 use crate::model::{Event, InstanceRecord};
-use crate::store::Store;
+use crate::store::{RefusedWish, Store, Tenants};
 
 /// How many records or events one read gives at most.
 const BATCH: u32 = 500;
@@ -40,6 +40,24 @@ impl Instances {
     /// Stores a change of what is wanted. No provider is called here.
     pub async fn change(&self, request: &ChangeRequest) -> Result<InstanceRecord> {
         Ok(self.store.change(request, self.clock.now()).await?)
+    }
+
+    /// What a tenant hears that takes a refusal for the last word: a call of the wish that is heard late is not granted after all.
+    /// Where another call was granted meanwhile, that is what it hears.
+    pub async fn settled(
+        &self,
+        tenants: &dyn Tenants,
+        (organization, workspace, intent): (OrganizationId, WorkspaceId, IntentNumber),
+        asked: Result<InstanceRecord>,
+    ) -> Result<InstanceRecord> {
+        match asked {
+            Err(refusal) if refusal.reason.is_refusal() => {
+                let (reason, message) = (refusal.reason, refusal.message.clone());
+                let refused = RefusedWish { organization, workspace, intent, reason, message };
+                tenants.refuse(&refused, self.clock.now()).await?.ok_or(refusal)
+            }
+            asked => asked,
+        }
     }
 
     /// One instance of an organisation's.

@@ -11,6 +11,8 @@ use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use serde::{Deserialize, Serialize};
 
+use crate::store::Hold;
+
 /// The instance of a workspace, in whichever generation it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceRecord {
@@ -216,6 +218,8 @@ pub struct Claimed {
     pub lease: Lease,
     /// The record as it was when claimed.
     pub record: InstanceRecord,
+    /// Whether what is wanted of it may be launched.
+    pub hold: Hold,
 }
 
 /// Time that the provider confirmed an instance up.

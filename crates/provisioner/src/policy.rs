@@ -38,6 +38,8 @@ pub struct Policy {
     pub sweep_every: Duration,
     /// How long something that no record explains is left alone.
     pub orphan_grace: Duration,
+    /// How long what was stopped is left as it is while its tenant has not agreed with this start of the service.
+    pub agreement_patience: Duration,
     /// How many records are worked on at once, besides those that are launched.
     pub concurrency: usize,
     /// How many instances are launched or started at once.
@@ -63,6 +65,7 @@ impl Default for Policy {
             longest_sleep: Duration::from_secs(5),
             sweep_every: Duration::from_secs(15),
             orphan_grace: Duration::from_secs(5 * 60),
+            agreement_patience: Duration::from_secs(10 * 60),
             concurrency: 24,
             launch_concurrency: 8,
         }

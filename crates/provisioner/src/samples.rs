@@ -40,6 +40,7 @@ pub fn provision(workspace: WorkspaceId) -> ProvisionRequest {
         backend: "memory".to_owned(),
         spec: spec(),
         sealed_token: b"sealed".to_vec(),
+        refusal_is_final: false,
         trace: "of the request".to_owned(),
     }
 }

@@ -96,8 +96,8 @@ pub fn to_status(error: &Error) -> Status {
 pub fn from_status(status: Status) -> Error {
     let details = status.get_error_details();
     let info = details.error_info().filter(|info| info.domain == ERROR_DOMAIN);
-    let known = info.and_then(|info| ErrorReason::ALL.iter().find(|known| known.as_str() == info.reason));
-    let Some(&reason) = known else {
+    let known = info.and_then(|info| ErrorReason::named(&info.reason));
+    let Some(reason) = known else {
         let reason = match status.code() {
             Code::Unavailable | Code::Cancelled | Code::Unknown => ErrorReason::ControlPlaneUnavailable,
             Code::DeadlineExceeded => ErrorReason::DeadlineExceeded,

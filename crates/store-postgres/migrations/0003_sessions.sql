@@ -18,8 +18,34 @@ CREATE TABLE tenant_sessions (
     -- the latest of its streams: the end of an older one does not end the session
     stream          uuid,
     -- the workspaces that it runs as recovered after a restore of its own database
-    recovered       uuid[] NOT NULL DEFAULT '{}'
+    recovered       uuid[] NOT NULL DEFAULT '{}',
+    -- the control plane's start with which its tenant has agreed, and when; NULL while they agree anew
+    agreed_with     uuid,
+    agreed_at       timestamptz
 );
+
+-- Wishes that a tenant had still to tell when it agreed: the number of each workspace's last one. Before that is heard, nothing
+-- of the workspace is launched.
+CREATE TABLE tenant_waiting (
+    organization_id uuid NOT NULL REFERENCES organizations,
+    workspace_id    uuid NOT NULL,
+    intent          bigint NOT NULL,
+    PRIMARY KEY (organization_id, workspace_id)
+);
+
+-- The last wish of each workspace that was refused to the process that is served: a call of it that is heard late is refused as
+-- well.
+CREATE TABLE tenant_refusals (
+    organization_id uuid NOT NULL REFERENCES organizations,
+    workspace_id    uuid NOT NULL,
+    intent          bigint NOT NULL,
+    reason          text NOT NULL,
+    message         text NOT NULL,
+    at              timestamptz NOT NULL,
+    PRIMARY KEY (organization_id, workspace_id)
+);
+
+CREATE INDEX tenant_refusals_by_age ON tenant_refusals (at);
 
 -- How far each process of a tenant was seen to be; the last 20 of each organisation are kept.
 CREATE TABLE tenant_standpoints (

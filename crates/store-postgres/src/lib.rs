@@ -14,6 +14,7 @@ pub mod networks;
 mod notify;
 mod sessions;
 mod sqlstate;
+mod tenants;
 mod transactions;
 
 use std::str::FromStr;
@@ -37,6 +38,7 @@ pub use self::membership::{Membership, Place};
 use self::notify::Notifier;
 pub use self::sessions::{Meeting, Process, Recovered, SESSION, Seen};
 use self::sqlstate::store_error;
+pub use self::tenants::Agreement;
 pub use self::transactions::Counts;
 use self::transactions::Transactions;
 

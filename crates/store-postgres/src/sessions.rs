@@ -15,6 +15,7 @@ use crate::Database;
 use crate::codec::{column, moment};
 use crate::engine::organization_not_found;
 use crate::sqlstate::store_error;
+use crate::tenants::forget_refusals;
 
 /// How long a process counts as living after it was last heard.
 pub const SESSION: Duration = Duration::from_secs(30);
@@ -64,6 +65,8 @@ pub struct Meeting {
     pub seen: Vec<Seen>,
     /// Whether this database is behind what the process has seen of it.
     pub behind: bool,
+    /// Whether the tenant has agreed with the newest start of the control plane.
+    pub agreed: bool,
 }
 
 /// A session from its columns, where there is one.
@@ -100,8 +103,9 @@ impl Database {
             note(&mut tx, &[(organization, process.standpoint)], now).await?;
             forget(&mut tx, organization).await?;
             note_recovered(&mut tx, organization, recovered).await?;
+            let agreed = has_agreed(&mut tx, organization).await?;
             tx.commit().await.map_err(store_error)?;
-            Ok(Meeting { revision, now, seen: before, behind })
+            Ok(Meeting { revision, now, seen: before, behind, agreed })
         };
         self.transactions.run("meet", once).await
     }
@@ -238,6 +242,7 @@ async fn serve(
     let now = moment(row.now);
     let served = served.and_then(|row| session(Some(row.incarnation), Some(row.address), Some(row.until)));
     check_session(served.as_ref(), incarnation, &process.address, now)?;
+    forget_refusals(db, process.organization, incarnation).await?;
     sqlx::query!(
         "UPDATE tenant_sessions SET incarnation = $2, until = $4,
              stream = COALESCE($5, CASE WHEN incarnation = $2 THEN stream END),
@@ -254,6 +259,19 @@ async fn serve(
     .await
     .map_err(store_error)?;
     Ok((Revision(row.revision), now))
+}
+
+/// Whether a tenant has agreed with the newest start of the control plane.
+async fn has_agreed(db: &mut PgConnection, organization: OrganizationId) -> Result<bool, StoreError> {
+    sqlx::query_scalar!(
+        r#"SELECT agreed_with IS NOT DISTINCT FROM (
+               SELECT incarnation FROM control_plane_incarnations ORDER BY number DESC LIMIT 1
+           ) AS "agreed!" FROM tenant_sessions WHERE organization_id = $1"#,
+        organization.as_uuid(),
+    )
+    .fetch_one(db)
+    .await
+    .map_err(store_error)
 }
 
 /// What was seen of an organisation's tenant, newest first.

@@ -115,14 +115,14 @@ impl Outbox {
         {
             // a call that is out may change what the inventory shows
             let _quiet = self.agreement.quiet().await;
-            self.agree(met).await?;
+            self.agree(own, met).await?;
         }
         let seen = met.map(|met| met.provider);
         self.set_agreed(seen);
         Ok(Standpoints { own, seen })
     }
 
-    async fn agree(&self, met: &Met) -> Result<()> {
+    async fn agree(&self, own: Standpoint, met: &Met) -> Result<()> {
         let inventory = self.provider.inventory(self.organization, &met.provider).await?;
         let now = self.clock.now();
         let agreed = self.store.agree(self.organization, met, &inventory, &*self.minter, now).await?;
@@ -146,7 +146,9 @@ impl Outbox {
             warn!(%workspace, "the provider has lost what it had granted of this workspace, and is told again");
             self.wake(workspace);
         }
-        Ok(())
+        // last: where this fails the two agree once more, and find nothing that differs
+        let standpoints = Standpoints { own, seen: Some(met.provider) };
+        self.provider.agree(self.organization, standpoints, &agreed.waiting).await
     }
 
     /// Takes over one batch.

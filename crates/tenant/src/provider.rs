@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason, Result};
-use molecule_domain::id::{IncarnationId, OrganizationId, WorkspaceId};
+use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::{Event, InstanceView};
 use molecule_provisioner::admission::{ChangeRequest, ProvisionRequest};
@@ -85,6 +85,16 @@ pub trait Provider: Send + Sync + 'static {
     /// Every instance as it is now, what is gone included, in order of revision. An answer of another start than the one
     /// that was met, or of one that knows less, is an error.
     async fn inventory(&self, organization: OrganizationId, met: &Standpoint) -> Result<Vec<InstanceView>>;
+    /// Says that this tenant has agreed with the provider on all that there is, and what it has still to tell: the workspaces
+    /// that the provider has and of which wishes wait, each with the number of the last.
+    async fn agree(
+        &self,
+        _organization: OrganizationId,
+        _standpoints: Standpoints,
+        _waiting: &[(WorkspaceId, IntentNumber)],
+    ) -> Result<()> {
+        Ok(())
+    }
     /// Asks for a first instance; repeatable by the workspace's id.
     async fn provision(&self, request: &ProvisionRequest, standpoints: Standpoints) -> Result<InstanceView>;
     /// Asks for a change; repeatable by the workspace's id and the number of the wish.

@@ -4,3 +4,4 @@
 pub mod backend;
 pub mod engine_store;
 pub mod tenant_store;
+pub mod tenants;

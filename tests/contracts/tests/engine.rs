@@ -4,21 +4,58 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use molecule_contracts::backend::{self as contract, Subject};
-use molecule_contracts::engine_store;
+use molecule_contracts::{engine_store, tenants};
+use molecule_domain::Timestamp;
 use molecule_domain::clock::{Clock, SystemClock};
-use molecule_domain::id::InstallationId;
+use molecule_domain::id::{IncarnationId, InstallationId, IntentNumber, OrganizationId, WorkspaceId};
 use molecule_domain::launch::LaunchSpec;
 use molecule_provisioner::backend::Backend;
 use molecule_provisioner::backend::memory::{Host, MISSING_IMAGE, MemoryBackend, Trouble};
 use molecule_provisioner::model::InstanceRef;
 use molecule_provisioner::observation::InstanceState;
 use molecule_provisioner::samples;
-use molecule_provisioner::store::Store;
 use molecule_provisioner::store::memory::MemoryStore;
+use molecule_provisioner::store::{Store, Tenants};
 
 #[tokio::test]
 async fn the_memory_store_keeps_the_contract() {
     engine_store::run(|| async { Arc::new(MemoryStore::default()) as Arc<dyn Store> }).await;
+}
+
+struct MemoryService(Arc<MemoryStore>);
+
+#[async_trait]
+impl tenants::Service for MemoryService {
+    async fn begins(&self, now: Timestamp) {
+        self.0.begin(IncarnationId::generate(), now);
+    }
+
+    async fn meets(&self, organization: OrganizationId, process: IncarnationId) -> bool {
+        self.0.meet(organization, process)
+    }
+
+    async fn agrees(
+        &self,
+        organization: OrganizationId,
+        _process: IncarnationId,
+        waiting: &[(WorkspaceId, IntentNumber)],
+        now: Timestamp,
+    ) {
+        self.0.agree(organization, waiting, now);
+    }
+}
+
+#[tokio::test]
+async fn the_memory_store_keeps_the_contract_with_tenants() {
+    tenants::run(|| async {
+        let store = Arc::new(MemoryStore::default());
+        tenants::Subject {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            tenants: Arc::clone(&store) as Arc<dyn Tenants>,
+            service: Arc::new(MemoryService(store)),
+        }
+    })
+    .await;
 }
 
 struct Memory(Arc<Host>, InstallationId);

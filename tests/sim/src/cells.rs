@@ -32,12 +32,13 @@ const TROUBLES: [&str; 14] = [
 ];
 
 /// What must come of it now and then.
-const FIGURES: [&str; 13] = [
+const FIGURES: [&str; 14] = [
     "agreed after being set back",
     "agreed by telling again",
     "agreed by adopting",
     "agreed by recovering",
-    "refused changes heard late and granted",
+    "calls of refused wishes heard again",
+    "records held until their tenants had agreed",
     "outcomes of stale plans",
     "instances in words that their reader does not know",
     "alarms raised",
@@ -69,9 +70,6 @@ fn transition_cannot(from: Phase, to: Phase) -> Option<&'static str> {
     match (from, to) {
         (from, to) if from == to => Some("it is no change"),
         (Up, Admitted) => Some("a replacement takes what is UP to STOPPING first"),
-        (Up, Booting) => Some(
-            "only a stop of ours ends slowly, and is stored as STOPPING before the call; nobody else stops machines here",
-        ),
         (Admitted, Booting) => {
             Some("what is stopped is stored as STOPPING before the call, until that has ended")
         }

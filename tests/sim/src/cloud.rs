@@ -87,6 +87,11 @@ impl Cloud {
         self.with(|inside, _| inside.machines.clone())
     }
 
+    /// How many launches there were, each counted once.
+    pub fn launches(&self) -> usize {
+        self.with(|inside, _| inside.launched.len())
+    }
+
     /// One machine.
     pub fn machine(&self, id: u64) -> Option<Machine> {
         self.with(|inside, _| inside.machines.iter().find(|machine| machine.id == id).cloned())

@@ -145,7 +145,7 @@ pub struct Replica {
     pub instances: Instances,
     /// Whoever watches.
     pub feed: Arc<Feed>,
-    store: Arc<ReplicaStore>,
+    pub(crate) store: Arc<ReplicaStore>,
 }
 
 impl ControlPlane {
@@ -252,6 +252,7 @@ impl ControlPlane {
         let id = self.world.incarnation();
         self.world.tell("control", 7, || format!("begins anew as {id}"));
         lock(&self.book).begin(id, begins_at);
+        self.database().begin(id, self.world.now());
     }
 
     /// The incarnation that its replicas are.
@@ -271,12 +272,13 @@ impl ControlPlane {
         let now = self.world.now();
         let mut book = lock(&self.book);
         let before = book.meet(organization, own, now)?;
+        let agreed = self.database().meet(organization, own.incarnation);
         self.check_is_no_twin(own);
         if seen.is_some_and(|seen| book.is_behind(revision, &seen)) {
             self.world.coverage().figure("tenants that had seen more than there is");
         }
         let incarnation = book.incarnation().ok_or_else(|| Error::internal("no replica has begun"))?;
-        Ok(Met { provider: Standpoint { incarnation, revision }, seen: before })
+        Ok(Met { provider: Standpoint { incarnation, revision }, seen: before, agreed })
     }
 
     /// Refuses a process that has met another start of the control plane, or has seen more than there is.

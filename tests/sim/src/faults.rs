@@ -132,9 +132,11 @@ pub const ENGINE_STEPS: [&str; 31] = [
 ];
 
 /// Transactions of the control plane's store that are no steps of the engine's.
-pub const CONTROL_STEPS: [&str; 9] = [
+pub const CONTROL_STEPS: [&str; 11] = [
     "control.provision",
     "control.change",
+    "control.refuse",
+    "control.agree",
     "control.claim",
     "control.changed_after",
     "control.wake",
@@ -210,9 +212,10 @@ pub const RARE_STEPS: [&str; 17] = [
 pub const RAREST_STEPS: [&str; 3] = ["sweep.purge", "commit.rest", "commit.crash_loop"];
 
 /// Calls from a tenant to the control plane.
-pub const CALL_STEPS: [&str; 7] = [
+pub const CALL_STEPS: [&str; 8] = [
     "call.meet",
     "call.inventory",
+    "call.agree",
     "call.provision",
     "call.start",
     "call.stop",

@@ -23,6 +23,8 @@ use crate::world::World;
 pub(crate) enum Call {
     Meet,
     Inventory,
+    /// With the workspaces of which wishes wait.
+    Agree(Vec<(WorkspaceId, IntentNumber)>),
     Provision(Box<ProvisionRequest>),
     Change(Box<ChangeRequest>),
 }
@@ -33,6 +35,7 @@ pub(crate) enum Reply {
     Met(Met),
     /// With the start of the control plane that shows it.
     Inventory(Vec<InstanceView>, Option<IncarnationId>),
+    Agreed,
     Instance(Box<InstanceView>),
 }
 
@@ -48,6 +51,7 @@ impl Call {
         match self {
             Self::Meet => "call.meet",
             Self::Inventory => "call.inventory",
+            Self::Agree(_) => "call.agree",
             Self::Provision(_) => "call.provision",
             Self::Change(request) => match request.change {
                 Change::Start => "call.start",
@@ -61,7 +65,7 @@ impl Call {
     /// The wish that it tells.
     pub(crate) fn key(&self) -> Option<(WorkspaceId, IntentNumber)> {
         match self {
-            Self::Meet | Self::Inventory => None,
+            Self::Meet | Self::Inventory | Self::Agree(_) => None,
             Self::Provision(request) => Some((request.workspace, request.intent)),
             Self::Change(request) => Some((request.workspace, request.intent)),
         }
@@ -89,13 +93,24 @@ impl Call {
                     all.extend(batch.into_iter().map(heard));
                 }
             }
+            Self::Agree(waiting) => {
+                control.heard(organization, standpoints)?;
+                replica.store.agree(organization, waiting).await?;
+                return Ok(Reply::Agreed);
+            }
             Self::Provision(request) => {
                 control.heard(organization, standpoints)?;
-                instances.provision(request).await?
+                let asked = instances.provision(request).await;
+                let wish = (organization, request.workspace, request.intent);
+                let is_final = request.refusal_is_final;
+                if is_final { instances.settled(&*replica.store, wish, asked).await? } else { asked? }
             }
             Self::Change(request) => {
                 control.heard(organization, standpoints)?;
-                instances.change(request).await?
+                let asked = instances.change(request).await;
+                let wish = (organization, request.workspace, request.intent);
+                let is_final = request.refusal_is_final;
+                if is_final { instances.settled(&*replica.store, wish, asked).await? } else { asked? }
             }
         };
         Ok(Reply::Instance(Box::new(heard(instance))))
@@ -179,6 +194,7 @@ impl Network {
                         }
                         Ok(Reply::Met(met)) => format!("it had seen {:?}", met.seen),
                         Ok(Reply::Inventory(all, _)) => format!("{} instances", all.len()),
+                        Ok(Reply::Agreed) => "they have agreed".to_owned(),
                     };
                     let of = call.key().map(|(workspace, number)| format!(" {number} of {workspace}"));
                     format!("handles {}{}: {heard}", call.step(), of.unwrap_or_default())

@@ -17,7 +17,9 @@ use crate::violation::Violation;
 use crate::wished::{SeenWish, Wished, kind_of};
 use crate::world::{World, lock};
 
-/// What clients may take for granted once they hear that a request is accepted.
+/// What clients may take for granted once they hear that a request is refused.
+const REFUSED_FOR_GOOD: &str = "what was answered as refused is not done later";
+/// What they may take for granted once they hear that one is accepted.
 const AS_ASKED: &str = "an accepted wish is stored as it was asked";
 
 /// What clients were promised.
@@ -249,7 +251,6 @@ impl Oracle {
             self.world.violated(Violation::new("only a refusal takes a wish back", what));
             return;
         }
-        let is_granted = wished.granted.contains(&number);
         let creates = |wish: &SeenWish| matches!(wish.wish, Some(Wish::Provision { .. }));
         if wished.told_as(number).any(|wish| creates(wish)) {
             // of what was not created nothing is left that later wishes could be about
@@ -262,14 +263,10 @@ impl Oracle {
         let stands = |wish: &SeenWish| matches!(wish.wish, Some(Wish::Stop(_) | Wish::Delete));
         for wish in wished.told_as(number).filter(|wish| !stands(wish)) {
             wish.refused = true;
-            if is_granted {
-                wish.is_granted_late();
-            }
         }
     }
 
-    /// The engine has granted a change. One that was refused before, and taken back, holds all the same: the higher number
-    /// wins.
+    /// The engine has granted a change.
     pub fn granted(&self, workspace: WorkspaceId, number: IntentNumber, desired: Desired) {
         let mut all = lock(&self.all);
         let Some(wished) = all.get_mut(&workspace) else { return };
@@ -279,16 +276,40 @@ impl Oracle {
             self.world.coverage().figure("calls from before a restore granted after it");
             return;
         }
-        wished.granted.insert(number);
-        let late = wished.told_as(number).filter(|wish| wish.refused).map(SeenWish::is_granted_late).count();
-        if late > 0 {
-            self.world.coverage().figure("refused changes heard late and granted");
+        wished.granted.insert(number, desired);
+        let is_refused = wished.told_as(number).any(|wish| wish.refused);
+        drop(all);
+        if is_refused {
+            let what =
+                format!("wish {number} of {workspace} was refused, and is granted to another call of it");
+            self.world.violated(Violation::new(REFUSED_FOR_GOOD, what));
         }
+    }
+
+    /// Whether the provider's answer to an entry was a refusal.
+    pub(crate) fn is_refused(&self, workspace: WorkspaceId, number: IntentNumber) -> bool {
+        lock(&self.all).get(&workspace).is_some_and(|wished| wished.refusals.contains(&number))
     }
 
     /// Whether the engine has granted a change.
     pub(crate) fn has_granted(&self, workspace: WorkspaceId, number: IntentNumber) -> bool {
-        lock(&self.all).get(&workspace).is_some_and(|wished| wished.granted.contains(&number))
+        lock(&self.all).get(&workspace).is_some_and(|wished| wished.granted.contains_key(&number))
+    }
+
+    /// The engine launches a workspace as it was wanted under a number.
+    pub(crate) fn launches(&self, workspace: WorkspaceId, number: IntentNumber) {
+        let later = lock(&self.all).get(&workspace).and_then(|wished| {
+            let last = wished.granted.last_key_value().map(|(last, desired)| (*last, *desired));
+            last.filter(|(last, desired)| *last > number && *desired != Desired::Running)
+        });
+        if let Some((last, desired)) = later {
+            let what =
+                format!("{workspace} is launched for wish {number}; wish {last} was granted: {desired:?}");
+            self.world.violated(Violation::new(
+                "what was stopped or deleted is not launched after a restore",
+                what,
+            ));
+        }
     }
 
     /// A client hears that nothing is stored of its request.
@@ -308,7 +329,7 @@ impl Oracle {
                 .iter()
                 .rev()
                 .find(|wish| request.is_some() && wish.request.as_deref() == request);
-            if let Some(wish) = mine.filter(|wish| !wish.refused && !wish.late) {
+            if let Some(wish) = mine.filter(|wish| !wish.refused) {
                 broken = Some(format!("wish {} of {workspace} ({:?}): {error}", wish.number, wish.wish));
             }
             if creates && mine.is_some_and(|wish| wish.refused) {
@@ -320,13 +341,14 @@ impl Oracle {
         }
     }
 
-    /// The control plane has admitted a workspace that it did not have. One whose creation was refused before must come
-    /// to be deleted, which is looked at in the end.
+    /// The control plane has admitted a workspace that it did not have.
     pub fn admitted(&self, workspace: WorkspaceId, number: IntentNumber, desired: Desired) {
         let mut all = lock(&self.all);
         let Some(wished) = all.get_mut(&workspace) else { return };
         if wished.denied {
-            self.world.coverage().figure("refused creations heard late and admitted");
+            let what = format!("{workspace} was not created, as its client was told, and is admitted now");
+            drop(all);
+            return self.world.violated(Violation::new(REFUSED_FOR_GOOD, what));
         }
         if !wished.begun.contains_key(&number)
             && wished.base.as_mut().is_some_and(|base| base.hears(number, desired))

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
-use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{IntentNumber, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_provisioner::admission::{Account, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
 use molecule_provisioner::outcome::Outcome;
 use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::memory::MemoryStore;
-use molecule_provisioner::store::{Alarm, Expectations, Room, Store, StoreError};
+use molecule_provisioner::store::{Alarm, Expectations, Hold, RefusedWish, Room, Store, StoreError, Tenants};
 use molecule_provisioner::wakes::Wakes;
 
 use crate::control::ControlPlane;
@@ -63,12 +63,17 @@ impl ReplicaStore {
     async fn admission(
         &self,
         step: &'static str,
-        workspace: WorkspaceId,
+        (workspace, number): (WorkspaceId, IntentNumber),
         admission: impl Future<Output = Result<InstanceRecord, StoreError>>,
     ) -> Result<InstanceRecord, StoreError> {
         let noted = async {
             let known = self.control.knows(workspace);
             let result = admission.await;
+            if matches!(&result, Err(StoreError::Refused(_)))
+                && self.control.oracle.is_refused(workspace, number)
+            {
+                self.process.world().coverage().figure("calls of refused wishes heard again");
+            }
             if let Ok(record) = &result {
                 self.control.committed(&self.database, record).await;
                 if !known {
@@ -89,7 +94,7 @@ impl Store for ReplicaStore {
         now: Timestamp,
     ) -> Result<InstanceRecord, StoreError> {
         let admission = self.database.provision(request, now);
-        self.admission("control.provision", request.workspace, admission).await
+        self.admission("control.provision", (request.workspace, request.intent), admission).await
     }
 
     async fn change(&self, request: &ChangeRequest, now: Timestamp) -> Result<InstanceRecord, StoreError> {
@@ -102,7 +107,7 @@ impl Store for ReplicaStore {
             }
             result
         };
-        self.admission("control.change", request.workspace, admission).await
+        self.admission("control.change", (request.workspace, request.intent), admission).await
     }
 
     async fn get(
@@ -149,6 +154,10 @@ impl Store for ReplicaStore {
         let claim = async {
             let claimed = self.database.claim(backend, owner, now, lease, room).await?;
             self.control.claimed(&claimed, self.place);
+            let held = claimed.iter().filter(|one| matches!(one.hold, Hold::Held(_))).count();
+            for _ in 0..held {
+                self.process.world().coverage().figure("records held until their tenants had agreed");
+            }
             Ok(claimed)
         };
         self.transaction("control.claim", claim).await
@@ -172,6 +181,9 @@ impl Store for ReplicaStore {
         call_until: Timestamp,
     ) -> Result<InstanceRecord, StoreError> {
         let result = self.database.begin_launch(lease, planned_for, placement, now, call_until).await;
+        if let Ok(record) = &result {
+            self.control.oracle.launches(record.workspace, record.intent);
+        }
         self.written(lease, now, result).await
     }
 
@@ -264,7 +276,32 @@ impl Store for ReplicaStore {
     }
 }
 
+#[async_trait]
+impl Tenants for ReplicaStore {
+    async fn refuse(
+        &self,
+        refused: &RefusedWish,
+        now: Timestamp,
+    ) -> Result<Option<InstanceRecord>, StoreError> {
+        self.transaction("control.refuse", self.database.refuse(refused, now)).await
+    }
+}
+
 impl ReplicaStore {
+    /// A tenant has agreed with the control plane as it began last.
+    pub(crate) async fn agree(
+        &self,
+        organization: OrganizationId,
+        waiting: &[(WorkspaceId, IntentNumber)],
+    ) -> Result<(), StoreError> {
+        let agree = async {
+            self.database.agree(organization, waiting, self.process.world().now());
+            self.control.wake(None);
+            Ok(())
+        };
+        self.transaction("control.agree", agree).await
+    }
+
     /// What was planned for an older wish writes facts, and decides nothing.
     fn check_stale(&self, before: &InstanceRecord, after: &InstanceRecord) {
         let decided = |record: &InstanceRecord| {

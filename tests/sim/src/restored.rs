@@ -130,6 +130,5 @@ fn as_wish(entry: &Entry, at: Timestamp) -> SeenWish {
         request: None,
         at,
         refused: false,
-        late: false,
     }
 }

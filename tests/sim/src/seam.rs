@@ -72,7 +72,6 @@ fn unreadable() -> Error {
 /// What is answered in place of the control plane.
 fn answered_with(fault: Fault) -> Option<Error> {
     match fault {
-        Fault::Refused => Some(Error::new(ErrorReason::WrongState, "it can't be done in this state")),
         Fault::NotFound => Some(Error::new(ErrorReason::WorkspaceNotFound, "there is no such workspace")),
         _ => None,
     }
@@ -178,7 +177,10 @@ impl Remote {
         // what was granted is granted again
         let is_granted =
             call.key().is_some_and(|(workspace, number)| self.oracle.has_granted(workspace, number));
-        let result = if let Some(error) = fault.filter(|_| !is_granted).and_then(answered_with) {
+        let result = if fault == Some(Fault::Refused) && !is_granted {
+            tokio::time::sleep(after).await;
+            self.refused(call, standpoints).await
+        } else if let Some(error) = fault.filter(|_| !is_granted).and_then(answered_with) {
             tokio::time::sleep(after).await;
             Err(error)
         } else {
@@ -223,6 +225,28 @@ impl Remote {
             }
         }
         result
+    }
+
+    /// The control plane refuses a wish, for a reason of its own.
+    async fn refused(&self, call: &Call, standpoints: Standpoints) -> Result<Said> {
+        let (control, organization) = (&self.network.control, self.organization);
+        control.heard(organization, standpoints)?;
+        let Some((workspace, intent)) = call.key() else { return Err(unavailable("nothing was asked")) };
+        let replica = control.some_replica().ok_or_else(|| unavailable("no replica is there"))?;
+        let refusal = Error::new(ErrorReason::WrongState, "it can't be done in this state");
+        let is_final = match call {
+            Call::Provision(request) => request.refusal_is_final,
+            Call::Change(request) => request.refusal_is_final,
+            _ => false,
+        };
+        if !is_final {
+            return Err(refusal);
+        }
+        let wish = (organization, workspace, intent);
+        let granted = replica.instances.settled(&*replica.store, wish, Err(refusal)).await?;
+        let heard = control.as_heard(replica.place, organization, InstanceView::from(granted));
+        let at = self.network.world.clock(replica.skew).now();
+        Ok(Said { reply: Reply::Instance(Box::new(heard)), at })
     }
 
     /// An instance, with its times by this process's clock.
@@ -458,6 +482,19 @@ impl Provider for Remote {
             }
             Reply::Inventory(all, _) => Ok(all.into_iter().map(|one| self.view(one, said.at)).collect()),
             _ => Err(Error::internal("the control plane did not say what there is")),
+        }
+    }
+
+    async fn agree(
+        &self,
+        _organization: OrganizationId,
+        standpoints: Standpoints,
+        waiting: &[(WorkspaceId, IntentNumber)],
+    ) -> Result<()> {
+        let said = self.call(Call::Agree(waiting.to_vec()), standpoints).await?;
+        match said.reply {
+            Reply::Agreed => Ok(()),
+            _ => Err(Error::internal("the control plane did not say that it has agreed")),
         }
     }
 

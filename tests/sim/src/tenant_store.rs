@@ -151,7 +151,7 @@ impl ProcessStore {
     ) {
         let Decided { wish, sets, last, intent } = decided;
         let (request, at) = (request.map(|key| key.id.clone()), self.process.world().now());
-        let wish = SeenWish { number: intent, wish, sets, request, at, refused: false, late: false };
+        let wish = SeenWish { number: intent, wish, sets, request, at, refused: false };
         self.oracle.stored(organization, workspace, wish, last);
     }
 }

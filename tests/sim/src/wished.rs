@@ -59,8 +59,6 @@ pub struct SeenWish {
     pub at: Timestamp,
     /// Whether the provider refused it.
     pub refused: bool,
-    /// Whether an earlier call of it was heard and granted all the same.
-    pub late: bool,
 }
 
 /// The kind of a wish.
@@ -88,8 +86,8 @@ pub struct Wished {
     pub(crate) under_way: BTreeSet<IntentNumber>,
     /// The refusals that the provider gave, by number.
     pub(crate) refusals: BTreeSet<IntentNumber>,
-    /// The numbers that the engine has granted.
-    pub(crate) granted: BTreeSet<IntentNumber>,
+    /// The numbers of the changes that the engine has granted, and what was wanted then.
+    pub(crate) granted: BTreeMap<IntentNumber, Desired>,
     /// What holds from before its tenant's database was set back, where it was.
     pub(crate) base: Option<Base>,
     /// Whether its creation was answered as not stored.
@@ -109,17 +107,6 @@ pub struct Expected {
     pub since: Timestamp,
 }
 
-impl SeenWish {
-    /// What was refused holds all the same; of its fields, its tenant takes over what the provider tells.
-    pub(crate) fn is_granted_late(&mut self) {
-        if self.wish.as_ref().is_some_and(|wish| !matches!(wish, Wish::Provision { .. })) {
-            self.refused = false;
-            self.late = true;
-            self.sets.clear();
-        }
-    }
-}
-
 impl Wished {
     /// The wishes that an entry of this number tells: those since the last one of which a call was begun.
     pub(crate) fn told_as(&mut self, number: IntentNumber) -> impl Iterator<Item = &mut SeenWish> {
@@ -136,7 +123,7 @@ impl Wished {
             begun: BTreeMap::new(),
             under_way: BTreeSet::new(),
             refusals: BTreeSet::new(),
-            granted: BTreeSet::new(),
+            granted: BTreeMap::new(),
             base: None,
             denied: false,
         }
@@ -156,14 +143,8 @@ impl Wished {
             expected.failed_for = base.failed_for;
             expected.since = base.since;
         }
-        let mut after_late = false;
         for wish in self.wishes.iter().filter(|wish| !wish.refused) {
             expected.fields.extend(wish.sets.clone());
-            after_late |= wish.late;
-            if let Some(Some(tier)) = self.begun.get(&wish.number).filter(|_| after_late) {
-                // each call carries the whole, as its tenant knew it before it heard of the late one
-                expected.fields.insert(Field::Tier, tier.to_string());
-            }
             let Some(asked) = &wish.wish else { continue };
             if self.base.is_some_and(|base| base.has_agreed && wish.number <= base.intent) {
                 // what the engine had granted before the restore is newer, and with this one its fields give way

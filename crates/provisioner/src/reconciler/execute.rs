@@ -8,14 +8,14 @@ use molecule_telemetry::{metrics, trace};
 use tracing::{debug, info, info_span, warn};
 
 use super::effects::{outcome_of, seed_of};
-use super::plan::{Action, engine_event, give_up, plan, restarts_so_far};
+use super::plan::{Action, engine_event, give_up, held, plan, restarts_so_far};
 use crate::backend::{Backend, CallError, PostMortem, Progress};
 use crate::faults::Steps;
 use crate::model::{AttemptState, Claimed, EventDetail, InstanceRecord, InstanceRef, Lease};
 use crate::observation::{InstanceState, OwnedInstance, Sighting, Snapshot};
 use crate::outcome::{Fact, Outcome};
 use crate::policy::Policy;
-use crate::store::{Store, StoreError};
+use crate::store::{Hold, Store, StoreError};
 use molecule_domain::seal::Sealer;
 
 /// What the executor works with.
@@ -72,9 +72,12 @@ impl Executor {
     }
 
     async fn step(&self, claimed: &Claimed, snapshot: &Snapshot) {
-        let record = &claimed.record;
-        let seen = snapshot.observe(record);
-        let action = plan(record, &seen, &self.policy, self.backend.visibility_lag(), self.clock.now());
+        let record = &claimed.hold.count_from_agreement(claimed.record.clone());
+        let (seen, now) = (snapshot.observe(record), self.clock.now());
+        let mut action = plan(record, &seen, &self.policy, self.backend.visibility_lag(), now);
+        if let Hold::Held(since) = claimed.hold {
+            action = held(action, record, since, &self.policy, now);
+        }
         tracing::Span::current().record("action", action.name());
         debug!(phase = %record.phase, desired = ?record.desired, "planned");
         match self.execute(&claimed.lease, record, action).await {

@@ -448,6 +448,43 @@ impl Planner<'_> {
     }
 }
 
+/// What of a step may be taken while a record is [held](crate::store::Hold::Held) since a moment: what is to run is not launched,
+/// started, replaced or given up, and what was stopped is not stopped again for a while, since it may have been started in a
+/// time that the database has lost. What the provider says is written all the same. A deletion is final.
+pub fn held(
+    action: Action,
+    record: &InstanceRecord,
+    since: Timestamp,
+    policy: &Policy,
+    now: Timestamp,
+) -> Action {
+    let is_suspended = record.reason == Some(Reason::OrganizationSuspended);
+    match record.desired {
+        Desired::Deleted => return action,
+        Desired::Stopped if is_suspended || now.since(since) > policy.agreement_patience => return action,
+        Desired::Stopped | Desired::Running => {}
+    }
+    let until = now + policy.sweep_every;
+    let facts = |fact| {
+        Action::Settle(Box::new(Outcome {
+            planned_for: record.wanted(),
+            fact,
+            // how long it was up is known now only
+            restarts: Some(restarts_so_far(record, policy, now)),
+            failures: record.failures,
+            due_at: Some(until),
+            ..Outcome::default()
+        }))
+    };
+    match action {
+        Action::Launch | Action::Start(_) | Action::Stop(_) | Action::Remove(_) => Action::Wait(until),
+        Action::Crashed(sighting) => facts(Some(Fact::Down(sighting.at()))),
+        // what goes down by itself, or has, is launched again later
+        Action::Settle(outcome) if outcome.give_up || outcome.restarts.is_some() => facts(outcome.fact),
+        other => other,
+    }
+}
+
 /// The restarts that count: none after a long enough life.
 pub fn restarts_so_far(record: &InstanceRecord, policy: &Policy, now: Timestamp) -> u32 {
     match record.up_since {

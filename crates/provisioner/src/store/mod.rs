@@ -3,6 +3,7 @@
 pub mod codec;
 #[cfg(feature = "test-util")]
 pub mod memory;
+pub mod tenants;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
 use crate::outcome::Outcome;
 use crate::reconciler::orphans::Launched;
 use crate::wakes::Wakes;
+
+pub use self::tenants::{Hold, RefusedWish, Tenants};
 
 /// Where the engine keeps what it knows.
 #[async_trait]

@@ -32,6 +32,7 @@ fn asked(
         workspace: before.workspace,
         intent: IntentNumber(intent),
         change,
+        refusal_is_final: false,
         trace: "of the change".to_owned(),
     };
     admission::change(account, before, &request, NOW)

@@ -8,12 +8,12 @@ use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::backend::memory::Trouble;
 use molecule_provisioner::model::{Attempt, AttemptState, InstanceRecord, Lease};
 use molecule_provisioner::observation::{InstanceState, Observation, OwnedInstance, Snapshot};
-use molecule_provisioner::outcome;
+use molecule_provisioner::outcome::{self, Fact};
 use molecule_provisioner::policy::Policy;
-use molecule_provisioner::reconciler::plan::{Action, plan};
+use molecule_provisioner::reconciler::plan::{Action, held, plan};
 use molecule_provisioner::samples::provision;
-use molecule_provisioner::store::Store;
 use molecule_provisioner::store::memory::MemoryStore;
+use molecule_provisioner::store::{Hold, Store};
 
 use crate::world::{Op, World};
 
@@ -130,6 +130,77 @@ async fn no_decision_is_illegal() {
     }
     assert!(illegal.is_empty(), "{illegal:#?}");
     assert!(decided > 1000, "{decided} decisions were looked at");
+}
+
+/// The provider's word on whether it is up, in a step.
+fn fact_of(action: &Action) -> Option<Fact> {
+    match action {
+        Action::Settle(outcome) => outcome.fact,
+        Action::Crashed(sighting) => Some(Fact::Down(sighting.at())),
+        _ => None,
+    }
+}
+
+/// The steps that a start of the control plane takes before a tenant has agreed with it.
+#[tokio::test]
+async fn what_is_held_is_neither_launched_nor_ended_and_what_is_seen_is_written() {
+    let (admitted, policy, lag) = (admitted().await, Policy::default(), Duration::from_secs(1));
+    let (mut waits, mut learnt) = (0, 0);
+    let suspended = Some(Reason::OrganizationSuspended);
+    for record in records(&admitted) {
+        for seen in sights(&record) {
+            let planned = plan(&record, &seen, &policy, lag, NOW);
+            let name = planned.name();
+            let step = held(planned.clone(), &record, NOW, &policy, NOW);
+            let what = format!("{} {:?} {seen:?}: {name} became {step:?}", record.phase, record.desired);
+            assert_eq!(fact_of(&step), fact_of(&planned), "{what}");
+            if record.desired == Desired::Deleted {
+                assert_eq!(format!("{step:?}"), format!("{planned:?}"), "{what}");
+                continue;
+            }
+            let acts = ["launch", "start", "stop", "remove", "crashed", "purge"];
+            assert!(!acts.contains(&step.name()), "{what}");
+            if let Action::Settle(outcome) = &step {
+                let fails = outcome.phase == Some(Phase::Failed) && record.phase != Phase::Failed;
+                assert!(!outcome.give_up && !fails, "{what}");
+                assert!(outcome.phase.is_none() || outcome.restarts.is_none(), "{what}");
+                learnt += usize::from(outcome.fact.is_some());
+            }
+            waits += usize::from(name != step.name());
+            if record.desired == Desired::Stopped {
+                // not for good: what was stopped costs somebody money
+                let later = NOW + policy.agreement_patience + Duration::from_micros(1);
+                let late = held(planned.clone(), &record, NOW, &policy, later);
+                assert_eq!(late.name(), name, "{what}");
+                let operators = InstanceRecord { reason: suspended, ..record.clone() };
+                assert_eq!(held(planned, &operators, NOW, &policy, NOW).name(), name, "{what}");
+            }
+        }
+    }
+    assert!(waits > 100 && learnt > 100, "{waits} steps waited, {learnt} facts were learnt");
+}
+
+/// A deadline that has passed in a time that the database has lost has not passed.
+#[tokio::test]
+async fn deadlines_count_from_the_agreement() {
+    let (admitted, policy) = (admitted().await, Policy::default());
+    let long_ago = NOW - Duration::from_secs(90_000);
+    let record = InstanceRecord { phase_since: long_ago, ..admitted };
+    for (hold, since) in [
+        (Hold::None, long_ago),
+        (Hold::Held(NOW), long_ago),
+        (Hold::Released(NOW), NOW),
+        (Hold::Released(long_ago - Duration::from_secs(1)), long_ago),
+    ] {
+        let counted = hold.count_from_agreement(record.clone());
+        assert_eq!(counted, InstanceRecord { phase_since: since, ..record.clone() }, "{hold:?}");
+    }
+    let absent = Snapshot::new(NOW, Ok(Vec::new())).observe(&record);
+    let action = plan(&record, &absent, &policy, Duration::ZERO, NOW);
+    assert!(matches!(action, Action::Settle(_)), "it is given up: {action:?}");
+    let counted = Hold::Released(NOW).count_from_agreement(record);
+    let action = plan(&counted, &absent, &policy, Duration::ZERO, NOW);
+    assert!(matches!(action, Action::Launch), "{action:?}");
 }
 
 /// One of two machines of a launch was taken away, and the other, which has no disk yet, showed up only then.

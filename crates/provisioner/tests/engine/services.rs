@@ -227,6 +227,7 @@ async fn wishes_are_stored_and_told_of() {
         workspace,
         intent: IntentNumber(2),
         change: Change::Stop(None),
+        refusal_is_final: false,
         trace: String::new(),
     };
     let stopped = instances.change(&stop).await.unwrap();
@@ -308,6 +309,7 @@ async fn what_was_overtaken_is_neither_stopped_nor_started() {
             workspace,
             intent: IntentNumber(intent),
             change,
+            refusal_is_final: false,
             trace: String::new(),
         };
         store.provision(&samples::provision(workspace), NOW).await.unwrap();

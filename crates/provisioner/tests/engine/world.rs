@@ -153,7 +153,14 @@ impl World {
             }
         };
         let intent = before.map_or(IntentNumber(1), |record| record.intent.next());
-        let request = ChangeRequest { organization: ORG, workspace, intent, change, trace: String::new() };
+        let request = ChangeRequest {
+            organization: ORG,
+            workspace,
+            intent,
+            change,
+            refusal_is_final: false,
+            trace: String::new(),
+        };
         let _ = self.store.change(&request, now).await;
     }
 

@@ -25,6 +25,7 @@ use self::rows::{InstanceRow, account_locked, find, find_locked};
 use self::write::Beside;
 use crate::Database;
 use crate::sqlstate::store_error;
+use crate::tenants::check_refused;
 
 /// The engine's store over an open database.
 #[derive(Clone, Debug)]
@@ -74,6 +75,7 @@ impl Store for EngineStore {
                 }
                 return Err(admission::workspace_taken(request.workspace).into());
             }
+            check_refused(&mut tx, organization, request.workspace, request.intent, None).await?;
             let admitted = admission::provision(&account, request, now)?;
             let mut record = admitted.record;
             write::insert(&mut tx, &mut record, admitted.asked, &admitted.event, now).await?;
@@ -94,6 +96,10 @@ impl Store for EngineStore {
                 .ok_or_else(|| Error::workspace_not_found(request.workspace))?;
             let account = account_locked(&mut tx, organization, now).await?;
             let account = account.ok_or_else(|| organization_not_found(organization))?;
+            if request.intent > before.intent && request.change.launches() {
+                let change = Some(&request.change);
+                check_refused(&mut tx, organization, request.workspace, request.intent, change).await?;
+            }
             let Some(admitted) = admission::change(&account, &before, request, now)? else {
                 return Ok(before);
             };

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::rows::{InstanceRow, instance_rows};
 use crate::codec::{column, moment};
 use crate::sqlstate::store_error;
+use crate::tenants::holds;
 
 pub(super) async fn changed_after(
     pool: &PgPool,
@@ -131,6 +132,14 @@ pub(super) async fn claim(
     .fetch_all(pool)
     .await
     .map_err(store_error)?;
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.workspace_id).collect();
+    let mut holds = match holds(pool, &ids).await {
+        Ok(holds) => holds,
+        Err(error) => {
+            leave(pool, &ids, owner, now + UNREADABLE_PAUSE).await?;
+            return Err(error);
+        }
+    };
     let mut unreadable = Vec::new();
     let claimed = rows.into_iter().filter_map(|row| {
         let (epoch, id) = (row.lease_epoch, row.workspace_id);
@@ -139,7 +148,8 @@ pub(super) async fn claim(
             unreadable.push(id);
         });
         let record = record.ok()?;
-        Some(Claimed { lease: Lease { workspace: record.workspace, owner, epoch, until }, record })
+        let hold = holds.remove(&id).unwrap_or_default();
+        Some(Claimed { lease: Lease { workspace: record.workspace, owner, epoch, until }, record, hold })
     });
     let claimed = claimed.collect();
     if !unreadable.is_empty()
@@ -412,6 +422,10 @@ pub(super) async fn set_account(
 
 pub(super) async fn prune(pool: &PgPool, before: Timestamp) -> Result<(), StoreError> {
     sqlx::query!("DELETE FROM instance_events WHERE at < $1", column(before))
+        .execute(pool)
+        .await
+        .map_err(store_error)?;
+    sqlx::query!("DELETE FROM tenant_refusals WHERE at < $1", column(before))
         .execute(pool)
         .await
         .map_err(store_error)?;

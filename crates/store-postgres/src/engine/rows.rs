@@ -130,7 +130,7 @@ macro_rules! instance_rows {
 pub(crate) use instance_rows;
 
 /// The row of a workspace.
-pub(super) async fn find(
+pub(crate) async fn find(
     db: &mut PgConnection,
     workspace: WorkspaceId,
 ) -> Result<Option<InstanceRow>, StoreError> {
@@ -141,7 +141,7 @@ pub(super) async fn find(
 }
 
 /// The row of a workspace, locked until the transaction ends.
-pub(super) async fn find_locked(
+pub(crate) async fn find_locked(
     db: &mut PgConnection,
     workspace: WorkspaceId,
 ) -> Result<Option<InstanceRow>, StoreError> {
@@ -216,7 +216,7 @@ pub(crate) async fn account(
 }
 
 /// The account of an organisation, whose row is locked until the transaction ends.
-pub(super) async fn account_locked(
+pub(crate) async fn account_locked(
     db: &mut PgConnection,
     organization: OrganizationId,
     now: Timestamp,

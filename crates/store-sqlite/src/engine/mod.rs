@@ -15,7 +15,9 @@ use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, L
 use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::codec::readable;
-use molecule_provisioner::store::{Alarm, Expectations, Expected, Room, Store, StoreError, UNREADABLE_PAUSE};
+use molecule_provisioner::store::{
+    Alarm, Expectations, Expected, Hold, Room, Store, StoreError, UNREADABLE_PAUSE,
+};
 use molecule_provisioner::wakes::Wakes;
 use tracing::warn;
 
@@ -196,8 +198,12 @@ impl Store for EngineStore {
                     continue;
                 }
             };
-            claimed
-                .push(Claimed { lease: Lease { workspace: record.workspace, owner, epoch, until }, record });
+            claimed.push(Claimed {
+                lease: Lease { workspace: record.workspace, owner, epoch, until },
+                record,
+                // its only tenant is in this process
+                hold: Hold::None,
+            });
         }
         // Claiming changes nothing that somebody waits for.
         tx.commit().await.map_err(unavailable)?;

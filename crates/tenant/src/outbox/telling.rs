@@ -51,7 +51,7 @@ impl Outbox {
                 }
                 Ok(())
             }
-            Err(error) if entry.may_be_refused() && is_refusal(error.reason) => {
+            Err(error) if entry.may_be_refused() && error.reason.is_refusal() => {
                 info!(reason = error.reason.as_str(), message = error.message, "the provider refuses a wish");
                 let answer = Answer::Refused(refusal(&error));
                 self.store.answered(workspace, entry.number, &answer, now).await?;
@@ -70,7 +70,7 @@ impl Outbox {
                 // it may give way to what waits behind it
                 let answer = match error.reason {
                     ErrorReason::WorkspaceNotFound => Some(Answer::NotFound),
-                    reason if entry.retold && is_refusal(reason) => Some(Answer::Refused(refusal(&error))),
+                    reason if entry.retold && reason.is_refusal() => Some(Answer::Refused(refusal(&error))),
                     _ => None,
                 };
                 if let Some(answer) = answer {
@@ -113,6 +113,7 @@ impl Outbox {
                     backend: self.provider.info().backend,
                     spec: launch_spec(false)?,
                     sealed_token,
+                    refusal_is_final: entry.may_be_refused(),
                     trace: trace::current(),
                 };
                 return self.provider.provision(&request, standpoints).await;
@@ -127,7 +128,8 @@ impl Outbox {
                 run: *run,
             },
         };
-        let request = ChangeRequest { organization, workspace, intent, change, trace: trace::current() };
+        let (refusal_is_final, trace) = (entry.may_be_refused(), trace::current());
+        let request = ChangeRequest { organization, workspace, intent, change, refusal_is_final, trace };
         self.provider.change(&request, standpoints).await
     }
 }
@@ -151,50 +153,6 @@ fn knows_more(entry: &Entry, instance: &InstanceView) -> bool {
     instance.intent > entry.number && !(entry.wish == Wish::Delete && instance.is_ending())
 }
 
-/// Whether the provider has decided: asking again can't help. Whatever else it says, the wish waits: it may have been
-/// heard, or be granted later (a token is being rotated, a key file restored).
-const fn is_refusal(reason: ErrorReason) -> bool {
-    matches!(
-        reason,
-        ErrorReason::QuotaExceeded
-            | ErrorReason::NotInGoodStanding
-            | ErrorReason::NotInPlan
-            | ErrorReason::WrongState
-            | ErrorReason::InvalidField
-            | ErrorReason::WorkspaceExists
-            | ErrorReason::WorkspaceDeleted
-            | ErrorReason::NotSupported
-    )
-}
-
 fn refusal(error: &Error) -> Refusal {
     Refusal { reason: error.reason, message: error.message.clone() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Whatever is not in this list may still be heard, or granted later: the wish stands.
-    #[test]
-    fn only_a_stated_list_takes_a_wish_back() {
-        let refusals: Vec<_> = ErrorReason::ALL
-            .iter()
-            .filter(|reason| is_refusal(**reason))
-            .map(|reason| reason.as_str())
-            .collect();
-        assert_eq!(
-            refusals,
-            [
-                "INVALID_FIELD",
-                "WORKSPACE_EXISTS",
-                "WORKSPACE_DELETED",
-                "WRONG_STATE",
-                "NOT_IN_GOOD_STANDING",
-                "NOT_IN_PLAN",
-                "QUOTA_EXCEEDED",
-                "NOT_SUPPORTED",
-            ]
-        );
-    }
 }

@@ -12,6 +12,8 @@ pub struct Met {
     pub provider: Standpoint,
     /// What the provider had seen of this tenant before, newest first.
     pub seen: Vec<Standpoint>,
+    /// Whether the provider holds an agreement of this tenant's with the start that speaks: it launches nothing before.
+    pub agreed: bool,
 }
 
 /// What a tenant's database holds of its own starts, and of its meetings with the provider.
@@ -66,6 +68,7 @@ impl Meetings {
     pub fn must_agree(&self, current: Revision, met: &Met) -> bool {
         self.agreed_in != self.held.last().map(|own| own.id)
             || self.provider != Some(met.provider.incarnation)
+            || !met.agreed
             || self.is_set_back(current, &met.seen)
     }
 }
@@ -119,8 +122,10 @@ mod tests {
         // once they have agreed it is no news any more
         meetings.acknowledge(&seen);
         meetings.agreed_in = Some(id(4));
-        let met = Met { provider: standpoint(100, 50), seen: seen.to_vec() };
+        let met = Met { provider: standpoint(100, 50), seen: seen.to_vec(), agreed: true };
         assert!(!meetings.must_agree(Revision(12), &met));
+        let unsaid = Met { agreed: false, ..met.clone() };
+        assert!(meetings.must_agree(Revision(12), &unsaid), "the provider has not heard of it");
         let other = Met { provider: standpoint(101, 50), ..met.clone() };
         assert!(meetings.must_agree(Revision(12), &other), "another start of the provider");
         let further = Met { seen: vec![standpoint(1, 21)], ..met };

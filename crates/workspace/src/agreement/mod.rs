@@ -12,9 +12,8 @@ use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::Phase;
 
-use crate::aggregate::{SealedToken, SideEffects};
+use crate::aggregate::{SealedToken, SideEffects, Workspace};
 use crate::private::SealedParts;
-use crate::record::WorkspaceRecord;
 
 pub use self::meetings::{Meetings, Met};
 pub use self::verdict::Verdict;
@@ -32,11 +31,23 @@ pub struct Agreed {
     pub recovered: Vec<WorkspaceId>,
     /// Wishes that give way to later ones of which the provider had heard.
     pub taken_back: Vec<(WorkspaceId, IntentNumber)>,
+    /// Workspaces that the provider has, and of which wishes wait to be told; each with the number of the last.
+    pub waiting: Vec<(WorkspaceId, IntentNumber)>,
 }
 
 impl Agreed {
-    /// Counts what was agreed about a workspace.
-    pub fn add(&mut self, record: &WorkspaceRecord, verdict: Verdict, effects: &SideEffects) {
+    /// Counts what was agreed about a workspace, of which the provider has `instance`.
+    pub fn add(
+        &mut self,
+        workspace: &Workspace,
+        instance: Option<&InstanceView>,
+        verdict: Verdict,
+        effects: &SideEffects,
+    ) {
+        let record = &workspace.record;
+        if let Some(last) = workspace.outbox.last().filter(|_| instance.is_some()) {
+            self.waiting.push((record.workspace, last.number));
+        }
         self.taken_back.extend(effects.taken_back.iter().map(|number| (record.workspace, *number)));
         match verdict {
             Verdict::TellAgain | Verdict::DeleteAgain => self.told_again.push(record.workspace),

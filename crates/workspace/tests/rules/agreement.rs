@@ -269,8 +269,9 @@ fn what_was_agreed_is_counted_by_verdict() {
         (Verdict::TakeBack, false, false),
     ] {
         let mut agreed = Agreed::default();
-        agreed.add(&record(), verdict, &taken_back);
-        agreed.add(&recovered, verdict, &SideEffects::default());
+        let waits = Workspace { outbox: vec![entry(4, Wish::Start), entry(5, Wish::Stop(None))], ..idle() };
+        agreed.add(&waits, None, verdict, &taken_back);
+        agreed.add(&with(recovered.clone()), Some(&view()), verdict, &SideEffects::default());
         let both = |counted| if counted { vec![one, two] } else { vec![] };
         let expected = Agreed {
             set_back: false,
@@ -278,7 +279,11 @@ fn what_was_agreed_is_counted_by_verdict() {
             adopted: both(adopted),
             recovered: vec![two],
             taken_back: vec![(one, IntentNumber(4))],
+            // of that one the provider has nothing
+            waiting: vec![],
         };
         assert_eq!(agreed, expected, "{verdict:?}");
+        agreed.add(&waits, Some(&view()), verdict, &SideEffects::default());
+        assert_eq!(agreed.waiting, [(one, IntentNumber(5))], "{verdict:?}");
     }
 }

@@ -18,7 +18,7 @@ use crate::world::{Mint, own, second, start_id, workspace_id};
 fn met(start: u8, revision: i64) -> Met {
     let standpoint = |start, revision| Standpoint { incarnation: start_id(start), revision };
     let provider = standpoint(100, Revision(70));
-    Met { provider, seen: vec![standpoint(start, Revision(revision))] }
+    Met { provider, seen: vec![standpoint(start, Revision(revision))], agreed: true }
 }
 
 async fn agree(store: &MemoryStore, met: &Met, inventory: &[InstanceView], now: i64) -> Agreed {

@@ -19,10 +19,10 @@ use molecule_provisioner::outcome::{Fact, Outcome};
 use molecule_provisioner::samples::provision;
 use molecule_provisioner::store::{Room, Store, StoreError};
 
-const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
+pub(crate) const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
 const OTHER: OrganizationId = OrganizationId::from_uuid(uuid::Uuid::from_u128(7));
-const BACKEND: &str = "memory";
-const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const BACKEND: &str = "memory";
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 /// Runs every case on a store of its own; panics at the first that fails.
 pub async fn run<F>(make: impl Fn() -> F)
@@ -46,7 +46,7 @@ where
     store
 }
 
-fn at(second: i64) -> Timestamp {
+pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + second * 1_000_000)
 }
 
@@ -56,6 +56,7 @@ fn ask(record: &InstanceRecord, change: Change) -> ChangeRequest {
         workspace: record.workspace,
         intent: record.intent.next(),
         change,
+        refusal_is_final: false,
         trace: "of the change".to_owned(),
     }
 }

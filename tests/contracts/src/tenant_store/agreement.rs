@@ -180,7 +180,11 @@ async fn a_wish_of_this_start_is_told_whatever_number_it_had(store: Subject) {
     assert_eq!(store.asks(workspace, Wish::Stop(None)).await.number, Some(IntentNumber(2)));
     let earlier: IncarnationId = "00000000-0000-7000-8000-000000000000".parse().unwrap();
     let provider = Standpoint { incarnation: IncarnationId::generate(), revision: Revision(1) };
-    let met = Met { provider, seen: vec![Standpoint { incarnation: earlier, revision: Revision(99) }] };
+    let met = Met {
+        provider,
+        seen: vec![Standpoint { incarnation: earlier, revision: Revision(99) }],
+        agreed: true,
+    };
     let has = instance(&up, IntentNumber(6), Phase::Up, 9);
     let agreed = store.0.agree(ORG, &met, &[has], &PlainMinter, at(50)).await.unwrap();
     assert!(agreed.set_back);
@@ -201,7 +205,11 @@ async fn what_is_lost_is_found_out_once(store: Subject) {
     let mut watched_again_from = None;
     for (seen, set_back) in [(99, true), (50, false), (60, false), (99, false), (100, true)] {
         let provider = Standpoint { incarnation: IncarnationId::generate(), revision: Revision(1) };
-        let met = Met { provider, seen: vec![Standpoint { incarnation: lost, revision: Revision(seen) }] };
+        let met = Met {
+            provider,
+            seen: vec![Standpoint { incarnation: lost, revision: Revision(seen) }],
+            agreed: true,
+        };
         let has = instance(&up, IntentNumber(1), Phase::Up, 2);
         let agreed = store.0.agree(ORG, &met, &[has], &PlainMinter, at(50)).await.unwrap();
         assert_eq!(agreed.set_back, set_back, "it had seen {seen}");

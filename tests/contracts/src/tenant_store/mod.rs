@@ -126,7 +126,8 @@ impl Subject {
     async fn meets(&self, has: &[InstanceView], lost: bool) -> Agreed {
         let provider = Standpoint { incarnation: IncarnationId::generate(), revision: Revision(1) };
         let other = Standpoint { incarnation: IncarnationId::generate(), revision: Revision(1) };
-        let met = Met { provider, seen: if lost { vec![other] } else { Vec::new() } };
+        let seen = if lost { vec![other] } else { Vec::new() };
+        let met = Met { provider, seen, agreed: true };
         self.0.agree(ORG, &met, has, &PlainMinter, at(50)).await.unwrap()
     }
 

@@ -1,9 +1,12 @@
 //! A store in memory: the reference that the others are compared with, and quick enough for simulations.
 
+mod tenants;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use self::tenants::Kept;
 use super::{Alarm, Expectations, Expected, Room, Store, StoreError};
 use crate::admission::{self, Account, Admitted, ChangeRequest, LAUNCH_WINDOW, ProvisionRequest};
 use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment, Wanted};
@@ -42,6 +45,7 @@ struct State {
     highest_launch: LaunchSeq,
     alarms: BTreeMap<String, Alarm>,
     epochs: i64,
+    tenants: Kept,
 }
 
 impl MemoryStore {
@@ -167,6 +171,9 @@ impl Store for MemoryStore {
             }
             return Err(admission::workspace_taken(request.workspace).into());
         }
+        if let Some(refused) = state.tenants.refusal(request.organization, request.workspace) {
+            refused.check(request.intent, None)?;
+        }
         let account = state.account(request.organization, now);
         let record = state.admit(admission::provision(&account, request, now)?, now);
         drop(state);
@@ -182,6 +189,11 @@ impl Store for MemoryStore {
             .filter(|record| record.organization == request.organization)
             .cloned()
             .ok_or_else(|| Error::workspace_not_found(request.workspace))?;
+        if let Some(refused) = state.tenants.refusal(request.organization, request.workspace)
+            && request.intent > before.intent
+        {
+            refused.check(request.intent, Some(&request.change))?;
+        }
         let account = state.account(request.organization, now);
         let Some(admitted) = admission::change(&account, &before, request, now)? else { return Ok(before) };
         let record = state.admit(admitted, now);
@@ -248,7 +260,8 @@ impl Store for MemoryStore {
             state.leases.insert(record.workspace, lease);
             record.due_at = Some(lease.until);
             state.instances.insert(record.workspace, record.clone());
-            claimed.push(Claimed { lease, record });
+            let hold = state.tenants.hold(&record);
+            claimed.push(Claimed { lease, record, hold });
         }
         Ok(claimed)
     }

@@ -1,0 +1,118 @@
+//! What the store in memory keeps of tenants that call it over a network.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use molecule_domain::Timestamp;
+use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, WorkspaceId};
+
+use super::{MemoryStore, State};
+use crate::model::InstanceRecord;
+use crate::store::{Hold, RefusedWish, StoreError, Tenants};
+
+/// What is kept of tenants.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kept {
+    /// The start of the service that goes on now.
+    service: Option<(IncarnationId, Timestamp)>,
+    met: BTreeMap<OrganizationId, Tenant>,
+    refused: BTreeMap<(OrganizationId, WorkspaceId), RefusedWish>,
+}
+
+/// A tenant that has met the service.
+#[derive(Clone, Debug)]
+struct Tenant {
+    process: IncarnationId,
+    agreed: Option<(IncarnationId, Timestamp)>,
+    waiting: BTreeMap<WorkspaceId, IntentNumber>,
+}
+
+impl Kept {
+    pub(super) fn refusal(
+        &self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+    ) -> Option<&RefusedWish> {
+        self.refused.get(&(organization, workspace))
+    }
+
+    pub(super) fn hold(&self, record: &InstanceRecord) -> Hold {
+        let Some(tenant) = self.met.get(&record.organization) else { return Hold::None };
+        let refused = self.refusal(record.organization, record.workspace).map(|refused| refused.intent);
+        let heard = refused.map_or(record.intent, |refused| refused.max(record.intent));
+        let waits = tenant.waiting.get(&record.workspace).is_some_and(|number| heard < *number);
+        match (tenant.agreed, self.service) {
+            (Some((with, at)), Some((service, _))) if with == service && !waits => Hold::Released(at),
+            (_, service) => Hold::Held(service.map_or(record.created_at, |(_, began)| began)),
+        }
+    }
+}
+
+impl MemoryStore {
+    /// Another start of the service goes on over this store.
+    pub fn begin(&self, service: IncarnationId, now: Timestamp) {
+        self.lock().tenants.service = Some((service, now));
+    }
+
+    /// A process of a tenant's is served from now on. Whether its tenant has agreed with this start of the service.
+    pub fn meet(&self, organization: OrganizationId, process: IncarnationId) -> bool {
+        let kept = &mut self.lock().tenants;
+        let met = kept.met.entry(organization);
+        let tenant = met.or_insert_with(|| Tenant { process, agreed: None, waiting: BTreeMap::new() });
+        if std::mem::replace(&mut tenant.process, process) != process {
+            kept.refused.retain(|(owner, _), _| *owner != organization);
+        }
+        let service = kept.service.map(|(service, _)| service);
+        tenant.agreed.is_some_and(|(with, _)| Some(with) == service)
+    }
+
+    /// A tenant has agreed with this start of the service; these of its wishes it has still to tell.
+    pub fn agree(
+        &self,
+        organization: OrganizationId,
+        waiting: &[(WorkspaceId, IntentNumber)],
+        now: Timestamp,
+    ) {
+        let mut state = self.lock();
+        let service = state.tenants.service;
+        if let Some(tenant) = state.tenants.met.get_mut(&organization) {
+            tenant.agreed = service.map(|(service, _)| (service, now));
+            tenant.waiting = waiting.iter().copied().collect();
+        }
+        state.wake_all(organization, now);
+        drop(state);
+        self.wakes.committed(organization);
+    }
+}
+
+impl State {
+    /// Has everything of an organisation's that rests looked at.
+    fn wake_all(&mut self, organization: OrganizationId, now: Timestamp) {
+        let mine = self.instances.values_mut().filter(|record| record.organization == organization);
+        for record in mine.filter(|record| record.due_at.is_some_and(|due| due > now)) {
+            record.due_at = Some(now);
+        }
+    }
+}
+
+#[async_trait]
+impl Tenants for MemoryStore {
+    async fn refuse(
+        &self,
+        refused: &RefusedWish,
+        _now: Timestamp,
+    ) -> Result<Option<InstanceRecord>, StoreError> {
+        let mut state = self.lock();
+        let found = state.instances.get(&refused.workspace);
+        let mine = found.filter(|record| record.organization == refused.organization);
+        if let Some(granted) = mine.filter(|record| record.intent >= refused.intent) {
+            return Ok(Some(granted.clone()));
+        }
+        let key = (refused.organization, refused.workspace);
+        let kept = state.tenants.refused.entry(key).or_insert_with(|| refused.clone());
+        if kept.intent < refused.intent {
+            kept.clone_from(refused);
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,74 @@
+//! What a store keeps of tenants that call it over a network, beside their instances: which of their wishes were refused, and
+//! whether they have agreed with the service over this store. A tenant that has the engine in its own process needs none of it.
+
+use async_trait::async_trait;
+use molecule_domain::Timestamp;
+use molecule_domain::error::{Error, ErrorReason};
+use molecule_domain::id::{IntentNumber, OrganizationId, WorkspaceId};
+
+use super::StoreError;
+use crate::admission::Change;
+use crate::model::InstanceRecord;
+
+/// A store that tenants call over a network.
+#[async_trait]
+pub trait Tenants: Send + Sync + 'static {
+    /// Notes that a wish is refused, so that a call of it that is heard late is refused as well. Where another call of it, or
+    /// a later wish, was granted meanwhile, nothing is noted, and the record is returned. Kept for as long as the same process
+    /// of the tenant's is served: another one's calls are refused in its time, and it may use the number again.
+    async fn refuse(
+        &self,
+        refused: &RefusedWish,
+        now: Timestamp,
+    ) -> Result<Option<InstanceRecord>, StoreError>;
+}
+
+/// A wish whose refusal its tenant has heard, or is about to hear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedWish {
+    /// Whose.
+    pub organization: OrganizationId,
+    /// The workspace, which there may not be.
+    pub workspace: WorkspaceId,
+    /// The number of the wish.
+    pub intent: IntentNumber,
+    /// Why it is refused.
+    pub reason: ErrorReason,
+    /// The same for people.
+    pub message: String,
+}
+
+impl RefusedWish {
+    /// Refuses a call of what was refused, or of what came before that. `change` is `None` for a first instance.
+    pub fn check(&self, intent: IntentNumber, change: Option<&Change>) -> Result<(), Error> {
+        if change.is_none_or(Change::launches) && intent <= self.intent {
+            return Err(Error::new(self.reason, self.message.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Whether what is wanted of an instance may be launched, as far as its tenant's agreement with the service goes: a start of
+/// the service may go by a database that was put back to a backup, and has lost a stop or a deletion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// Its tenant is in this process, or has never met the service.
+    #[default]
+    None,
+    /// Not before its tenant has agreed with this start of the service, which began at this moment, and has told what it has to
+    /// say of this workspace.
+    Held(Timestamp),
+    /// They have agreed. Time counts from then at the earliest.
+    Released(Timestamp),
+}
+
+impl Hold {
+    /// A record whose deadlines count from the agreement at the earliest.
+    #[must_use]
+    pub fn count_from_agreement(self, mut record: InstanceRecord) -> InstanceRecord {
+        if let Self::Released(at) = self {
+            record.phase_since = record.phase_since.max(at);
+        }
+        record
+    }
+}

@@ -1,0 +1,223 @@
+//! What tenants and this database have agreed on: nothing is launched for a tenant before it has agreed with the control plane's
+//! newest start, and what was refused stays refused.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use molecule_domain::Timestamp;
+use molecule_domain::error::{Error, ErrorReason};
+use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, WorkspaceId};
+use molecule_provisioner::admission::Change;
+use molecule_provisioner::model::InstanceRecord;
+use molecule_provisioner::store::codec::corrupt;
+use molecule_provisioner::store::{Hold, RefusedWish, StoreError, Tenants};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::codec::{column, moment};
+use crate::engine::EngineStore;
+use crate::engine::rows::{InstanceRow, account_locked, find, find_locked};
+use crate::sqlstate::store_error;
+use crate::{Database, Process};
+
+/// What a tenant says when it has agreed with the control plane, or a part of it.
+#[derive(Clone, Debug)]
+pub struct Agreement {
+    /// The start of the control plane with which it has agreed.
+    pub with: IncarnationId,
+    /// Workspaces of which wishes wait to be told, each with the number of the last.
+    pub waiting: Vec<(WorkspaceId, IntentNumber)>,
+    /// Whether this is the first part: what was agreed before is forgotten.
+    pub begins: bool,
+    /// Whether this is the last part: the two have agreed.
+    pub ends: bool,
+}
+
+impl Database {
+    /// Keeps what a tenant's process says when it has agreed. With the last part, everything of the organisation's is looked at.
+    pub async fn agree(
+        &self,
+        process: &Process,
+        agreement: &Agreement,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let once = || async {
+            let organization = process.organization.as_uuid();
+            let mut tx = self.begin().await?;
+            let served = sqlx::query!(
+                "UPDATE tenant_sessions SET
+                     agreed_with = CASE WHEN $4::boolean THEN $3 WHEN $5::boolean THEN NULL ELSE agreed_with END,
+                     agreed_at = CASE WHEN $4::boolean THEN $6 ELSE agreed_at END
+                 WHERE organization_id = $1 AND incarnation = $2",
+                organization,
+                process.standpoint.incarnation.as_uuid(),
+                agreement.with.as_uuid(),
+                agreement.ends,
+                agreement.begins,
+                column(now),
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error)?;
+            if served.rows_affected() != 1 {
+                let message = "this process of the tenant's is not the one that the control plane met last";
+                return Err(Error::new(ErrorReason::StoreUnavailable, message).into());
+            }
+            if agreement.begins {
+                sqlx::query!("DELETE FROM tenant_waiting WHERE organization_id = $1", organization)
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(store_error)?;
+            }
+            let workspaces: Vec<Uuid> =
+                agreement.waiting.iter().map(|(workspace, _)| *workspace.as_uuid()).collect();
+            let numbers: Vec<i64> = agreement.waiting.iter().map(|(_, number)| number.0).collect();
+            sqlx::query!(
+                "INSERT INTO tenant_waiting (organization_id, workspace_id, intent)
+                 SELECT $1, workspace_id, MAX(intent) FROM unnest($2::uuid[], $3::bigint[]) AS w (workspace_id, intent)
+                 GROUP BY workspace_id
+                 ON CONFLICT (organization_id, workspace_id) DO UPDATE SET intent = excluded.intent",
+                organization,
+                &workspaces,
+                &numbers,
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error)?;
+            if agreement.ends {
+                sqlx::query!(
+                    "UPDATE instances SET due_at = $2
+                     WHERE organization_id = $1 AND phase <> 'Gone' AND due_at > $2",
+                    organization,
+                    column(now),
+                )
+                .execute(&mut *tx)
+                .await
+                .map_err(store_error)?;
+            }
+            self.commit(tx, process.organization).await
+        };
+        self.transactions.run("agree", once).await
+    }
+}
+
+/// Whether these may be launched, as far as their tenants' agreements go. Of whose tenant was never met there is no word.
+pub(crate) async fn holds(pool: &PgPool, workspaces: &[Uuid]) -> Result<HashMap<Uuid, Hold>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT i.workspace_id, newest.at AS began, s.agreed_at,
+               s.agreed_with IS NOT DISTINCT FROM newest.incarnation AND NOT EXISTS (
+                   SELECT 1 FROM tenant_waiting w LEFT JOIN tenant_refusals r USING (organization_id, workspace_id)
+                   WHERE w.organization_id = i.organization_id AND w.workspace_id = i.workspace_id
+                       AND w.intent > GREATEST(i.intent, r.intent)
+               ) AS "released!"
+           FROM instances i JOIN tenant_sessions s USING (organization_id) CROSS JOIN (
+               SELECT incarnation, at FROM control_plane_incarnations ORDER BY number DESC LIMIT 1
+           ) AS newest
+           WHERE i.workspace_id = ANY($1)"#,
+        workspaces,
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(store_error)?;
+    let holds = rows.into_iter().map(|row| {
+        let hold = match row.agreed_at {
+            Some(at) if row.released => Hold::Released(moment(at)),
+            _ => Hold::Held(moment(row.began)),
+        };
+        (row.workspace_id, hold)
+    });
+    Ok(holds.collect())
+}
+
+/// Refuses a call of a wish that was refused before. To be called under the organisation's lock.
+pub(crate) async fn check_refused(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    workspace: WorkspaceId,
+    intent: IntentNumber,
+    change: Option<&Change>,
+) -> Result<(), StoreError> {
+    let row = sqlx::query!(
+        "SELECT intent, reason, message FROM tenant_refusals WHERE organization_id = $1 AND workspace_id = $2",
+        organization.as_uuid(),
+        workspace.as_uuid(),
+    )
+    .fetch_optional(db)
+    .await
+    .map_err(store_error)?;
+    let Some(row) = row else { return Ok(()) };
+    let reason =
+        ErrorReason::named(&row.reason).ok_or_else(|| corrupt(format!("the reason {:?}", row.reason)))?;
+    let refused = RefusedWish {
+        organization,
+        workspace,
+        intent: IntentNumber(row.intent),
+        reason,
+        message: row.message,
+    };
+    Ok(refused.check(intent, change)?)
+}
+
+/// Forgets what was refused to the process that was served, where another one is from now on.
+pub(crate) async fn forget_refusals(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    served: IncarnationId,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "DELETE FROM tenant_refusals r USING tenant_sessions s
+         WHERE r.organization_id = $1 AND s.organization_id = $1 AND s.incarnation <> $2",
+        organization.as_uuid(),
+        served.as_uuid(),
+    )
+    .execute(db)
+    .await
+    .map_err(store_error)?;
+    Ok(())
+}
+
+#[async_trait]
+impl Tenants for EngineStore {
+    async fn refuse(
+        &self,
+        refused: &RefusedWish,
+        now: Timestamp,
+    ) -> Result<Option<InstanceRecord>, StoreError> {
+        let organization = refused.organization;
+        let granted = |row: Option<InstanceRow>| -> Result<Option<InstanceRecord>, StoreError> {
+            let record = row.map(InstanceRow::into_record).transpose()?;
+            Ok(record.filter(|record| record.organization == organization && record.intent >= refused.intent))
+        };
+        let once = || async {
+            let mut tx = self.0.begin().await?;
+            // in this order: whoever grants it holds one of the two locks
+            if let Some(record) = granted(find_locked(&mut tx, refused.workspace).await?)? {
+                return Ok(Some(record));
+            }
+            account_locked(&mut tx, organization, now).await?;
+            if let Some(record) = granted(find(&mut tx, refused.workspace).await?)? {
+                return Ok(Some(record));
+            }
+            sqlx::query!(
+                "INSERT INTO tenant_refusals AS r (organization_id, workspace_id, intent, reason, message, at)
+                 VALUES ($1, $2, $3, $4, $5, $6)
+                 ON CONFLICT (organization_id, workspace_id) DO UPDATE
+                     SET intent = excluded.intent, reason = excluded.reason, message = excluded.message,
+                         at = excluded.at
+                     WHERE r.intent < excluded.intent",
+                organization.as_uuid(),
+                refused.workspace.as_uuid(),
+                refused.intent.0,
+                refused.reason.as_str(),
+                refused.message,
+                column(now),
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error)?;
+            tx.commit().await.map_err(store_error)?;
+            Ok(None)
+        };
+        self.0.transactions.run("refuse", once).await
+    }
+}

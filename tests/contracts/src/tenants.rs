@@ -1,0 +1,248 @@
+//! What any store must do that tenants call over a network.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use molecule_domain::Timestamp;
+use molecule_domain::error::ErrorReason;
+use molecule_domain::id::{IncarnationId, IntentNumber, LeaseOwner, OrganizationId, WorkspaceId};
+use molecule_domain::limits::Limits;
+use molecule_provisioner::admission::{Account, Change, ChangeRequest, ProvisionRequest};
+use molecule_provisioner::model::InstanceRecord;
+use molecule_provisioner::outcome::Outcome;
+use molecule_provisioner::samples::provision;
+use molecule_provisioner::store::{Hold, RefusedWish, Room, Store, StoreError, Tenants};
+
+use crate::engine_store::{BACKEND, LEASE, ORG, at};
+
+/// The service over a store, as tenants meet it.
+#[async_trait]
+pub trait Service: Send + Sync {
+    /// Begins anew.
+    async fn begins(&self, now: Timestamp);
+    /// Serves a process of a tenant's. Whether the tenant has agreed with this start of the service.
+    async fn meets(&self, organization: OrganizationId, process: IncarnationId) -> bool;
+    /// A process that is served says that it has agreed, and of which wishes that it has still to tell.
+    async fn agrees(
+        &self,
+        organization: OrganizationId,
+        process: IncarnationId,
+        waiting: &[(WorkspaceId, IntentNumber)],
+        now: Timestamp,
+    );
+}
+
+/// One store, by its three sides.
+pub struct Subject {
+    /// The engine's.
+    pub store: Arc<dyn Store>,
+    /// The tenants'.
+    pub tenants: Arc<dyn Tenants>,
+    /// The service's.
+    pub service: Arc<dyn Service>,
+}
+
+/// Runs every case on a store of its own; panics at the first that fails.
+pub async fn run<F>(make: impl Fn() -> F)
+where
+    F: Future<Output = Subject>,
+{
+    what_was_refused_is_refused_for_good(fresh(&make).await).await;
+    a_grant_that_came_first_holds(fresh(&make).await).await;
+    another_process_may_use_the_number_again(fresh(&make).await).await;
+    nothing_is_launched_before_its_tenant_has_agreed(fresh(&make).await).await;
+    what_waits_to_be_told_is_held_until_it_is_heard(fresh(&make).await).await;
+    an_agreement_has_everything_looked_at(fresh(&make).await).await;
+}
+
+async fn fresh<F>(make: &impl Fn() -> F) -> Subject
+where
+    F: Future<Output = Subject>,
+{
+    let subject = make().await;
+    subject.store.set_account(ORG, Account::default()).await.unwrap();
+    subject.service.begins(at(0)).await;
+    subject
+}
+
+/// The first wish for a new workspace.
+fn first_wish() -> ProvisionRequest {
+    ProvisionRequest { intent: IntentNumber(1), ..provision(WorkspaceId::generate()) }
+}
+
+impl Subject {
+    /// How many workspaces there may be.
+    async fn limited(&self, workspaces: i64) {
+        let account = self.store.account(ORG, at(1)).await.unwrap();
+        let limits = Limits { workspaces: Some(workspaces), ..account.limits };
+        self.store.set_account(ORG, Account { limits, ..account }).await.unwrap();
+    }
+
+    async fn refuse(
+        &self,
+        workspace: WorkspaceId,
+        intent: i64,
+        error: &StoreError,
+    ) -> Option<InstanceRecord> {
+        let StoreError::Refused(error) = error else { panic!("{error:?}") };
+        let (reason, message) = (error.reason, error.message.clone());
+        let intent = IntentNumber(intent);
+        let refused = RefusedWish { organization: ORG, workspace, intent, reason, message };
+        self.tenants.refuse(&refused, at(2)).await.unwrap()
+    }
+
+    async fn change(
+        &self,
+        record: &InstanceRecord,
+        intent: i64,
+        change: Change,
+    ) -> Result<InstanceRecord, StoreError> {
+        let request = ChangeRequest {
+            organization: ORG,
+            workspace: record.workspace,
+            intent: IntentNumber(intent),
+            change,
+            refusal_is_final: true,
+            trace: String::new(),
+        };
+        self.store.change(&request, at(3)).await
+    }
+
+    async fn created(&self) -> InstanceRecord {
+        self.store.provision(&first_wish(), at(1)).await.unwrap()
+    }
+
+    /// What is said of each record, which fall due at once again.
+    async fn holds(&self, second: i64) -> Vec<(WorkspaceId, Hold)> {
+        let now = at(second);
+        let claimed = self.store.claim(BACKEND, LeaseOwner::generate(), now, LEASE, Room::of_each(100)).await;
+        let mut holds = Vec::new();
+        for one in claimed.unwrap() {
+            let outcome =
+                Outcome { planned_for: one.record.wanted(), due_at: Some(now), ..Outcome::default() };
+            self.store.commit(&one.lease, now, &outcome, true).await.unwrap();
+            holds.push((one.record.workspace, one.hold));
+        }
+        holds.sort_unstable_by_key(|(workspace, _)| *workspace);
+        holds
+    }
+}
+
+fn error_of<T: std::fmt::Debug>(result: Result<T, StoreError>) -> StoreError {
+    result.expect_err("it is refused")
+}
+
+/// A call that is heard late is refused as the one before it was, whatever has become possible since.
+async fn what_was_refused_is_refused_for_good(subject: Subject) {
+    subject.limited(0).await;
+    let request = first_wish();
+    let first = error_of(subject.store.provision(&request, at(1)).await);
+    assert!(subject.refuse(request.workspace, 1, &first).await.is_none());
+    subject.limited(10).await;
+    let again = error_of(subject.store.provision(&request, at(2)).await);
+    assert!(matches!(&again, StoreError::Refused(error) if error.reason == ErrorReason::QuotaExceeded));
+    assert_eq!(again.to_string(), first.to_string());
+    let anew = ProvisionRequest { intent: IntentNumber(2), ..request };
+    let record = subject.store.provision(&anew, at(2)).await.unwrap();
+    assert_eq!(record.intent, IntentNumber(2));
+
+    let stopped = subject.change(&record, 3, Change::Stop(None)).await.unwrap();
+    assert!(subject.refuse(record.workspace, 4, &first).await.is_none());
+    // an older refusal that is heard later takes nothing back
+    assert!(subject.refuse(record.workspace, 3, &first).await.is_some());
+    error_of(subject.change(&record, 4, Change::Start).await);
+    assert_eq!(subject.store.get(ORG, record.workspace).await.unwrap().unwrap(), stopped);
+    // what stops and ends is never refused
+    subject.change(&record, 4, Change::Stop(None)).await.unwrap();
+    subject.change(&record, 5, Change::Start).await.unwrap();
+    // a repeated call of what was granted is answered as before
+    assert_eq!(subject.change(&record, 3, Change::Stop(None)).await.unwrap().intent, IntentNumber(5));
+}
+
+async fn a_grant_that_came_first_holds(subject: Subject) {
+    let record = subject.created().await;
+    let refusal = StoreError::Refused(molecule_domain::Error::new(ErrorReason::WrongState, "no"));
+    assert_eq!(subject.refuse(record.workspace, 1, &refusal).await, Some(record.clone()));
+    let started = subject.change(&record, 2, Change::Start).await.unwrap();
+    assert_eq!(subject.refuse(record.workspace, 2, &refusal).await, Some(started));
+    subject.change(&record, 3, Change::Start).await.unwrap();
+}
+
+/// Who is not served any more is not heard, and where its database was put back the number may come again.
+async fn another_process_may_use_the_number_again(subject: Subject) {
+    let (first, second) = (IncarnationId::generate(), IncarnationId::generate());
+    subject.service.meets(ORG, first).await;
+    let request = first_wish();
+    let refusal = StoreError::Refused(molecule_domain::Error::new(ErrorReason::WrongState, "no"));
+    subject.refuse(request.workspace, 1, &refusal).await;
+    subject.service.meets(ORG, first).await;
+    error_of(subject.store.provision(&request, at(2)).await);
+    subject.service.meets(ORG, second).await;
+    subject.store.provision(&request, at(2)).await.unwrap();
+}
+
+async fn nothing_is_launched_before_its_tenant_has_agreed(subject: Subject) {
+    let process = IncarnationId::generate();
+    let record = subject.created().await;
+    assert_eq!(subject.holds(2).await, [(record.workspace, Hold::None)], "nobody has met the service");
+    assert!(!subject.service.meets(ORG, process).await);
+    let held = subject.holds(3).await;
+    assert!(matches!(held[..], [(_, Hold::Held(_))]), "{held:?}");
+    subject.service.agrees(ORG, process, &[], at(4)).await;
+    assert_eq!(subject.holds(5).await, [(record.workspace, Hold::Released(at(4)))]);
+    assert!(subject.service.meets(ORG, process).await);
+    // a process that comes after it goes on with that
+    let process = IncarnationId::generate();
+    assert!(subject.service.meets(ORG, process).await);
+    assert_eq!(subject.holds(6).await, [(record.workspace, Hold::Released(at(4)))]);
+    subject.service.begins(at(7)).await;
+    let held = subject.holds(8).await;
+    assert!(matches!(held[..], [(_, Hold::Held(_))]), "another start: {held:?}");
+    assert!(!subject.service.meets(ORG, process).await);
+    subject.service.agrees(ORG, process, &[], at(9)).await;
+    assert_eq!(subject.holds(9).await, [(record.workspace, Hold::Released(at(9)))]);
+}
+
+async fn what_waits_to_be_told_is_held_until_it_is_heard(subject: Subject) {
+    let process = IncarnationId::generate();
+    let (one, two, three) = (subject.created().await, subject.created().await, subject.created().await);
+    subject.service.meets(ORG, process).await;
+    let waiting = [(one.workspace, IntentNumber(3)), (two.workspace, IntentNumber(2))];
+    subject.service.agrees(ORG, process, &waiting, at(4)).await;
+    let held = |holds: Vec<(WorkspaceId, Hold)>| {
+        holds
+            .into_iter()
+            .filter(|(_, hold)| matches!(hold, Hold::Held(_)))
+            .map(|(id, _)| id)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(held(subject.holds(5).await), [one.workspace, two.workspace]);
+    // the last one counts
+    subject.change(&one, 2, Change::Start).await.unwrap();
+    assert_eq!(held(subject.holds(6).await), [one.workspace, two.workspace]);
+    subject.change(&one, 3, Change::Start).await.unwrap();
+    assert_eq!(held(subject.holds(7).await), [two.workspace]);
+    // what is refused was heard
+    let refusal = StoreError::Refused(molecule_domain::Error::new(ErrorReason::WrongState, "no"));
+    subject.refuse(two.workspace, 2, &refusal).await;
+    assert_eq!(held(subject.holds(8).await), []);
+    // an agreement takes the place of the one before
+    subject.service.agrees(ORG, process, &[(three.workspace, IntentNumber(9))], at(9)).await;
+    assert_eq!(held(subject.holds(9).await), [three.workspace]);
+    subject.service.agrees(ORG, process, &[], at(10)).await;
+    assert_eq!(held(subject.holds(10).await), []);
+}
+
+async fn an_agreement_has_everything_looked_at(subject: Subject) {
+    let process = IncarnationId::generate();
+    subject.created().await;
+    subject.service.meets(ORG, process).await;
+    let claimed = subject.store.claim(BACKEND, LeaseOwner::generate(), at(2), LEASE, Room::of_each(1)).await;
+    let one = claimed.unwrap().pop().unwrap();
+    let later = Outcome { planned_for: one.record.wanted(), due_at: Some(at(500)), ..Outcome::default() };
+    subject.store.commit(&one.lease, at(2), &later, true).await.unwrap();
+    assert_eq!(subject.holds(3).await, []);
+    subject.service.agrees(ORG, process, &[], at(4)).await;
+    assert_eq!(subject.holds(4).await.len(), 1);
+}
