@@ -107,8 +107,10 @@ impl Workspaces {
         if let Some(known) = self.refuse_unless_ready(create.key.as_ref(), DELETE_IT).await? {
             return Ok(known);
         }
+        let unheard = self.outbox.unheard(workspace);
         let stored = self.store.create(&new, create.key.as_ref(), self.clock.now()).await;
         let stored = stored.map_err(or_unknown)?;
+        unheard.over();
         self.answer_now(stored, DELETE_IT).await
     }
 
@@ -257,8 +259,11 @@ impl Workspaces {
         decide: impl FnOnce(&Workspace) -> Result<Change> + Send,
     ) -> Result<Stored> {
         let now = self.clock.now();
+        let unheard = self.outbox.unheard(workspace);
         let stored = self.store.change(self.organization, workspace, on, now, Box::new(decide)).await;
-        stored.map_err(or_unknown)
+        let stored = stored.map_err(or_unknown)?;
+        unheard.over();
+        Ok(stored)
     }
 
     /// What the client hears of a wish that the provider may refuse.

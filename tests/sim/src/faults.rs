@@ -11,6 +11,8 @@ pub enum Fault {
     Repeat,
     /// It waits for up to two and a half minutes.
     Delay,
+    /// It happens, and whoever takes it waits until it goes away itself.
+    Unheard,
     /// Its process is frozen for up to ten minutes.
     Freeze,
     /// Its process dies before it.
@@ -59,6 +61,9 @@ pub const CONTROL_FAULTS: [Fault; 6] =
 /// What can be done to a transaction of a tenant's. Its database is a file of its own: what it has stored, it knows.
 pub const TENANT_FAULTS: [Fault; 5] =
     [Fault::Fail, Fault::Delay, Fault::Freeze, Fault::CrashBefore, Fault::CrashAfter];
+
+/// What can be done besides to a transaction that a request makes: its client goes away while it commits.
+const UNHEARD: ([Fault; 1], [&str; 2]) = ([Fault::Unheard], ["tenant.create", "tenant.change"]);
 
 /// What can be done where something is only read.
 pub const READ_FAULTS: [Fault; 4] = [Fault::Fail, Fault::Delay, Fault::Freeze, Fault::CrashBefore];
@@ -238,10 +243,11 @@ pub struct Armed {
 }
 
 /// Which faults can meet which steps.
-const TABLE: [(&[Fault], &[&str]); 9] = [
+const TABLE: [(&[Fault], &[&str]); 10] = [
     (&ENGINE_FAULTS, &ENGINE_STEPS),
     (&CONTROL_FAULTS, &CONTROL_STEPS),
     (&TENANT_FAULTS, &TENANT_STEPS),
+    (&UNHEARD.0, &UNHEARD.1),
     (&READ_FAULTS, &CONTROL_READS),
     (&READ_FAULTS, &TENANT_READS),
     (&CALL_FAULTS, &CALL_STEPS),

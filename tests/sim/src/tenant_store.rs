@@ -96,12 +96,17 @@ impl ProcessStore {
         step: &'static str,
         transaction: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match self.process.before(step).await {
-            None => {}
+        let fault = self.process.before(step).await;
+        match fault {
+            None | Some(Fault::Unheard) => {}
             Some(Fault::Fail) => return Err(locked(step)),
             Some(other) => self.process.world().does_nothing(other, step),
         }
         let result = transaction.await;
+        if fault == Some(Fault::Unheard) {
+            // until its client goes away, or its process does
+            return std::future::pending().await;
+        }
         self.process.after(step).await;
         result
     }

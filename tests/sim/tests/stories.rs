@@ -505,6 +505,42 @@ fn a_deletion_that_is_asked_for_again_of_a_locked_database_is_not_denied() {
 
 /// B1. Before: the launch took the new generation's token for the old one's, which did not open it: FAILED, with advice
 /// about a key.
+/// Before: nobody told a wish whose client had gone away while it was being stored, until the tenant was started anew.
+#[test]
+fn a_wish_is_told_though_its_client_goes_away_while_it_is_stored() {
+    in_a_world(async {
+        for (ask, step) in [(Ask::Create, "tenant.create"), (Ask::Delete, "tenant.change")] {
+            let mut story = match ask {
+                Ask::Create => Story::begin(Shape::small()).await,
+                _ => Story::with_one_that_runs(Shape::small()).await,
+            };
+            story.arm(step, Fault::Unheard);
+            let request = Request { patience: seconds(1), ..story.request(ask, W) };
+            let heard = story.pair.client(0).ask(request).await;
+            assert!(matches!(heard, Heard::Silence), "{heard:?}");
+            let story = story.ends_well().await;
+            let expected = if ask == Ask::Create { WorkspaceState::Running } else { WorkspaceState::Deleted };
+            assert_eq!(story.tenant(W).await.unwrap().state(), expected, "{}", story.words());
+        }
+    });
+}
+
+/// Before: a deletion waited for ever behind a wish to which the control plane had no answer.
+#[test]
+fn a_deletion_does_not_wait_behind_what_gets_no_answer() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        for _ in 0..400 {
+            story.arm("call.replace", Fault::Unreachable);
+        }
+        let restart = story.ask(Ask::Restart).await;
+        assert!(!matches!(restart, Heard::Nothing(_)), "{restart:?}");
+        story.accepted(Ask::Delete).await;
+        tokio::time::sleep(seconds(300)).await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Deleted, "{}", story.words());
+    });
+}
+
 #[test]
 fn b1_a_restart_that_comes_before_a_launch_begins() {
     // in some of these worlds the lease outlasts the delay

@@ -162,6 +162,12 @@ impl Outbox {
         }
     }
 
+    /// Has what may have been stored of a workspace looked at, unless this is [over](Unheard::over): a request that goes away
+    /// while its transaction commits leaves a wish that it has not seen.
+    pub(crate) const fn unheard(&self, workspace: WorkspaceId) -> Unheard<'_> {
+        Unheard { outbox: self, workspace }
+    }
+
     /// Has a wish told that nobody waits for.
     pub fn wake(&self, workspace: WorkspaceId) {
         self.queue().wake(workspace);
@@ -287,6 +293,25 @@ impl Outbox {
             }
         }
         Ok(())
+    }
+}
+
+/// A wish that is being stored, and that nobody may come to hear of.
+pub(crate) struct Unheard<'a> {
+    outbox: &'a Outbox,
+    workspace: WorkspaceId,
+}
+
+impl Unheard<'_> {
+    /// Whoever stores it has seen what was stored.
+    pub(crate) fn over(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        self.outbox.wake(self.workspace);
     }
 }
 

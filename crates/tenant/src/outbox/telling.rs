@@ -24,7 +24,10 @@ impl Outbox {
         seen: Option<Standpoint>,
     ) -> Result<()> {
         let workspace = record.workspace;
-        let answer = self.call(record, entry, seen).await;
+        let (answer, was_called) = match self.request(record, entry) {
+            Ok(request) => (self.call(record, request, seen).await, true),
+            Err(error) => (Err(error), false),
+        };
         if let Ok(instance) = &answer {
             self.agreement.note_seen(instance.revision);
         }
@@ -65,6 +68,14 @@ impl Outbox {
                 self.queue().answer(workspace, upto, || Told::Refused(copy_of(&error)));
                 Ok(())
             }
+            Err(error) if gives_way(record, entry, &error, was_called) => {
+                info!(
+                    message = error.message,
+                    "a wish can't be told, and gives way to the deletion behind it"
+                );
+                self.store.answered(workspace, entry.number, &Answer::NotFound, now).await?;
+                Ok(())
+            }
             Err(error) => {
                 debug!(error = &error as &dyn std::error::Error, "a wish waits");
                 // it may give way to what waits behind it
@@ -85,12 +96,19 @@ impl Outbox {
     async fn call(
         &self,
         record: &WorkspaceRecord,
-        entry: &Entry,
+        request: Request,
         seen: Option<Standpoint>,
     ) -> Result<InstanceView> {
-        let (organization, workspace, intent) = (record.organization, record.workspace, entry.number);
         let own = Standpoint { incarnation: self.own, revision: record.revision };
         let standpoints = Standpoints { own, seen };
+        match request {
+            Request::Provision(request) => self.provider.provision(&request, standpoints).await,
+            Request::Change(request) => self.provider.change(&request, standpoints).await,
+        }
+    }
+
+    fn request(&self, record: &WorkspaceRecord, entry: &Entry) -> Result<Request> {
+        let (organization, workspace, intent) = (record.organization, record.workspace, entry.number);
         let launch_spec = |reset| {
             let spec = self.rules.launch_spec(&entry.spec, reset);
             spec.ok_or_else(|| {
@@ -116,7 +134,7 @@ impl Outbox {
                     refusal_is_final: entry.may_be_refused(),
                     trace: trace::current(),
                 };
-                return self.provider.provision(&request, standpoints).await;
+                return Ok(Request::Provision(Box::new(request)));
             }
             Wish::Start => Change::Start,
             Wish::Stop(cause) => Change::Stop(cause.clone()),
@@ -130,8 +148,23 @@ impl Outbox {
         };
         let (refusal_is_final, trace) = (entry.may_be_refused(), trace::current());
         let request = ChangeRequest { organization, workspace, intent, change, refusal_is_final, trace };
-        self.provider.change(&request, standpoints).await
+        Ok(Request::Change(Box::new(request)))
     }
+}
+
+/// What is asked of the provider.
+enum Request {
+    Provision(Box<ProvisionRequest>),
+    Change(Box<ChangeRequest>),
+}
+
+/// Whether a wish that got no answer need not be told any more, since a deletion waits behind it: it would have to wait for ever
+/// behind what can't be told. A call of it that is heard after the deletion is behind that one's number. Only of a creation nothing
+/// may be known that could be deleted: it gives way where it was not called for, or where the provider is at fault.
+fn gives_way(record: &WorkspaceRecord, entry: &Entry, error: &Error, was_called: bool) -> bool {
+    let deletion_waits = record.is_deleting() && entry.wish != Wish::Delete;
+    let creates = matches!(entry.wish, Wish::Provision { .. });
+    deletion_waits && (!creates || !was_called || error.reason == ErrorReason::Internal)
 }
 
 /// A new workspace whose id was used before: the provider answers with that one, which is deleted, or was asked for by a
