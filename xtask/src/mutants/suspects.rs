@@ -147,8 +147,8 @@ pub(super) const ALL: &[Suspect] = &[
     pure(
         "the store is read before the provider",
         SWEEPER,
-        "        let snapshot = executor.look().await;\n        let Some((sightings, resources)) = everything(executor, &snapshot).await else {\n            return Ok(Comparison::default());\n        };\n        let expected = executor.store.expectations(kind).await?;",
-        "        let expected = executor.store.expectations(kind).await?;\n        let snapshot = executor.look().await;\n        let Some((sightings, resources)) = everything(executor, &snapshot).await else {\n            return Ok(Comparison::default());\n        };",
+        "        let snapshot = executor.look().await;\n        let Ok(sightings) = snapshot.sightings() else { return Ok(Comparison::default()) };\n        let sightings: Vec<Sighting> = sightings.collect();\n        let resources = resources(executor).await;\n        let expected = executor.store.expectations(kind).await?;",
+        "        let expected = executor.store.expectations(kind).await?;\n        let snapshot = executor.look().await;\n        let Ok(sightings) = snapshot.sightings() else { return Ok(Comparison::default()) };\n        let sightings: Vec<Sighting> = sightings.collect();\n        let resources = resources(executor).await;",
     ),
     pure(
         "what does not stop is never removed for its replacement",
@@ -272,3 +272,20 @@ pub(super) const ALL: &[Suspect] = &[
         "if before.desired == Desired::Deleted && before.phase == Phase::Gone {",
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn each_text_is_once_in_its_file() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let places =
+            ALL.iter().map(|suspect| suspect.place(&fs::read_to_string(repository.join(suspect.file))?));
+        let errors: Vec<_> = places.filter_map(Result::err).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{}", errors.join("\n"));
+    }
+}
