@@ -139,6 +139,11 @@ pub fn apply(
             }
             record.endpoint = if phase == Phase::Up { outcome.endpoint.clone() } else { None };
         }
+        let was_left_alone = before.reason == Some(Reason::UnknownLaunch) && record.reason != before.reason;
+        if was_left_alone && record.phase.is_transient() {
+            // the time in which nothing was done about it does not count
+            record.phase_since = now;
+        }
     }
     record.due_at = if !release {
         before.due_at

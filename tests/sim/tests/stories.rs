@@ -722,6 +722,37 @@ fn a_restored_control_plane_launches_nothing_before_its_tenant_has_agreed() {
     });
 }
 
+/// Before: the time under the alarm counted once the provider was silent for a moment, so that what waited was given up.
+#[test]
+fn a_provider_that_is_away_under_an_alarm_ends_no_wish() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        let pair = story.pair.clone();
+        let lost = Pair::workspace(2);
+        let backup = pair.control.backup();
+        let request = story.request(Ask::Create, lost);
+        assert!(matches!(pair.client(0).ask(request).await, Heard::Accepted));
+        tokio::time::sleep(seconds(300)).await;
+        // its tenant tells of it again, and an operator takes the time that the runbook wants
+        pair.restore_control(backup).await;
+        let waits = async || {
+            let record = story.engine(lost).await.unwrap();
+            let waits = (record.phase, record.desired, record.reason);
+            let expected = (Phase::Admitted, Desired::Running, Some(Reason::UnknownLaunch));
+            assert_eq!(waits, expected, "{}", story.words());
+        };
+        tokio::time::sleep(seconds(3000)).await;
+        waits().await;
+        pair.cloud.set_weather(Weather::Away, None, seconds(120));
+        tokio::time::sleep(seconds(300)).await;
+        waits().await;
+        let engine = pair.control.replica(0).engine;
+        engine.end_alarm(&engine.orphans().await.unwrap().unwrap()).await.unwrap();
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(lost).await.unwrap().state(), WorkspaceState::Running, "{}", story.words());
+    });
+}
+
 /// B6 and B11. Before: launches that waited took every slot, so that a stop had to wait for all of them; and under load each
 /// record was looked at by a call of its own.
 #[test]

@@ -73,10 +73,11 @@ pub fn plan(
     let planner = Planner { record, policy, visibility_lag, now };
     match seen {
         Observation::Unknown(cause) => planner.on_unknown(cause),
+        Observation::Later { later, own } => planner.on_later(later, own.as_ref()),
+        _ if planner.is_left_alone() && record.phase.is_transient() => planner.go_on(),
         Observation::Present(sighting) => planner.on_present(sighting),
         Observation::Doubled(sighting) => planner.on_doubled(sighting),
         Observation::Earlier(sighting) => planner.on_earlier(sighting),
-        Observation::Later { later, own } => planner.on_later(later, own.as_ref()),
         Observation::Absent(absence) => planner.on_absent(*absence),
     }
 }
@@ -425,8 +426,7 @@ impl Planner<'_> {
 
     /// Whether what is to come up has taken too long over the stage it is in.
     fn start_is_overdue(&self) -> bool {
-        if self.record.reason == Some(Reason::UnknownLaunch) {
-            // the time in which nothing was done about it does not count
+        if self.is_left_alone() {
             return false;
         }
         let (since, deadline) = match (self.record.phase, self.record.live_attempt()) {
@@ -441,6 +441,17 @@ impl Planner<'_> {
             _ => return false,
         };
         self.now.since(since) > deadline
+    }
+
+    /// Whether the last that was seen of it is a launch that is not known.
+    fn is_left_alone(&self) -> bool {
+        self.record.reason == Some(Reason::UnknownLaunch)
+    }
+
+    /// The launch that was not known is there no more: all deadlines count from now.
+    fn go_on(&self) -> Action {
+        let message = Some("the launch that was not known is gone; going on".to_owned());
+        Action::Settle(Box::new(Outcome { message, due_at: Some(self.now), ..self.outcome() }))
     }
 
     fn seed(&self) -> u64 {

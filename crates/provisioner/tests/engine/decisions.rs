@@ -411,3 +411,35 @@ async fn two_of_one_launch_are_taken_away_whatever_is_wanted() {
         assert!(matches!(action, Action::Remove(_)), "{desired:?} {phase}: {action:?}");
     }
 }
+
+/// The time in which nothing was done about it counts against nothing, a stop's deadline neither.
+#[tokio::test]
+async fn what_had_to_wait_for_an_operator_is_not_overdue() {
+    let (admitted, policy) = (admitted().await, Policy::default());
+    let long_ago = NOW - policy.stop_deadline * 2;
+    let record = InstanceRecord {
+        desired: Desired::Stopped,
+        phase: Phase::Stopping,
+        phase_since: long_ago,
+        attempt: Some(attempt(&admitted, AttemptState::Confirmed, long_ago)),
+        ..admitted
+    };
+    let found = OwnedInstance {
+        instance: record.instance(),
+        seq: LaunchSeq(1),
+        state: InstanceState::Running,
+        endpoint: None,
+        created_at: long_ago,
+    };
+    let seen = Snapshot::new(NOW, Ok(vec![found])).observe(&record);
+    let planned = |record: &InstanceRecord| plan(record, &seen, &policy, Duration::ZERO, NOW);
+    assert!(matches!(planned(&record), Action::Settle(outcome) if outcome.phase == Some(Phase::Failed)));
+    let mut left_alone = InstanceRecord { reason: Some(Reason::UnknownLaunch), ..record };
+    let Action::Settle(outcome) = planned(&left_alone) else { panic!() };
+    let owner = LeaseOwner::generate();
+    let lease = Lease { workspace: left_alone.workspace, owner, epoch: 1, until: NOW + policy.lease };
+    outcome::apply(&mut left_alone, &outcome, &lease, true, NOW);
+    assert_eq!((left_alone.phase, left_alone.reason), (Phase::Stopping, None));
+    assert_eq!((left_alone.phase_since, left_alone.due_at), (NOW, Some(NOW)));
+    assert!(matches!(planned(&left_alone), Action::Stop(_)));
+}

@@ -233,6 +233,27 @@ fn who_goes_over_to_the_wanted_generation_begins_anew() {
 }
 
 #[test]
+fn what_was_left_alone_for_an_unknown_launch_has_its_time_anew() {
+    for (phase, reason, since) in [
+        (Phase::Admitted, Some(Reason::BackendUnreachable), NOW),
+        (Phase::Launching, None, NOW),
+        (Phase::Booting, None, NOW),
+        (Phase::Stopping, None, NOW),
+        // it is still left alone
+        (Phase::Admitted, Some(Reason::UnknownLaunch), second(30)),
+        // nothing of it is on its way
+        (Phase::Up, None, second(30)),
+        (Phase::Failed, None, second(30)),
+    ] {
+        let before = InstanceRecord { phase, reason: Some(Reason::UnknownLaunch), ..up() };
+        let told = Outcome { reason, message: Some("something else".to_owned()), ..same(&before) };
+        assert_eq!(apply(&before, &told, true).0.phase_since, since, "{phase} {reason:?}");
+        let before = InstanceRecord { reason: None, ..before };
+        assert_eq!(apply(&before, &told, true).0.phase_since, second(30), "{phase}: no time was lost");
+    }
+}
+
+#[test]
 fn what_is_given_up_is_to_stop() {
     let running = up();
     let given_up = Outcome { give_up: true, phase: Some(Phase::Failed), ..same(&running) };
