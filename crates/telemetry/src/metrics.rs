@@ -32,7 +32,7 @@ impl Instruments {
             rpcs: seconds("molecule_rpc_seconds", "Calls of the gRPC APIs, until the answer begins"),
             queue_age: seconds(
                 "molecule_queue_age_seconds",
-                "How long records were due before they were claimed",
+                "How long the record that fell due first had waited, at each claim",
             ),
             provider_calls: seconds("molecule_provider_call_seconds", "Calls to providers"),
             provider_errors: meter
@@ -78,7 +78,7 @@ pub fn rpc(method: &str, code: &str, took: Duration) {
     ALL.rpcs.record(took.as_secs_f64(), &[label("method", method), label("code", code)]);
 }
 
-/// A record was claimed so long after it was due.
+/// What is due was claimed, so long after the first of it fell due.
 pub fn queue_age(backend: &'static str, age: Duration) {
     ALL.queue_age.record(age.as_secs_f64(), &[KeyValue::new("backend", backend)]);
 }

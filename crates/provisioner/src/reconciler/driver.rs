@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use molecule_domain::id::{LeaseOwner, WorkspaceId};
+use molecule_telemetry::metrics;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -110,17 +111,18 @@ async fn claim_and_work(
     if room.is_none() {
         return Ok(longest);
     }
-    match executor.store.next_due(executor.backend.kind(), now, room).await? {
+    let due = match executor.store.next_due(executor.backend.kind(), now, room).await? {
         None => return Ok(longest),
         Some(due) if due > now => return Ok(due.since(now).min(longest)),
-        Some(_) => {}
-    }
+        Some(due) => due,
+    };
     let claimed =
         executor.store.claim(executor.backend.kind(), owner, now, executor.policy.lease, room).await?;
     if claimed.is_empty() {
         return Ok(longest.min(Duration::from_millis(50)));
     }
     debug!(count = claimed.len(), "claimed");
+    metrics::queue_age(executor.backend.kind(), now.since(due));
     // One look serves the whole batch; what falls due meanwhile does not wait for it.
     let wanted: Vec<_> = claimed.iter().map(|one| one.record.instance()).collect();
     let looking = Arc::clone(executor);

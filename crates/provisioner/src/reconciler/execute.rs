@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use molecule_domain::Clock;
 use molecule_domain::lifecycle::{Phase, Reason};
-use molecule_telemetry::{metrics, trace};
+use molecule_telemetry::trace;
 use tracing::{debug, info, info_span, warn};
 
 use super::effects::{outcome_of, seed_of};
@@ -65,9 +65,6 @@ impl Executor {
             action = tracing::field::Empty
         );
         trace::continue_from(&span, &record.trace);
-        if let Some(due) = record.due_at {
-            metrics::queue_age(self.backend.kind(), self.clock.now().since(due));
-        }
         trace::within(span, self.step(claimed, snapshot)).await;
     }
 
