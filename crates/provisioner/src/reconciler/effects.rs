@@ -9,7 +9,7 @@ use molecule_telemetry::{metrics, trace};
 use tracing::{debug_span, info};
 
 use super::execute::Executor;
-use super::plan::give_up;
+use super::plan::{give_up, why_it_stops};
 use crate::backend::{CallError, Progress, Refusal};
 use crate::model::{InstanceRecord, Lease};
 use crate::outcome::Outcome;
@@ -88,8 +88,9 @@ impl Executor {
         // One hiccup is no news.
         let is_to_end = record.phase == Phase::Up && record.is_to_end();
         let worth_telling = failures > 1 && (record.phase.is_transient() || is_to_end);
+        let reason = if unreachable { Some(Reason::BackendUnreachable) } else { record.reason };
         let outcome = Outcome {
-            reason: if unreachable { Some(Reason::BackendUnreachable) } else { record.reason },
+            reason: why_it_stops(record).or(reason),
             message: worth_telling.then(|| format!("waiting for the provider: {cause}")),
             failures,
             due_at: Some(due),

@@ -324,6 +324,7 @@ impl Planner<'_> {
                     (_, true) => Phase::Failed,
                     _ => Phase::Stopped,
                 }),
+                reason: why_it_stops(self.record),
                 message: (!failed).then(|| message.to_owned()),
                 due_at: run.then_some(self.now),
                 event: Some(self.event("replaced", None, "the old generation is gone")),
@@ -377,7 +378,7 @@ impl Planner<'_> {
         let outcome = Outcome {
             phase: Some(phase),
             // what hindered it on its way is over
-            reason: self.record.reason.filter(|reason| *reason == Reason::OrganizationSuspended),
+            reason: why_it_stops(self.record),
             message: (phase == Phase::Stopped).then(|| "stopped".to_owned()),
             attempt: attempt.filter(|_| self.record.live_attempt().is_some()),
             fact: Some(Fact::Down(at)),
@@ -404,7 +405,8 @@ impl Planner<'_> {
             return Action::Wait(due);
         }
         let message = is_news.then_some(message);
-        let outcome = Outcome { reason: Some(reason), message, fact, due_at: Some(due), ..self.outcome() };
+        let reason = why_it_stops(self.record).or(Some(reason));
+        let outcome = Outcome { reason, message, fact, due_at: Some(due), ..self.outcome() };
         Action::Settle(Box::new(outcome))
     }
 
@@ -469,7 +471,7 @@ pub fn held(
     policy: &Policy,
     now: Timestamp,
 ) -> Action {
-    let is_suspended = record.reason == Some(Reason::OrganizationSuspended);
+    let is_suspended = why_it_stops(record).is_some();
     match record.desired {
         Desired::Deleted => return action,
         Desired::Stopped if is_suspended || now.since(since) > policy.agreement_patience => return action,
@@ -494,6 +496,11 @@ pub fn held(
         Action::Settle(outcome) if outcome.give_up || outcome.restarts.is_some() => facts(outcome.fact),
         other => other,
     }
+}
+
+/// The reason that outlasts whatever hinders it on its way down: why it is to stop, where that is not a wish.
+pub(super) fn why_it_stops(record: &InstanceRecord) -> Option<Reason> {
+    record.reason.filter(|reason| *reason == Reason::OrganizationSuspended)
 }
 
 /// The restarts that count: none after a long enough life.

@@ -74,6 +74,7 @@ pub(crate) enum Op {
     Restart,
     ChangeSpec,
     Delete,
+    Suspend,
     Crash,
     Vanish,
     ProviderAway,
@@ -131,6 +132,7 @@ impl World {
                 self.store.provision(&samples::provision(workspace), now).await.unwrap();
                 return;
             }
+            (Op::Suspend, _) => return self.store.suspend(ORG, now),
             (Op::ProviderAway, _) => return self.host.set(Trouble::Away, true),
             (Op::ProviderBack, _) => return self.host.clear(),
             (Op::LaunchesLate, _) => return self.host.set_late(Some(Duration::from_secs(30))),

@@ -15,7 +15,8 @@ use crate::reconciler::orphans::Launched;
 use crate::wakes::Wakes;
 use async_trait::async_trait;
 use molecule_domain::id::{LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
-use molecule_domain::lifecycle::Phase;
+use molecule_domain::lifecycle::{Desired, Phase};
+use molecule_domain::limits::Standing;
 use molecule_domain::{Error, Timestamp};
 
 /// A store in memory.
@@ -68,6 +69,19 @@ impl MemoryStore {
     /// The record of a workspace, whosever it is.
     pub fn find(&self, workspace: WorkspaceId) -> Option<InstanceRecord> {
         self.lock().instances.get(&workspace).cloned()
+    }
+
+    /// Suspends an organisation: it launches nothing, and what is to run is to stop.
+    pub fn suspend(&self, organization: OrganizationId, now: Timestamp) {
+        let mut state = self.lock();
+        state.accounts.entry(organization).or_default().standing = Standing::Suspended;
+        let records = state.instances.values().filter(|record| record.organization == organization);
+        let running: Vec<_> = records.filter(|record| record.desired == Desired::Running).cloned().collect();
+        for record in running {
+            state.admit(admission::suspend(&record, now), now);
+        }
+        drop(state);
+        self.wakes.committed(organization);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use molecule_domain::Clock;
+use molecule_domain::lifecycle::{Phase, Reason};
 use molecule_provisioner::backend::memory::Trouble;
 use molecule_provisioner::store::Store;
 
@@ -177,4 +178,24 @@ Delete
   12 GONE "deleted" r0 f0 rests
      * deleted by engine of 1: everything of it is gone
 "#);
+}
+
+#[tokio::test]
+async fn a_suspension_says_why_until_it_is_started_again() {
+    for before in [&[][..], &[Op::Restart], &[Op::ProviderAway], &[Op::Restart, Op::ProviderAway]] {
+        let mut told = Told::of_one_that_runs().await;
+        for op in before.iter().chain(&[Op::Suspend]) {
+            told.ask(*op).await;
+        }
+        for _ in 0..30 {
+            let record = told.world.record(W).await.unwrap();
+            assert_eq!(record.reason, Some(Reason::OrganizationSuspended), "{before:?}: {}", told.text);
+            if told.world.clock.now().since(told.began).as_secs() == 5 {
+                told.ask(Op::ProviderBack).await;
+            }
+            told.pass(1).await;
+        }
+        let record = told.world.record(W).await.unwrap();
+        assert_eq!((record.phase, record.is_being_replaced()), (Phase::Stopped, false), "{}", told.text);
+    }
 }
