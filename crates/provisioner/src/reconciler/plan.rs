@@ -124,8 +124,8 @@ impl Planner<'_> {
         if self.record.desired == Desired::Running && starts && self.overdue(deadline) {
             return self.give_up(Reason::NameTaken, message, None);
         }
-        // its own launch is not there, and has been shown before
-        let is_down = self.record.phase == Phase::Up;
+        // its own launch is not there, and won't be
+        let is_down = self.proves_from().is_none_or(|from| sighting.at() > from);
         let fact = is_down.then_some(Fact::Down(sighting.at()));
         self.tell(Reason::NameTaken, message, fact, self.policy.look_every * 5)
     }
@@ -296,13 +296,10 @@ impl Planner<'_> {
         if running && unconfirmed {
             return self.launch_or_give_up();
         }
-        if let Some(attempt) = self.record.live_attempt() {
-            let proves_from = attempt.call_until + self.visibility_lag;
-            if absence.at() <= proves_from {
-                // what the provider does not show yet may be shown at any moment
-                let soon = self.now + self.policy.look_every;
-                return Action::Wait(soon.min(proves_from + Duration::from_millis(1)));
-            }
+        if let Some(from) = self.proves_from().filter(|from| absence.at() <= *from) {
+            // what the provider does not show yet may be shown at any moment
+            let soon = self.now + self.policy.look_every;
+            return Action::Wait(soon.min(from + Duration::from_millis(1)));
         }
         if self.record.desired == Desired::Deleted {
             return Action::Purge(absence);
@@ -356,6 +353,11 @@ impl Planner<'_> {
             return self.give_up_with(Reason::CrashLoop, message, outcome);
         }
         Action::Settle(Box::new(outcome))
+    }
+
+    /// Until when the live launch may still come to be shown: that it is not shown proves something after that.
+    fn proves_from(&self) -> Option<Timestamp> {
+        self.record.live_attempt().map(|attempt| attempt.call_until + self.visibility_lag)
     }
 
     fn launch_or_give_up(&self) -> Action {

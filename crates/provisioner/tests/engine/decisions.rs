@@ -443,3 +443,46 @@ async fn what_had_to_wait_for_an_operator_is_not_overdue() {
     assert_eq!((left_alone.phase_since, left_alone.due_at), (NOW, Some(NOW)));
     assert!(matches!(planned(&left_alone), Action::Stop(_)));
 }
+
+/// What is down is billed no longer, whatever else of its workspace is in the way.
+#[tokio::test]
+async fn what_is_gone_beside_an_earlier_one_is_down_in_every_phase() {
+    let admitted = admitted().await;
+    let lag = Duration::from_secs(5);
+    for (phase, desired) in [
+        (Phase::Up, Desired::Running),
+        (Phase::Booting, Desired::Running),
+        (Phase::Stopping, Desired::Running),
+        (Phase::Stopping, Desired::Stopped),
+        (Phase::Stopping, Desired::Deleted),
+        (Phase::Failed, Desired::Stopped),
+    ] {
+        for (call, expected) in [(lag + Duration::from_micros(1), true), (lag, false)] {
+            let live =
+                Attempt { seq: LaunchSeq(2), ..attempt(&admitted, AttemptState::Confirmed, NOW - call) };
+            let since = NOW - Duration::from_secs(60);
+            let record = InstanceRecord {
+                phase,
+                desired,
+                phase_since: since,
+                up_since: Some(since),
+                attempt: Some(live),
+                ..admitted.clone()
+            };
+            let earlier = OwnedInstance {
+                instance: record.instance(),
+                seq: LaunchSeq(1),
+                state: InstanceState::Running,
+                endpoint: None,
+                created_at: since,
+            };
+            let seen = Snapshot::new(NOW, Ok(vec![earlier])).observe(&record);
+            assert!(matches!(seen, Observation::Earlier(_)), "{seen:?}");
+            let fact = match plan(&record, &seen, &Policy::default(), lag, NOW) {
+                Action::Settle(outcome) => outcome.fact,
+                _ => None,
+            };
+            assert_eq!(fact, expected.then_some(Fact::Down(NOW)), "{phase}, {desired:?}, {call:?}");
+        }
+    }
+}
