@@ -24,7 +24,9 @@ impl Executor {
         message: &str,
     ) -> Result<bool, StoreError> {
         if record.phase == Phase::Stopping || record.phase == Phase::Failed {
-            return Ok(true);
+            // it was said before an earlier call, and something else may have been asked for during the look
+            let stored = self.store.get(record.organization, record.workspace).await?;
+            return Ok(stored.is_some_and(|stored| stored.wanted() == record.wanted()));
         }
         let outcome = Outcome {
             phase: Some(Phase::Stopping),

@@ -1,6 +1,7 @@
 //! What services get of an engine and of its instances.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -280,6 +281,9 @@ async fn orphans_go_by_hand_once_no_alarm_stands() {
 /// Asks for something else right before a step is written.
 struct Overtakes {
     step: &'static str,
+    /// A step that fails the first time; only then another wish overtakes.
+    fails: Option<&'static str>,
+    failed: AtomicBool,
     store: Arc<MemoryStore>,
     request: ChangeRequest,
 }
@@ -287,7 +291,10 @@ struct Overtakes {
 #[async_trait]
 impl Probe for Overtakes {
     async fn before(&self, step: &'static str) -> Option<Fault> {
-        if step == self.step {
+        if self.fails == Some(step) && !self.failed.swap(true, Ordering::Relaxed) {
+            return Some(Fault::FailBefore);
+        }
+        if step == self.step && (self.fails.is_none() || self.failed.load(Ordering::Relaxed)) {
             // a second time it is a replay
             let _ = self.store.change(&self.request, NOW).await;
         }
@@ -297,9 +304,11 @@ impl Probe for Overtakes {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_overtaken_is_neither_stopped_nor_started() {
-    for (step, first, then) in [
-        ("commit.stopping", Change::Stop(None), Change::Start),
-        ("commit.starting", Change::Start, Change::Stop(None)),
+    for (step, fails, first, then) in [
+        ("commit.stopping", None, Change::Stop(None), Change::Start),
+        // the stop is asked for again, after the look that it is asked for by
+        ("backend.find", Some("backend.stop"), Change::Stop(None), Change::Start),
+        ("commit.starting", None, Change::Start, Change::Stop(None)),
     ] {
         let (store, host) = (Arc::new(MemoryStore::default()), Arc::new(Host::default()));
         let backend = MemoryBackend::new(Arc::clone(&host), InstallationId::generate(), clock());
@@ -327,7 +336,11 @@ async fn what_was_overtaken_is_neither_stopped_nor_started() {
         let run = async |engine: Engine| {
             let cancel = CancellationToken::new();
             tokio::join!(engine.run(cancel.clone()), async {
-                tokio::time::sleep(Duration::from_secs(10)).await;
+                for _ in 0..10 {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    // the clock stands still, so nothing falls due again
+                    store.wake(&[workspace], NOW).await.unwrap();
+                }
                 cancel.cancel();
             })
         };
@@ -340,7 +353,8 @@ async fn what_was_overtaken_is_neither_stopped_nor_started() {
         let starts = || host.instances().iter().map(|found| host.starts_of(&found.instance)).sum::<usize>();
         let before = (starts(), host.instances()[0].state);
         store.change(&wish(2, first), NOW).await.unwrap();
-        let probe = Overtakes { step, store: Arc::clone(&store), request: wish(3, then) };
+        let failed = AtomicBool::new(false);
+        let probe = Overtakes { step, fails, failed, store: Arc::clone(&store), request: wish(3, then) };
         run(begins(Steps::probed(Arc::new(probe)))).await;
         assert_eq!((starts(), host.instances()[0].state), before, "{step}: it was left as it was");
         let told = store.events_after(ORG, 0, 100).await.unwrap();
