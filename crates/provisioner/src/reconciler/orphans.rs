@@ -1,6 +1,6 @@
 //! What the provider has and no record explains.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use molecule_domain::id::{LaunchSeq, OrganizationId, WorkspaceId};
 use molecule_domain::lifecycle::Phase;
@@ -52,6 +52,10 @@ impl Unexplained {
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    pub(super) fn workspaces(&self) -> HashSet<WorkspaceId> {
+        self.launches().into_iter().map(|(_, workspace)| workspace).collect()
     }
 
     pub(super) fn len(&self) -> usize {

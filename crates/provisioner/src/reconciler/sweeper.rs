@@ -80,6 +80,8 @@ impl Sweeper {
 
         let names: HashSet<&str> = unexplained.resources.iter().map(|r| r.name.as_str()).collect();
         self.unexplained_since.retain(|name, _| names.contains(name.as_str()));
+        let unexplained_of = unexplained.workspaces();
+        self.refused.retain(|workspace, _| unexplained_of.contains(workspace));
         for resource in &unexplained.resources {
             self.unexplained_since.entry(resource.name.clone()).or_insert(now);
         }
@@ -179,6 +181,36 @@ mod tests {
     use crate::samples;
     use crate::store::Store;
     use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn what_somebody_else_removes_is_forgotten() {
+        let clock = Arc::new(ManualClock::starting_at(Timestamp::from_micros(100_000_000)));
+        let (host, store) = (Arc::new(Host::default()), Arc::new(MemoryStore::default()));
+        let dyn_clock: Arc<dyn Clock> = clock.clone();
+        let backend =
+            MemoryBackend::new(Arc::clone(&host), InstallationId::generate(), Arc::clone(&dyn_clock));
+        let executor = Executor {
+            backend: Arc::new(backend),
+            store: store.clone(),
+            sealer: Arc::new(samples::Unsealed),
+            clock: dyn_clock,
+            policy: Policy::default(),
+            steps: Steps::default(),
+        };
+        let launch = samples::launch(WorkspaceId::generate(), LaunchSeq(1));
+        let InstanceRef { organization, workspace, .. } = launch.instance;
+        executor.backend.launch(&launch).await.unwrap();
+        store.end_alarm("memory", &[(launch.seq, workspace)], clock.now()).await.unwrap();
+        host.stick(launch.instance);
+        clock.advance(Duration::from_secs(3_600));
+        let mut sweeper = Sweeper::default();
+        sweeper.pass(&executor).await.unwrap();
+        assert_eq!(sweeper.refused, HashMap::from([(workspace, 1)]));
+        host.vanish(&launch.instance);
+        executor.backend.purge(organization, workspace).await.unwrap();
+        sweeper.pass(&executor).await.unwrap();
+        assert_eq!(sweeper.refused, HashMap::new());
+    }
 
     /// As right after a restart: the role is the process's that was there before.
     #[tokio::test]
