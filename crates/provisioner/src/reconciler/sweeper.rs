@@ -74,9 +74,22 @@ impl Sweeper {
             info!(count = wake.len(), "instances are not as they were last known; looking at them");
             executor.store.wake(&wake, now).await?;
         }
-        let Some(resources) = resources else { return Ok(Comparison { wake, ..Comparison::default() }) };
-        let unexplained = Unexplained::of(&sightings, &resources, &expected);
+        let listed = resources.as_deref().unwrap_or_default();
+        let unexplained = Unexplained::of(&sightings, listed, &expected);
         let unknown = unexplained.orphans(&*executor.store).await?.unknown.len();
+        if unknown > 0 && alarm.is_none() {
+            let message = format!(
+                "{unknown} launches at the provider are not known to this database: it was put back to an earlier state, or \
+                 it is another installation's"
+            );
+            let raised = Alarm { backend: kind.to_owned(), raised_at: now, message };
+            executor.store.raise_alarm(&raised).await?;
+            self.tell(kind, Some(&raised));
+            alarm = Some(raised);
+        }
+        let Some(resources) = resources else {
+            return Ok(Comparison { wake, unknown, ..Comparison::default() });
+        };
 
         let names: HashSet<&str> = unexplained.resources.iter().map(|r| r.name.as_str()).collect();
         self.unexplained_since.retain(|name, _| names.contains(name.as_str()));
@@ -92,17 +105,6 @@ impl Sweeper {
         for phase in Phase::ALL {
             let count = expected.instances.iter().filter(|record| record.phase == Some(phase)).count();
             metrics::instances(kind, &phase.to_string(), count);
-        }
-        if found.unknown > 0 && alarm.is_none() {
-            let message = format!(
-                "{} launches at the provider are not known to this database: it was put back to an earlier state, or it is \
-                 another installation's",
-                found.unknown
-            );
-            let raised = Alarm { backend: kind.to_owned(), raised_at: now, message };
-            executor.store.raise_alarm(&raised).await?;
-            self.tell(kind, Some(&raised));
-            alarm = Some(raised);
         }
         if alarm.is_none() {
             let owned = sightings.len() + resources.len();

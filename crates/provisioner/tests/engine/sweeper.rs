@@ -192,3 +192,15 @@ async fn what_is_launched_as_the_sweep_begins_is_explained() {
     let found = Sweeper::default().pass(&world.executor).await.unwrap();
     assert_eq!((world.host.instances().len(), found.unexplained), (1, 0), "{found:?}");
 }
+
+#[tokio::test]
+async fn an_unknown_launch_raises_the_alarm_although_volumes_are_not_listed() {
+    let mut world = World::new();
+    let launch = samples::launch(WorkspaceId::generate(), LaunchSeq(7));
+    world.executor.backend.launch(&launch).await.unwrap();
+    world.clock.advance(Duration::from_secs(3_600));
+    world.faults.arm(Some((1, Fault::FailBefore)));
+    world.sweep().await;
+    assert_eq!(world.faults.taken(), ["backend.list", "backend.list_resources"], "and nothing is removed");
+    assert_eq!(world.store.alarms().await.unwrap().len(), 1);
+}
