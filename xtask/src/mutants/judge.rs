@@ -19,17 +19,30 @@ use crate::shell::say;
 /// How often the number of judged mutants is told.
 const TOLD_EVERY: Duration = Duration::from_secs(30);
 
-/// Runs every program without any mutant, notes how long each takes, and puts the quick ones first.
+/// Runs every program without any mutant, notes how long each takes, and puts the quick ones first. Each runs as many times at
+/// once as mutants are judged: a test that fails only under that load must not count as a catch.
 pub(super) fn baseline(suites: &mut [Suite]) -> anyhow::Result<()> {
     for suite in suites.iter_mut() {
         let began = Instant::now();
-        let outcome = suite.run(0, Duration::from_secs(1800), &scratch(0))?;
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let run = |worker| suite.run(0, Duration::from_secs(1800), &scratch(worker));
+            let running: Vec<_> = (0..workers()).map(|worker| scope.spawn(move || run(worker))).collect();
+            running.into_iter().map(|one| one.join().unwrap_or_else(|_| bail!("a thread ended"))).collect()
+        });
         suite.usual = began.elapsed();
         println!("{:>7.2} s  {}", suite.usual.as_secs_f64(), suite.name);
-        ensure!(outcome == Outcome::Passed, "{} without any mutant: {outcome:?}", suite.name);
+        for outcome in outcomes {
+            let outcome = outcome?;
+            ensure!(outcome == Outcome::Passed, "{} without any mutant: {outcome:?}", suite.name);
+        }
     }
     suites.sort_by_key(|suite| suite.usual);
     Ok(())
+}
+
+/// How many mutants are judged at once.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, NonZero::get)
 }
 
 /// Judges mutants that are all in one build, as many at once as there are processors.
@@ -41,9 +54,8 @@ pub(super) fn all(mutants: &[&Mutant], suites: &[Suite], results: &Mutex<Results
     let progress = Progress::new(mutants.len());
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
-    let workers = std::thread::available_parallelism().map_or(2, NonZero::get);
     std::thread::scope(|scope| {
-        for worker in 0..workers {
+        for worker in 0..workers() {
             let (progress, next, failure) = (&progress, &next, &failure);
             scope.spawn(move || {
                 while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -101,7 +113,7 @@ pub(super) fn alone(
 }
 
 /// Runs the programs one after another, those of the mutant's own package first, up to one that fails. One that runs out of
-/// time does not end the search, since a later one may fail.
+/// time or memory does not end the search, since a later one may fail.
 fn verdict(mutant: &Mutant, number: u32, suites: &[Suite], worker: usize) -> anyhow::Result<(Word, String)> {
     let (own, others): (Vec<&Suite>, Vec<&Suite>) =
         suites.iter().partition(|suite| suite.name == mutant.package);
@@ -111,12 +123,15 @@ fn verdict(mutant: &Mutant, number: u32, suites: &[Suite], worker: usize) -> any
             Outcome::Passed => {}
             Outcome::Failed(test) => return Ok((Word::Caught, format!("{}: {test}", suite.name))),
             Outcome::TimedOut => {
-                hung.get_or_insert(suite);
+                hung.get_or_insert_with(|| suite.name.clone());
+            }
+            Outcome::OutOfMemory => {
+                hung.get_or_insert_with(|| format!("{}: out of memory", suite.name));
             }
         }
     }
     Ok(match hung {
-        Some(suite) => (Word::Timeout, suite.name.clone()),
+        Some(suite) => (Word::Timeout, suite),
         None => (Word::Missed, String::new()),
     })
 }

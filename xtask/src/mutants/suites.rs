@@ -14,10 +14,12 @@ use serde_json::Value;
 
 use super::switch::CHOICE;
 use super::tree::Tree;
-use super::{INTERRUPTED, LIVES};
+use super::{INTERRUPTED, determined};
 
 /// How much memory a program may take, in KiB.
 const MEMORY: u64 = 4 * 1024 * 1024;
+/// What Rust says where a program can't have more.
+const OUT_OF_MEMORY: &str = "memory allocation of ";
 /// How often a running program is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -40,6 +42,8 @@ pub(super) enum Outcome {
     /// What failed: a test, or the program itself.
     Failed(String),
     TimedOut,
+    /// The program took all the memory that it may have, as an endless loop does that keeps something.
+    OutOfMemory,
 }
 
 /// Builds the programs of a copy. Where that fails, the error is what the compiler says.
@@ -96,13 +100,10 @@ impl Suite {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -v {MEMORY}; exec \"$0\"")]).arg(&self.executable);
         command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder).env("TMPDIR", scratch);
-        command
-            .env(CHOICE, mutant.to_string())
-            .env("MOLECULE_SIM_LIVES", LIVES)
-            .env("MOLECULE_SIM_STOP", "1");
+        determined(&mut command).env(CHOICE, mutant.to_string()).env("MOLECULE_SIM_STOP", "1");
         command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true").env("PROPTEST_MAX_SHRINK_ITERS", "0");
         command.env("RUST_BACKTRACE", "0").env_remove("RUSTC_BOOTSTRAP");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let child = command.spawn().with_context(|| format!("{} can't be run", self.executable.display()))?;
         let outcome = watch(child, limit);
         fs::remove_dir_all(scratch)?;
@@ -115,6 +116,7 @@ fn watch(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
     let began = Instant::now();
     let group = child.id();
     let stdout = child.stdout.take().context("a program's output is piped")?;
+    let stderr = child.stderr.take().context("a program's errors are piped")?;
     let (sender, failed) = mpsc::channel();
     let reader = std::thread::spawn(move || {
         for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
@@ -123,6 +125,11 @@ fn watch(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
                 let _ = sender.send(test);
             }
         }
+    });
+    let errors = std::thread::spawn(move || {
+        let lines = BufReader::new(stderr).split(b'\n').map_while(Result::ok);
+        // all are read, so that the program does not wait for that
+        lines.fold(false, |told, line| told | String::from_utf8_lossy(&line).starts_with(OUT_OF_MEMORY))
     });
     let ended = loop {
         match failed.recv_timeout(LOOK_EVERY) {
@@ -146,13 +153,16 @@ fn watch(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
     let status = child.wait()?;
     // the output ends with the last process that holds it
     let _ = reader.join();
+    let out_of_memory = errors.join().unwrap_or_default();
     Ok(match ended {
         Some(outcome) => outcome,
         None if status.success() => Outcome::Passed,
-        None => Outcome::Failed(failed.try_recv().unwrap_or_else(|_| match status.signal() {
-            Some(signal) => format!("the program: signal {signal}"),
-            None => format!("the program: {status}"),
-        })),
+        None => match (failed.try_recv(), status.signal()) {
+            (Ok(test), _) => Outcome::Failed(test),
+            _ if out_of_memory => Outcome::OutOfMemory,
+            (_, Some(signal)) => Outcome::Failed(format!("the program: signal {signal}")),
+            (_, None) => Outcome::Failed(format!("the program: {status}")),
+        },
     })
 }
 
@@ -177,7 +187,7 @@ mod tests {
 
     fn ran(script: &str, limit: Duration) -> Outcome {
         let mut sh = Command::new("sh");
-        sh.args(["-c", script]).stdout(Stdio::piped()).process_group(0);
+        sh.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         watch(sh.spawn().unwrap(), limit).unwrap()
     }
 
@@ -192,6 +202,37 @@ mod tests {
         assert_eq!(ran("exit 3", long), Outcome::Failed("the program: exit status: 3".to_owned()));
         assert_eq!(ran("kill -ABRT $$", long), Outcome::Failed("the program: signal 6".to_owned()));
         assert_eq!(ran("sleep 60 & sleep 60", Duration::from_millis(50)), Outcome::TimedOut);
+    }
+
+    /// Under the limit that mutants run under, in a program as those of tests are.
+    #[test]
+    fn a_program_that_takes_all_memory_has_failed_no_test() {
+        let this = std::env::current_exe().unwrap();
+        let test = "mutants::suites::tests::takes_all_memory";
+        let script = format!("ulimit -v 2000000; exec {} --exact {test} --ignored", this.display());
+        assert_eq!(ran(&script, Duration::from_secs(60)), Outcome::OutOfMemory);
+    }
+
+    #[test]
+    #[ignore = "it takes all the memory that there is; the test above bounds that"]
+    fn takes_all_memory() {
+        let mut all = Vec::new();
+        loop {
+            all.push(Vec::<u8>::with_capacity(1 << 28));
+        }
+    }
+
+    /// What is found is the same each time.
+    #[test]
+    fn all_that_is_by_chance_is_determined() {
+        let mut command = Command::new("true");
+        let set: Vec<_> = determined(&mut command).get_envs().collect();
+        for name in ["MOLECULE_SIM_LIVES", "PROPTEST_RNG_SEED"] {
+            assert!(set.iter().any(|(set, value)| *set == name && value.is_some()), "{name}");
+        }
+        for name in ["MOLECULE_SIM_SEED", "PROPTEST_CASES", "SOAK_CASES"] {
+            assert!(set.iter().any(|(set, value)| *set == name && value.is_none()), "{name}");
+        }
     }
 
     #[test]
