@@ -70,8 +70,8 @@ enum Mutants {
         /// Only those whose name holds this.
         only: Option<String>,
     },
-    /// Compile every mutant of the pure crates, and the listed bugs, into one build, judge each by the tests, and sum up
-    /// what was found in tests/mutants. It goes on where it was ended.
+    /// Compile every mutant of the pure crates, and the listed bugs, into one build, judge each by the tests, and keep in
+    /// tests/mutants what was found of the code and the tests as they are. It goes on where it was ended.
     All {
         /// Which of how many, as in 0/8.
         #[arg(long)]
@@ -80,7 +80,8 @@ enum Mutants {
         #[arg(long)]
         only: Option<String>,
     },
-    /// Show what was found by file; fail where too little is caught or a survivor has no reason.
+    /// Sum up, by file, what all shards have found of the code and the tests as they are; fail where too little is caught
+    /// or a survivor has no reason.
     Report,
 }
 

@@ -9,23 +9,27 @@ use anyhow::{Context, bail, ensure};
 use super::list::{List, Mutant};
 use super::results::{Results, Word};
 use super::viable::{self, Route};
-use super::{INTERRUPTED, constant, judge, suites, switch};
+use super::{INTERRUPTED, constant, judge, state, suites, summary, switch};
 use crate::shell::say;
 
-/// Judges the mutants of one shard, or all, whose name holds a text, or any. What was caught before is not tried again.
+/// Judges the mutants of one shard, or all, whose name holds a text, or any. What was caught in this state of the code
+/// and the tests is not tried again.
 pub(crate) fn run(shard: Option<&str>, only: Option<&str>) -> anyhow::Result<()> {
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst))?;
     let list = List::new()?;
     let (k, n) = shard.map_or(Ok((0, 1)), parse)?;
-    let chosen = list.mutants.iter().filter(|one| one.number % n == k);
+    let chosen = list.mutants.iter().filter(|one| one.shard(n) == k);
     let chosen: Vec<&Mutant> = chosen.filter(|one| only.is_none_or(|only| one.name.contains(only))).collect();
-    let results = Results::load()?;
+    let results = Results::load(&state::now()?)?;
     let open: Vec<&Mutant> = chosen.iter().copied().filter(|one| !results.is_settled(one)).collect();
     say(&format!("{} mutants, of which {} are to be judged", chosen.len(), open.len()));
     let results = Mutex::new(results);
     let judged = if open.is_empty() { Ok(()) } else { judge(&list, &open, &results) };
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.write_summary(&list)?;
+    if only.is_none() {
+        results.keep(&chosen, k, n)?;
+    }
+    summary::write(&list, &results)?;
     judged
 }
 

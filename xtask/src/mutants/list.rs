@@ -32,7 +32,7 @@ pub(super) struct Mutant {
     /// The text that `replacement` stands for.
     pub(super) span: Range<usize>,
     pub(super) replacement: String,
-    /// What is the same as long as the mutated function is: results are kept under the key.
+    /// What is the same as long as the mutated function is: results are kept under the key, each with the state that it is of.
     pub(super) key: String,
     /// Whether a reader has thought of it, and cargo-mutants has not.
     pub(super) is_suspect: bool,
@@ -141,6 +141,11 @@ impl List {
 }
 
 impl Mutant {
+    /// Which of so many shards it is in: the same wherever it stands in the list.
+    pub(super) fn shard(&self, of: u32) -> u32 {
+        u32::try_from(number_of(&[&self.name]) % u64::from(of.max(1))).unwrap_or_default()
+    }
+
     /// A part of the file, which holds the mutated place, as the mutant changes it.
     pub(super) fn applied(&self, source: &str, part: Range<usize>) -> String {
         let (before, after) = (&source[part.start..self.span.start], &source[self.span.end..part.end]);
@@ -179,16 +184,21 @@ fn range(source: &str, span: &Value) -> anyhow::Result<Range<usize>> {
 }
 
 /// FNV-1a of some texts, which is the same with every compiler.
-fn hash(texts: &[&str]) -> String {
+fn number_of(texts: &[&str]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in texts.iter().flat_map(|text| text.bytes().chain([0])) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
-    format!("{hash:016x}")
+    hash
+}
+
+/// The same as text.
+pub(super) fn hash(texts: &[&str]) -> String {
+    format!("{:016x}", number_of(texts))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use serde_json::json;
 
@@ -207,6 +217,19 @@ mod tests {
 
     fn list(source: &str, found: &[Value]) -> List {
         List::of(found, BTreeMap::from([("a.rs".to_owned(), source.to_owned())])).unwrap()
+    }
+
+    /// Two mutants of one function.
+    pub(in crate::mutants) fn two() -> List {
+        list(SOURCE, &[found(22, "<="), found(22, ">")])
+    }
+
+    #[test]
+    fn a_mutant_stays_in_its_shard() {
+        let (before, after) = (two(), list(SOURCE, &[found(22, ">")]));
+        assert_eq!(before.mutants[1].name, after.mutants[0].name);
+        assert_eq!(before.mutants[1].shard(7), after.mutants[0].shard(7));
+        assert!(before.mutants.iter().all(|one| one.shard(1) == 0 && one.shard(7) < 7));
     }
 
     #[test]

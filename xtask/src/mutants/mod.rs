@@ -5,7 +5,9 @@ mod constant;
 mod judge;
 mod list;
 mod results;
+mod state;
 mod suites;
+mod summary;
 mod suspects;
 mod switch;
 mod tree;
@@ -19,7 +21,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 
 pub(crate) use self::all::run as all;
-pub(crate) use self::results::report;
+pub(crate) use self::summary::report;
 use self::suspects::{Judge, Suspect};
 use crate::postgres::Postgres;
 use crate::shell::{cargo, say, succeeds};

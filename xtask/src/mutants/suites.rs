@@ -18,6 +18,8 @@ use super::{INTERRUPTED, determined};
 
 /// How much memory a program may take, in KiB.
 const MEMORY: u64 = 4 * 1024 * 1024;
+/// Begins what is said of a program that failed and named no test.
+pub(super) const NO_TEST: &str = "the program: ";
 /// What Rust says where a program can't have more.
 const OUT_OF_MEMORY: &str = "memory allocation of ";
 /// How often a running program is looked at.
@@ -94,11 +96,20 @@ impl Suite {
         self.usual * 10 + Duration::from_secs(20)
     }
 
-    /// Runs the program, under the mutant of a number or none, until its first test fails.
-    pub(super) fn run(&self, mutant: u32, limit: Duration, scratch: &Path) -> anyhow::Result<Outcome> {
+    /// Runs the program, or one test of it, under the mutant of a number or none, until a test fails.
+    pub(super) fn run(
+        &self,
+        mutant: u32,
+        test: Option<&str>,
+        limit: Duration,
+        scratch: &Path,
+    ) -> anyhow::Result<Outcome> {
         fs::create_dir_all(scratch)?;
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("ulimit -v {MEMORY}; exec \"$0\"")]).arg(&self.executable);
+        command.args(["-c", &format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\"")]).arg(&self.executable);
+        if let Some(test) = test {
+            command.args([test, "--exact"]);
+        }
         command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder).env("TMPDIR", scratch);
         determined(&mut command).env(CHOICE, mutant.to_string()).env("MOLECULE_SIM_STOP", "1");
         command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true").env("PROPTEST_MAX_SHRINK_ITERS", "0");
@@ -160,8 +171,8 @@ fn watch(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
         None => match (failed.try_recv(), status.signal()) {
             (Ok(test), _) => Outcome::Failed(test),
             _ if out_of_memory => Outcome::OutOfMemory,
-            (_, Some(signal)) => Outcome::Failed(format!("the program: signal {signal}")),
-            (_, None) => Outcome::Failed(format!("the program: {status}")),
+            (_, Some(signal)) => Outcome::Failed(format!("{NO_TEST}signal {signal}")),
+            (_, None) => Outcome::Failed(format!("{NO_TEST}{status}")),
         },
     })
 }
