@@ -68,6 +68,10 @@ CREATE TABLE instances (
 CREATE INDEX instances_by_due ON instances (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX instances_by_revision ON instances (organization_id, revision);
 
+-- What is listed at a backend, and compared with it.
+CREATE INDEX instances_by_backend ON instances (backend) WHERE phase <> 'Gone';
+CREATE INDEX instances_gone ON instances (phase_since) WHERE phase = 'Gone';
+
 -- Every launch that this database has begun, and those that it answers for by a person's word. What carries another number
 -- was launched in a time that this database does not hold, and is not removed.
 CREATE TABLE launched (
@@ -76,6 +80,8 @@ CREATE TABLE launched (
     at           INTEGER NOT NULL,
     PRIMARY KEY (launch, workspace_id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX launched_by_age ON launched (at);
 
 -- While one stands, nothing is removed at its backend. Only a person ends it.
 CREATE TABLE alarms (
@@ -119,7 +125,8 @@ CREATE TABLE launches (
     at              INTEGER NOT NULL
 ) STRICT;
 
-CREATE INDEX launches_by_age ON launches (organization_id, at);
+CREATE INDEX launches_by_organization ON launches (organization_id, at);
+CREATE INDEX launches_by_age ON launches (at);
 
 -- Roles that one process has at a time.
 CREATE TABLE roles (

@@ -66,13 +66,15 @@ impl Database {
             MigrateError::VersionMismatch(migration) => StoreError::OtherTables { migration },
             error => StoreError::Unavailable(Box::new(error)),
         })?;
-        // what an earlier process held is due at once
-        sqlx::query!(
-            "UPDATE instances SET lease_owner = NULL, lease_until = 0, due_at = 0 WHERE lease_owner IS NOT NULL",
-        )
-            .execute(&writer)
-            .await
-            .map_err(codec::unavailable)?;
+        // what an earlier process held is due at once, and its roles are free
+        for query in [
+            sqlx::query!(
+                "UPDATE instances SET lease_owner = NULL, lease_until = 0, due_at = 0 WHERE lease_owner IS NOT NULL",
+            ),
+            sqlx::query!("DELETE FROM roles"),
+        ] {
+            query.execute(&writer).await.map_err(codec::unavailable)?;
+        }
         let reader = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(options.read_only(true))

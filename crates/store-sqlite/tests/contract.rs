@@ -37,7 +37,12 @@ async fn what_an_earlier_process_held_is_due_at_once() {
     let store = EngineStore::new(database.clone());
     store.provision(&samples::provision(WorkspaceId::generate()), now).await.unwrap();
     assert_eq!((claim(&store).await, claim(&store).await), (1, 0));
+    let leads = async |store: &EngineStore| {
+        store.lead("sweeper", LeaseOwner::generate(), now, now + lease).await.unwrap()
+    };
+    assert_eq!((leads(&store).await, leads(&store).await), (true, false));
     database.close().await;
     let store = EngineStore::new(Database::open(&path).await.unwrap());
     assert_eq!(claim(&store).await, 1);
+    assert!(leads(&store).await, "its roles are free");
 }
