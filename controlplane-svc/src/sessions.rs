@@ -68,7 +68,7 @@ impl Sessions {
     /// Lets a change through that the process asks for which is served; by what was read with the caller's token. A
     /// process that is not the one that was met last may work over a database that is behind.
     pub(crate) fn check(&self, holder: &Holder, standpoint: &Standpoint, address: &str) -> Result<()> {
-        check_session(holder.session.as_ref(), standpoint.incarnation, address, holder.now)?;
+        check_session(holder.session.as_ref(), standpoint.incarnation, &[], address, holder.now)?;
         if holder.session.as_ref().map(|session| session.incarnation) != Some(standpoint.incarnation) {
             return Err(Error::new(
                 ErrorReason::StoreUnavailable,

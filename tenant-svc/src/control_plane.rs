@@ -129,6 +129,7 @@ impl ControlPlane {
             seen: greeting.standpoints.seen.map(|seen| self.standpoint(seen)),
             address: self.address.clone(),
             recovered_workspace_ids: greeting.recovered.iter().map(ToString::to_string).collect(),
+            predecessors: greeting.predecessors.iter().map(|one| self.standpoint(*one)).collect(),
         };
         let answer =
             self.call(message, async |mut client: Client, request| client.meet(request).await).await?;

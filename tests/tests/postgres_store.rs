@@ -44,7 +44,7 @@ struct Service {
 impl Service {
     fn process(organization: OrganizationId, incarnation: IncarnationId) -> Process {
         let standpoint = Standpoint { incarnation, revision: Revision(1) };
-        Process { organization, standpoint, address: "10.0.0.1:7070".to_owned() }
+        Process { organization, standpoint, predecessors: Vec::new(), address: "10.0.0.1:7070".to_owned() }
     }
 }
 

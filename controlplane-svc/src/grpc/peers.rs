@@ -6,7 +6,7 @@ use std::time::Duration;
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{IncarnationId, IntentNumber, Revision, WorkspaceId};
-use molecule_domain::incarnation::Standpoint;
+use molecule_domain::incarnation::{PREDECESSORS, Standpoint};
 use molecule_proto::controlplane::v1 as wire;
 use molecule_service_kit::auth::identity;
 use molecule_service_kit::wire::time;
@@ -152,8 +152,14 @@ impl Parts {
                 .map_err(|_| Error::field("recovered_workspace_ids", format!("{id:?} is not a UUID")))
         });
         let recovered = recovered.collect::<Result<Vec<_>>>()?;
+        if request.predecessors.len() > PREDECESSORS {
+            return Err(Error::field("predecessors", format!("must have at most {PREDECESSORS} entries")));
+        }
+        let predecessors = request.predecessors.iter().map(|said| standpoint(Some(said), "predecessors"));
+        let predecessors = predecessors.filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
         let address = if request.address.is_empty() { address(peer) } else { request.address };
-        let process = Process { organization: holder.organization, standpoint: tenant, address };
+        let process =
+            Process { organization: holder.organization, standpoint: tenant, predecessors, address };
         let (incarnation, meeting) = self.sessions.meet(&process, seen.as_ref(), &recovered).await?;
         Ok(wire::MeetResponse {
             control_plane: Some(to_wire(incarnation, meeting.revision, meeting.now)),
@@ -186,7 +192,8 @@ impl Parts {
         let waiting = waiting.collect::<Result<Vec<_>>>()?;
         let (begins, named) = (request.offset == 0, request.offset as usize + waiting.len());
         let agreement = Agreement { with, waiting, begins, ends: named >= request.total as usize };
-        let process = Process { organization: holder.organization, standpoint, address };
+        let process =
+            Process { organization: holder.organization, standpoint, predecessors: Vec::new(), address };
         self.database.agree(&process, &agreement, self.clock.now()).await?;
         Ok(wire::AgreeResponse {})
     }

@@ -344,7 +344,8 @@ impl ProvisioningService for ProvisioningApi {
             let organization = holder.organization;
             let session = match tenant {
                 Some(standpoint) => {
-                    let process = Process { organization, standpoint, address: peer };
+                    let process =
+                        Process { organization, standpoint, predecessors: Vec::new(), address: peer };
                     Some(self.0.sessions.open(process).await?)
                 }
                 None => None,

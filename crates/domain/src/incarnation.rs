@@ -41,17 +41,37 @@ pub struct Session {
     pub address: String,
     /// Until when it counts as living if nothing is heard of it.
     pub until: Timestamp,
+    /// Whether its last stream has ended: it may have gone, or be about to open another.
+    pub is_left: bool,
+    /// The highest revision that was seen of it.
+    pub seen: Revision,
 }
 
-/// Refuses a process of a tenant while another one is served: two of them work over copies of one database.
+/// What the starts before the last one were when they ended, newest first. `held` are a database's starts in the order in which
+/// they began.
+pub fn predecessors(held: &[Incarnation]) -> Vec<Standpoint> {
+    let ended = held.windows(2).rev().take(PREDECESSORS);
+    ended.map(|two| Standpoint { incarnation: two[0].id, revision: two[1].begins_at }).collect()
+}
+
+/// How many predecessors a process names.
+pub const PREDECESSORS: usize = 10;
+
+/// Refuses a process of a tenant while another one is served: two of them work over copies of one database. One that names
+/// what is served as its predecessor, with all that was seen of it, goes on with its database, and need not wait.
 pub fn check_session(
     served: Option<&Session>,
     incarnation: IncarnationId,
+    predecessors: &[Standpoint],
     address: &str,
     now: Timestamp,
 ) -> Result<(), Error> {
+    let succeeds = |other: &Session| {
+        let named = predecessors.iter().find(|one| one.incarnation == other.incarnation);
+        other.is_left && named.is_some_and(|one| one.revision >= other.seen)
+    };
     match served {
-        Some(other) if other.incarnation != incarnation && other.until > now => {
+        Some(other) if other.incarnation != incarnation && other.until > now && !succeeds(other) => {
             let left = other.until.since(now);
             let message = format!(
                 "this organisation is served by the tenant-svc at {} (incarnation {}) for {} more seconds; the one at \
@@ -90,14 +110,46 @@ mod tests {
     }
 
     #[test]
+    fn each_start_ends_where_the_next_one_begins() {
+        let held = held(&[0, 100, 200]);
+        let ended =
+            |place: usize, revision| Standpoint { incarnation: held[place].id, revision: Revision(revision) };
+        assert_eq!(predecessors(&held), [ended(1, 200), ended(0, 100)]);
+        assert_eq!(predecessors(&held[..1]), []);
+        let many: Vec<_> = (0..50).map(|n| Incarnation { begins_at: Revision(n), ..held[0] }).collect();
+        let named = predecessors(&many);
+        assert_eq!((named.len(), named[0].revision), (PREDECESSORS, Revision(49)));
+    }
+
+    #[test]
     fn a_second_process_is_refused_while_the_first_lives() {
         let (first, second) = (IncarnationId::generate(), IncarnationId::generate());
         let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
-        let session = Session { incarnation: first, address: "10.0.0.1:7070".into(), until: at(30) };
-        assert!(check_session(None, second, "b", at(0)).is_ok());
-        assert!(check_session(Some(&session), first, "a", at(0)).is_ok());
-        assert!(check_session(Some(&session), second, "b", at(30)).is_ok());
-        let refused = check_session(Some(&session), second, "10.0.0.2:7070", at(29)).unwrap_err();
+        let session = Session {
+            incarnation: first,
+            address: "10.0.0.1:7070".into(),
+            until: at(30),
+            is_left: true,
+            seen: Revision(7),
+        };
+        assert!(check_session(None, second, &[], "b", at(0)).is_ok());
+        assert!(check_session(Some(&session), first, &[], "a", at(0)).is_ok());
+        assert!(check_session(Some(&session), second, &[], "b", at(30)).is_ok());
+        let ended_at = |incarnation, revision| Standpoint { incarnation, revision: Revision(revision) };
+        for (predecessors, is_left, succeeds) in [
+            (vec![ended_at(second, 3), ended_at(first, 7)], true, true),
+            (vec![ended_at(first, 8)], true, true),
+            // a copy that was made before the last word
+            (vec![ended_at(first, 6)], true, false),
+            (vec![ended_at(second, 9)], true, false),
+            // it speaks
+            (vec![ended_at(first, 7)], false, false),
+        ] {
+            let session = Session { is_left, ..session.clone() };
+            let checked = check_session(Some(&session), second, &predecessors, "b", at(29));
+            assert_eq!(checked.is_ok(), succeeds, "{predecessors:?}, left {is_left}");
+        }
+        let refused = check_session(Some(&session), second, &[], "10.0.0.2:7070", at(29)).unwrap_err();
         assert_eq!(refused.reason, ErrorReason::TenantAlreadyServed);
         for named in [&first.to_string(), &second.to_string(), "10.0.0.1:7070", "10.0.0.2:7070"] {
             assert!(refused.message.contains(named), "{refused}");

@@ -17,6 +17,8 @@ CREATE TABLE tenant_sessions (
     until           timestamptz NOT NULL,
     -- the latest of its streams: the end of an older one does not end the session
     stream          uuid,
+    -- since when it has no stream open, where the last one has ended: a successor over the same database need not wait then
+    left_at         timestamptz,
     -- the workspaces that it runs as recovered after a restore of its own database
     recovered       uuid[] NOT NULL DEFAULT '{}',
     -- the control plane's start with which its tenant has agreed, and when; NULL while they agree anew
@@ -47,7 +49,7 @@ CREATE TABLE tenant_refusals (
 
 CREATE INDEX tenant_refusals_by_age ON tenant_refusals (at);
 
--- How far each process of a tenant was seen to be; the last 20 of each organisation are kept.
+-- How far each process of a tenant was seen to be; the last 40 of each organisation are kept.
 CREATE TABLE tenant_standpoints (
     organization_id uuid NOT NULL REFERENCES organizations,
     incarnation     uuid NOT NULL,

@@ -19,10 +19,8 @@ use crate::tenants::forget_refusals;
 
 /// How long a process counts as living after it was last heard.
 pub const SESSION: Duration = Duration::from_secs(30);
-/// How long a process has to come back whose stream has ended, for whatever reason, before another one is served.
-const GRACE: Duration = Duration::from_secs(2);
 /// How many standpoints of an organisation's tenant are kept.
-const KEPT: i64 = 20;
+const KEPT: i64 = 40;
 /// How many recovered workspaces are listed.
 const LISTED: i64 = 1000;
 
@@ -33,6 +31,8 @@ pub struct Process {
     pub organization: OrganizationId,
     /// Where its database stands.
     pub standpoint: Standpoint,
+    /// Its predecessors over the same database, newest first, each as it was when it ended.
+    pub predecessors: Vec<Standpoint>,
     /// Where an operator finds it: what it says at a meeting, else where its connection comes from.
     pub address: String,
 }
@@ -69,7 +69,7 @@ pub struct Meeting {
     pub agreed: bool,
 }
 
-/// A session from its columns, where there is one.
+/// A session from its columns, where there is one, without what a successor has to know.
 pub(crate) fn session(
     incarnation: Option<Uuid>,
     address: Option<String>,
@@ -79,6 +79,8 @@ pub(crate) fn session(
         incarnation: IncarnationId::from_uuid(incarnation?),
         address: address?,
         until: moment(until?),
+        is_left: false,
+        seen: Revision::default(),
     })
 }
 
@@ -101,6 +103,7 @@ impl Database {
                 None => false,
             };
             note(&mut tx, &[(organization, process.standpoint)], now).await?;
+            note_predecessors(&mut tx, process, now).await?;
             forget(&mut tx, organization).await?;
             note_recovered(&mut tx, organization, recovered).await?;
             let agreed = has_agreed(&mut tx, organization).await?;
@@ -163,16 +166,18 @@ impl Database {
         self.transactions.run("prolong_session", once).await
     }
 
-    /// Ends a session soon after its stream, unless another stream or another process has taken its place.
+    /// Notes that a process has no stream open, unless another stream or another process has taken its place. The session runs
+    /// out by itself, but a successor over the same database need not wait for that.
     pub async fn end_session(&self, process: &Process, stream: Uuid) -> Result<(), StoreError> {
         let once = || async {
             sqlx::query!(
-                "UPDATE tenant_sessions SET until = clock_timestamp() + $4 * interval '1 second', stream = NULL
+                "UPDATE tenant_sessions SET until = clock_timestamp() + $4 * interval '1 second', stream = NULL,
+                     left_at = clock_timestamp()
                  WHERE organization_id = $1 AND incarnation = $2 AND stream = $3",
                 process.organization.as_uuid(),
                 process.standpoint.incarnation.as_uuid(),
                 stream,
-                GRACE.as_secs_f64(),
+                SESSION.as_secs_f64(),
             )
             .execute(&self.pool)
             .await
@@ -219,11 +224,14 @@ async fn serve(
     .map_err(store_error)?;
     // a process whose stream did not end by itself, but with the control plane, has its time to come back after that
     let served = sqlx::query!(
-        r#"SELECT incarnation, address,
+        r#"SELECT incarnation, address, left_at IS NOT NULL AS "is_left!", COALESCE((
+                   SELECT revision FROM tenant_standpoints p
+                   WHERE p.organization_id = s.organization_id AND p.incarnation = s.incarnation
+               ), 0) AS "seen!",
                CASE WHEN stream IS NULL THEN until ELSE GREATEST(until, $2 * interval '1 second' + (
                    SELECT at FROM control_plane_incarnations ORDER BY number DESC LIMIT 1
                )) END AS "until!"
-           FROM tenant_sessions WHERE organization_id = $1 FOR UPDATE"#,
+           FROM tenant_sessions s WHERE organization_id = $1 FOR UPDATE"#,
         organization,
         SESSION.as_secs_f64(),
     )
@@ -240,11 +248,17 @@ async fn serve(
     .map_err(store_error)?;
     let row = row.ok_or_else(|| organization_not_found(process.organization))?;
     let now = moment(row.now);
-    let served = served.and_then(|row| session(Some(row.incarnation), Some(row.address), Some(row.until)));
-    check_session(served.as_ref(), incarnation, &process.address, now)?;
+    let served = served.map(|row| Session {
+        incarnation: IncarnationId::from_uuid(row.incarnation),
+        address: row.address,
+        until: moment(row.until),
+        is_left: row.is_left,
+        seen: Revision(row.seen),
+    });
+    check_session(served.as_ref(), incarnation, &process.predecessors, &process.address, now)?;
     forget_refusals(db, process.organization, incarnation).await?;
     sqlx::query!(
-        "UPDATE tenant_sessions SET incarnation = $2, until = $4,
+        "UPDATE tenant_sessions SET incarnation = $2, until = $4, left_at = NULL,
              stream = COALESCE($5, CASE WHEN incarnation = $2 THEN stream END),
              -- what a process says of itself at a meeting outlasts what a connection shows
              address = CASE WHEN $5 IS NOT NULL AND incarnation = $2 THEN address ELSE $3 END
@@ -331,6 +345,31 @@ async fn note(
          ON CONFLICT (organization_id, incarnation) DO UPDATE
              SET revision = GREATEST(s.revision, excluded.revision), seen_at = GREATEST(s.seen_at, excluded.seen_at)",
         &organizations,
+        &incarnations,
+        &revisions,
+        column(now),
+    )
+    .execute(db)
+    .await
+    .map_err(store_error)?;
+    Ok(())
+}
+
+/// Keeps how a process's predecessors ended: what they stored after their last word is of this database as well.
+async fn note_predecessors(
+    db: &mut PgConnection,
+    process: &Process,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let incarnations: Vec<Uuid> = process.predecessors.iter().map(|one| *one.incarnation.as_uuid()).collect();
+    let revisions: Vec<i64> = process.predecessors.iter().map(|one| one.revision.0).collect();
+    sqlx::query!(
+        "INSERT INTO tenant_standpoints AS s (organization_id, incarnation, revision, seen_at)
+         SELECT $1, incarnation, MAX(revision), $4
+         FROM unnest($2::uuid[], $3::bigint[]) AS ended (incarnation, revision) GROUP BY incarnation
+         ON CONFLICT (organization_id, incarnation) DO UPDATE
+             SET revision = GREATEST(s.revision, excluded.revision)",
+        process.organization.as_uuid(),
         &incarnations,
         &revisions,
         column(now),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::Revision;
-use molecule_domain::incarnation::Standpoint;
+use molecule_domain::incarnation::{Standpoint, predecessors};
 use molecule_provisioner::policy::{Policy, spread};
 use molecule_workspace::agreement::{Meetings, Met};
 use tokio::time::Instant;
@@ -101,7 +101,8 @@ impl Outbox {
         let (records, _) = self.store.snapshot(self.organization).await?;
         let recovered = records.iter().filter(|record| record.has_lost_config());
         let recovered = recovered.map(|record| record.workspace).take(MOST_RECOVERED).collect();
-        let greeting = Greeting { standpoints: Standpoints { own, seen }, recovered };
+        let predecessors = predecessors(&meetings.held);
+        let greeting = Greeting { standpoints: Standpoints { own, seen }, recovered, predecessors };
         Ok((own, self.provider.meet(self.organization, greeting).await?))
     }
 

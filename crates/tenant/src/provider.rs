@@ -66,6 +66,8 @@ pub struct Greeting {
     pub standpoints: Standpoints,
     /// The workspaces that run as recovered.
     pub recovered: Vec<WorkspaceId>,
+    /// This process's predecessors over the same database, newest first, each as it was when it ended.
+    pub predecessors: Vec<Standpoint>,
 }
 
 /// Who provides instances.

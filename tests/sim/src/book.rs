@@ -15,10 +15,8 @@ use crate::process::Process;
 
 /// How long a process counts as living after it was last heard.
 const SESSION: Duration = Duration::from_secs(30);
-/// How long a process has to come back whose stream has ended.
-const GRACE: Duration = Duration::from_secs(2);
 /// How many standpoints of a tenant are kept.
-const KEPT: usize = 20;
+const KEPT: usize = 40;
 
 /// The process of a tenant that is served.
 #[derive(Clone, Debug)]
@@ -57,15 +55,19 @@ impl Book {
         &mut self,
         organization: OrganizationId,
         own: Standpoint,
+        predecessors: &[Standpoint],
         now: Timestamp,
     ) -> Result<()> {
+        let seen = self.seen.get(&organization).map_or(&[][..], Vec::as_slice);
         let served = self.served.get_mut(&organization).map(|served| {
             if served.stream.as_ref().is_some_and(|(replica, _)| replica.is_well()) {
                 served.session.until = now + SESSION;
             }
+            let seen = seen.iter().find(|one| one.incarnation == served.session.incarnation);
+            served.session.seen = seen.map_or(Revision(0), |one| one.revision);
             &served.session
         });
-        check_session(served, own.incarnation, &address(organization), now)
+        check_session(served, own.incarnation, predecessors, &address(organization), now)
     }
 
     /// Lets a change through, and takes note of what its caller says of itself.
@@ -75,7 +77,7 @@ impl Book {
         own: Standpoint,
         now: Timestamp,
     ) -> Result<()> {
-        self.check(organization, own, now)?;
+        self.check(organization, own, &[], now)?;
         let served = self.served.get(&organization).map(|served| served.session.incarnation);
         if served != Some(own.incarnation) {
             return Err(Error::new(
@@ -92,11 +94,19 @@ impl Book {
         &mut self,
         organization: OrganizationId,
         own: Standpoint,
+        predecessors: &[Standpoint],
         now: Timestamp,
     ) -> Result<Vec<Standpoint>> {
-        self.serve(organization, own, now, None)?;
+        self.serve(organization, own, predecessors, now, None)?;
         let seen = self.seen.get(&organization).cloned().unwrap_or_default();
         self.note(organization, own);
+        let all = self.seen.entry(organization).or_default();
+        for ended in predecessors {
+            match all.iter_mut().find(|one| one.incarnation == ended.incarnation) {
+                Some(known) => known.revision = known.revision.max(ended.revision),
+                None => all.push(*ended),
+            }
+        }
         if let Some(seen) = self.seen.get_mut(&organization) {
             seen.truncate(KEPT);
         }
@@ -111,18 +121,19 @@ impl Book {
         now: Timestamp,
         stream: (Arc<Process>, u64),
     ) -> Result<()> {
-        self.serve(organization, own, now, Some(stream))?;
+        self.serve(organization, own, &[], now, Some(stream))?;
         self.note(organization, own);
         Ok(())
     }
 
-    /// A stream has ended. Where nobody noted that, its process counts as living for a while.
+    /// A stream has ended. Where that was noted, a successor over the same database is served at once.
     pub(crate) fn end(&mut self, organization: OrganizationId, stream: u64, is_noted: bool, now: Timestamp) {
         if let Some(served) = self.served.get_mut(&organization)
             && served.stream.as_ref().is_some_and(|(_, number)| *number == stream)
         {
             served.stream = None;
-            served.session.until = now + if is_noted { GRACE } else { SESSION };
+            served.session.until = now + SESSION;
+            served.session.is_left = is_noted;
         }
     }
 
@@ -136,14 +147,21 @@ impl Book {
         &mut self,
         organization: OrganizationId,
         own: Standpoint,
+        predecessors: &[Standpoint],
         now: Timestamp,
         stream: Option<(Arc<Process>, u64)>,
     ) -> Result<()> {
-        self.check(organization, own, now)?;
+        self.check(organization, own, predecessors, now)?;
         let incarnation = own.incarnation;
         let before = self.served.remove(&organization);
         let before = before.filter(|served| served.session.incarnation == incarnation);
-        let session = Session { incarnation, address: address(organization), until: now + SESSION };
+        let session = Session {
+            incarnation,
+            address: address(organization),
+            until: now + SESSION,
+            is_left: false,
+            seen: own.revision,
+        };
         let stream = stream.or_else(|| before.and_then(|served| served.stream));
         self.served.insert(organization, Served { session, stream });
         Ok(())

@@ -122,9 +122,7 @@ pub(crate) struct OpenStream {
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        // A stream whose end is noted leaves its session to whoever meets next, be it a twin. That is left out here, since
-        // nobody could tell what the tenant's wishes are then.
-        let is_noted = !self.process.is_dead() && !self.network.is_cut() && !self.control.has_living_twin();
+        let is_noted = !self.process.is_dead() && !self.network.is_cut();
         let now = self.control.world.now();
         lock(&self.control.book).end(self.organization, self.stream, is_noted, now);
     }
@@ -266,12 +264,13 @@ impl ControlPlane {
         &self,
         organization: OrganizationId,
         Standpoints { own, seen }: Standpoints,
+        predecessors: &[Standpoint],
     ) -> Result<Met> {
         self.refuse_dead_twin(own)?;
         let (revision, _) = self.database().counters(organization);
         let now = self.world.now();
         let mut book = lock(&self.book);
-        let before = book.meet(organization, own, now)?;
+        let before = book.meet(organization, own, predecessors, now)?;
         let agreed = self.database().meet(organization, own.incarnation);
         self.check_is_no_twin(own);
         if seen.is_some_and(|seen| book.is_behind(revision, &seen)) {
@@ -329,10 +328,6 @@ impl ControlPlane {
     /// From now on it is a violation where this process of a tenant's is served.
     pub fn is_twin(&self, incarnation: IncarnationId, process: Arc<Process>) {
         lock(&self.twins).insert(incarnation, process);
-    }
-
-    fn has_living_twin(&self) -> bool {
-        lock(&self.twins).values().any(|twin| !twin.is_dead())
     }
 
     /// A call ends with its caller's connection.

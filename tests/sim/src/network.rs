@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, WorkspaceId};
+use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
 use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::admission::{Change, ChangeRequest, ProvisionRequest};
@@ -21,7 +22,8 @@ use crate::world::World;
 /// What is asked of the control plane.
 #[derive(Clone, Debug)]
 pub(crate) enum Call {
-    Meet,
+    /// With the process's predecessors.
+    Meet(Vec<Standpoint>),
     Inventory,
     /// With the workspaces of which wishes wait.
     Agree(Vec<(WorkspaceId, IntentNumber)>),
@@ -49,7 +51,7 @@ pub(crate) struct Said {
 impl Call {
     pub(crate) fn step(&self) -> &'static str {
         match self {
-            Self::Meet => "call.meet",
+            Self::Meet(_) => "call.meet",
             Self::Inventory => "call.inventory",
             Self::Agree(_) => "call.agree",
             Self::Provision(_) => "call.provision",
@@ -65,7 +67,7 @@ impl Call {
     /// The wish that it tells.
     pub(crate) fn key(&self) -> Option<(WorkspaceId, IntentNumber)> {
         match self {
-            Self::Meet | Self::Inventory | Self::Agree(_) => None,
+            Self::Meet(_) | Self::Inventory | Self::Agree(_) => None,
             Self::Provision(request) => Some((request.workspace, request.intent)),
             Self::Change(request) => Some((request.workspace, request.intent)),
         }
@@ -81,7 +83,9 @@ impl Call {
         let instances = &replica.instances;
         let heard = |record| control.as_heard(replica.place, organization, InstanceView::from(record));
         let instance = match self {
-            Self::Meet => return control.meet(organization, standpoints).map(Reply::Met),
+            Self::Meet(predecessors) => {
+                return control.meet(organization, standpoints, predecessors).map(Reply::Met);
+            }
             Self::Inventory => {
                 let mut all = Vec::<InstanceView>::new();
                 loop {

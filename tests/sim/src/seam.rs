@@ -463,7 +463,7 @@ impl Provider for Remote {
     }
 
     async fn meet(&self, _organization: OrganizationId, greeting: Greeting) -> Result<Option<Met>> {
-        let met = match self.call(Call::Meet, greeting.standpoints).await {
+        let met = match self.call(Call::Meet(greeting.predecessors), greeting.standpoints).await {
             Ok(Said { reply: Reply::Met(met), .. }) => Ok(Some(met)),
             Ok(_) => Err(Error::internal("the control plane did not say where its database stands")),
             Err(error) => Err(error),

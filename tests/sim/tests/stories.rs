@@ -381,25 +381,34 @@ fn a8_wishes_count_after_the_tenants_database_was_restored() {
 /// What a backup holds as untold was told since, and followed by another wish: that one wins.
 #[test]
 fn an_old_stop_does_not_win_over_a_later_start_after_a_restore() {
-    in_a_world(async {
-        let mut story = Story::with_one_that_runs(Shape::small()).await;
-        let tenant = Arc::clone(&story.pair.tenants[0]);
-        // a process that has not met the control plane yet stores a stop
-        tenant.network.cut(seconds(600));
-        tenant.last_process().unwrap().kill();
-        while tenant.serving().is_none() {
-            tokio::time::sleep(seconds(1)).await;
+    [false, true].into_iter().for_each(|ends_soon| in_a_world(stops_and_starts(ends_soon)));
+}
+
+async fn stops_and_starts(ends_soon: bool) {
+    let mut story = Story::with_one_that_runs(Shape::small()).await;
+    let tenant = Arc::clone(&story.pair.tenants[0]);
+    // a process that has not met the control plane yet stores a stop
+    tenant.network.cut(seconds(600));
+    tenant.last_process().unwrap().kill();
+    while tenant.serving().is_none() {
+        tokio::time::sleep(seconds(1)).await;
+    }
+    story.accepted(Ask::Stop).await;
+    let backup = tenant.database().data();
+    if ends_soon {
+        // it ends before it has said how far it came
+        while story.engine(W).await.unwrap().desired == Desired::Running {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        story.accepted(Ask::Stop).await;
-        let backup = tenant.database().data();
-        tokio::time::sleep(seconds(900)).await;
-        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Stopped, "{}", story.words());
-        story.accepted(Ask::Start).await;
-        tokio::time::sleep(seconds(120)).await;
-        story.pair.restore_tenant(0, backup).await;
-        let story = story.ends_well().await;
-        assert_eq!(story.engine(W).await.unwrap().phase, Phase::Up, "{}", story.words());
-    });
+        tenant.last_process().unwrap().kill();
+    }
+    tokio::time::sleep(seconds(900)).await;
+    assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Stopped, "{}", story.words());
+    story.accepted(Ask::Start).await;
+    tokio::time::sleep(seconds(120)).await;
+    story.pair.restore_tenant(0, backup).await;
+    let story = story.ends_well().await;
+    assert_eq!(story.engine(W).await.unwrap().phase, Phase::Up, "{}", story.words());
 }
 
 /// A replacement is refused as it is told again, and its first call is heard after that, while a stop waits to be told.
