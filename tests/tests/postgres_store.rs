@@ -20,6 +20,7 @@ use molecule_store_postgres::accounts::{Accounts, Audit, Organization};
 use molecule_store_postgres::engine::EngineStore;
 use molecule_store_postgres::{Agreement, Database, Process};
 use molecule_tests::postgres::{Scratch, execute};
+use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,6 +124,40 @@ fn organization(limits: Limits) -> Organization {
 
 fn request(organization: OrganizationId) -> ProvisionRequest {
     ProvisionRequest { organization, ..samples::provision(WorkspaceId::generate()) }
+}
+
+/// A launch of one organisation's waits for its lock, as behind a burst of requests; another's does not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn launches_do_not_wait_for_another_organizations() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 10, cancel.clone()).await.unwrap();
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let mut claimed = Vec::new();
+    for _ in 0..2 {
+        let made = organization(Limits::default());
+        let id = accounts.create(&made, &operator("create"), at(0)).await.unwrap().id;
+        store.provision(&request(id), at(1)).await.unwrap();
+        let owner = LeaseOwner::generate();
+        let mine = store.claim("memory", owner, at(2), Duration::from_secs(60), Room::of_each(10)).await;
+        claimed.push((id, mine.unwrap().pop().unwrap()));
+    }
+    let begin = |place: usize| {
+        let (store, one) = (store.clone(), claimed[place].1.clone());
+        let wanted = one.record.wanted();
+        tokio::spawn(async move { store.begin_launch(&one.lease, wanted, "", at(3), at(4)).await })
+    };
+    let mut busy = sqlx::PgConnection::connect(&scratch.url()).await.unwrap();
+    let mut busy = busy.begin().await.unwrap();
+    let lock = "SELECT 1 FROM organizations WHERE organization_id = $1 FOR UPDATE";
+    sqlx::query(lock).bind(claimed[0].0.as_uuid()).execute(&mut *busy).await.unwrap();
+    let waits = begin(0);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // the lock is kept until it has begun
+    begin(1).await.unwrap().unwrap();
+    assert!(!waits.is_finished(), "it waits for its own organisation");
+    busy.rollback().await.unwrap();
+    waits.await.unwrap().unwrap();
+    cancel.cancel();
 }
 
 /// Three replicas, a thousand racers, a limit of a hundred: the database itself refuses any commit beyond it, so

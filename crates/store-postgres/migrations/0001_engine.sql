@@ -1,7 +1,7 @@
 -- What the lifecycle engine keeps, for many organisations and many replicas.
 --
--- Locks are taken in this order: the instance's row, then that of `launch_numbers`, then the organisation's, which is held as
--- briefly as can be.
+-- Locks are taken in this order: the instance's row, then the organisation's, which is held as briefly as can be. The row of
+-- `launch_numbers` is locked for one statement, outside of any other transaction.
 
 CREATE TABLE settings (
     name  text PRIMARY KEY,

@@ -176,12 +176,14 @@ impl Store for EngineStore {
         call_until: Timestamp,
     ) -> Result<InstanceRecord, StoreError> {
         let once = || async {
+            let next = queries::next_launch(&self.0.pool, now).await?;
             let mut tx = self.0.begin().await?;
             let mut record = held(&mut tx, lease, now).await?;
-            let next = match record.live_attempt() {
-                Some(live) => live.seq,
-                None => queries::next_launch(&mut tx, lease.workspace, now).await?,
-            };
+            let live = record.live_attempt().map(|live| live.seq);
+            if live.is_none() {
+                queries::add_launched(&mut tx, next, lease.workspace, now).await?;
+            }
+            let next = live.unwrap_or(next);
             let begun = outcome::begin_launch(&mut record, planned_for, next, placement, now, call_until)?;
             let beside = Beside { visible: begun.visible, ..Beside::default() };
             write::update(&mut tx, &mut record, &beside, now).await?;

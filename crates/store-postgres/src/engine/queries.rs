@@ -218,21 +218,33 @@ pub(super) async fn next_due(
     Ok(held.map(moment))
 }
 
-/// The next launch number, as [`next_launch`](molecule_provisioner::outcome::next_launch) has it, for a launch that begins in
-/// this transaction. Its row is locked until the end.
-pub(super) async fn next_launch(
+/// The next launch number, as [`next_launch`](molecule_provisioner::outcome::next_launch) has it, for a launch that may begin.
+/// A transaction of its own: its row would make all launches wait for whoever holds it.
+pub(super) async fn next_launch(pool: &PgPool, now: Timestamp) -> Result<LaunchSeq, StoreError> {
+    let next = sqlx::query_scalar!(
+        "UPDATE launch_numbers SET highest = GREATEST(highest + 1, $1) RETURNING highest",
+        now.micros(),
+    );
+    next.fetch_one(pool).await.map(LaunchSeq).map_err(store_error)
+}
+
+/// Keeps that a launch begins.
+pub(super) async fn add_launched(
     db: &mut PgConnection,
+    launch: LaunchSeq,
     workspace: WorkspaceId,
     now: Timestamp,
-) -> Result<LaunchSeq, StoreError> {
-    let next = sqlx::query_scalar!(
-        "WITH next AS (UPDATE launch_numbers SET highest = GREATEST(highest + 1, $1) RETURNING highest)
-         INSERT INTO launched (launch, workspace_id, at) SELECT highest, $2, $3 FROM next RETURNING launch",
-        now.micros(),
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO launched (launch, workspace_id, at) VALUES ($1, $2, $3)",
+        launch.0,
         workspace.as_uuid(),
         column(now),
-    );
-    next.fetch_one(db).await.map(LaunchSeq).map_err(store_error)
+    )
+    .execute(db)
+    .await
+    .map_err(store_error)?;
+    Ok(())
 }
 
 pub(super) async fn launched(pool: &PgPool, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {
