@@ -10,7 +10,7 @@ use super::execute::Executor;
 use crate::backend::OwnedResource;
 use crate::model::InstanceRef;
 use crate::observation::{OwnedInstance, Sighting};
-use crate::store::{Alarm, Expectations, Expected, Store, StoreError};
+use crate::store::{Alarm, Expectations, Expected, Store, StoreError, WHOLE};
 
 /// A launch that something at the provider carries by its labels, and the workspace that it is of.
 pub type Launched = (LaunchSeq, WorkspaceId);
@@ -69,16 +69,11 @@ impl Unexplained {
         // a disk that is attached to an instance may be listed only once that is gone
         let workspaces: Vec<_> = self.unrecorded.iter().copied().collect();
         let launches = self.launches();
-        let whole = workspaces.iter().map(|(_, workspace)| (WHOLE, *workspace));
-        let known = store.launched(&launches.iter().copied().chain(whole).collect::<Vec<_>>()).await?;
-        let is_known = |launch: &Launched| known.contains(launch) || known.contains(&(WHOLE, launch.1));
-        let unknown = launches.into_iter().filter(|launch| !is_known(launch)).collect();
+        let known = store.launched(&launches).await?;
+        let unknown = launches.into_iter().filter(|launch| !known.contains(launch)).collect();
         Ok(Orphans { instances, workspaces, unknown })
     }
 }
-
-/// Stands for all launches of a workspace that has no record: no launch has this number.
-const WHOLE: LaunchSeq = LaunchSeq(0);
 
 /// Everything that no record explains, without grace or bound: for an operator to decide about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,8 +87,8 @@ pub struct Orphans {
 }
 
 impl Orphans {
-    /// What the store answers for once the alarm is ended: the launches, and whatever else comes to light of the workspaces
-    /// that have no record, as a disk does when its instance is gone.
+    /// What the store answers for once the alarm is ended: the launches, and whatever else of before comes to light of the
+    /// workspaces that have no record, as a disk does when its instance is gone.
     pub fn answered_for(&self) -> Vec<Launched> {
         let whole = self.workspaces.iter().map(|(_, workspace)| (WHOLE, *workspace));
         self.unknown.iter().copied().chain(whole).collect()

@@ -108,7 +108,8 @@ pub trait Store: Send + Sync + 'static {
     async fn expectations(&self, backend: &str) -> Result<Expectations, StoreError>;
 
     /// Those of these launches that this store has begun, or was told to answer for by [`end_alarm`](Self::end_alarm). What
-    /// it launched is known at least for as long as the record of its workspace.
+    /// it launched is known at least for as long as the record of its workspace. An answer for [`WHOLE`] is one for every
+    /// launch of the workspace up to the moment at which it was given: launch numbers are moments.
     async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError>;
 
     /// Raises an alarm of a backend's, where none stands. It stands until it is ended by a person's word.
@@ -150,6 +151,9 @@ pub trait Store: Send + Sync + 'static {
     /// Wakes after every commit that something waits for.
     fn wakes(&self) -> &Wakes;
 }
+
+/// Stands for all launches of a workspace until now: no launch has this number.
+pub const WHOLE: LaunchSeq = LaunchSeq(0);
 
 /// How long a record that this version can't read rests before it is claimed again.
 pub const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);

@@ -253,11 +253,21 @@ pub(super) async fn launched(pool: &PgPool, launches: &[Launched]) -> Result<Has
     }
     let numbers: Vec<i64> = launches.iter().map(|(launch, _)| launch.0).collect();
     let workspaces: Vec<Uuid> = launches.iter().map(|(_, workspace)| *workspace.as_uuid()).collect();
+    let moments: Vec<_> =
+        launches.iter().map(|(launch, _)| column(Timestamp::from_micros(launch.0))).collect();
+    // of a whole workspace this answers for what was launched before it was told to
     let rows = sqlx::query!(
-        "SELECT launch, workspace_id FROM launched
-         WHERE (launch, workspace_id) IN (SELECT * FROM UNNEST($1::bigint[], $2::uuid[]))",
+        r#"SELECT asked.launch AS "launch!", asked.workspace_id AS "workspace_id!"
+           FROM UNNEST($1::bigint[], $2::uuid[], $3::timestamptz[]) AS asked (launch, workspace_id, at)
+           WHERE EXISTS (
+               SELECT 1 FROM launched l WHERE l.launch = asked.launch AND l.workspace_id = asked.workspace_id
+           ) OR EXISTS (
+               SELECT 1 FROM launched l
+               WHERE l.launch = 0 AND l.workspace_id = asked.workspace_id AND l.at >= asked.at
+           )"#,
         &numbers,
         &workspaces,
+        &moments,
     )
     .fetch_all(pool)
     .await
@@ -302,7 +312,7 @@ pub(super) async fn end_alarm(
         "WITH ended AS (DELETE FROM alarms WHERE backend = $1)
          INSERT INTO launched (launch, workspace_id, at)
          SELECT launch, workspace_id, $4 FROM UNNEST($2::bigint[], $3::uuid[]) AS these (launch, workspace_id)
-         ON CONFLICT DO NOTHING",
+         ON CONFLICT (launch, workspace_id) DO UPDATE SET at = GREATEST(launched.at, excluded.at)",
         backend,
         &numbers,
         &workspaces,

@@ -3,7 +3,7 @@
 mod parts;
 mod rows;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::store::codec::readable;
 use molecule_provisioner::store::{
-    Alarm, Expectations, Expected, Hold, Room, Store, StoreError, UNREADABLE_PAUSE,
+    Alarm, Expectations, Expected, Hold, Room, Store, StoreError, UNREADABLE_PAUSE, WHOLE,
 };
 use molecule_provisioner::wakes::Wakes;
 use tracing::warn;
@@ -343,18 +343,24 @@ impl Store for EngineStore {
         if launches.is_empty() {
             return Ok(HashSet::new());
         }
-        let asked: HashSet<&Launched> = launches.iter().collect();
         let numbers = json(&launches.iter().map(|(launch, _)| launch.0).collect::<Vec<_>>())?;
         let rows = sqlx::query!(
-            "SELECT launch, workspace_id FROM launched WHERE launch IN (SELECT value FROM json_each(?))",
+            "SELECT launch, workspace_id, at FROM launched
+             WHERE launch = 0 OR launch IN (SELECT value FROM json_each(?))",
             numbers,
         )
         .fetch_all(&self.0.reader)
         .await
         .map_err(unavailable)?;
-        let known = rows.into_iter().map(|row| Ok((LaunchSeq(row.launch), id(&row.workspace_id)?)));
-        let known = known.collect::<Result<Vec<Launched>, StoreError>>()?;
-        Ok(known.into_iter().filter(|launch| asked.contains(launch)).collect())
+        let held = rows
+            .into_iter()
+            .map(|row| Ok(((LaunchSeq(row.launch), id(&row.workspace_id)?), Timestamp::from_micros(row.at))));
+        let held = held.collect::<Result<HashMap<Launched, Timestamp>, StoreError>>()?;
+        let is_known = |(launch, workspace): &Launched| {
+            let whole = held.get(&(WHOLE, *workspace));
+            held.contains_key(&(*launch, *workspace)) || whole.is_some_and(|at| launch.0 <= at.micros())
+        };
+        Ok(launches.iter().filter(|launch| is_known(launch)).copied().collect())
     }
 
     async fn raise_alarm(&self, alarm: &Alarm) -> Result<(), StoreError> {

@@ -87,7 +87,8 @@ pub(super) async fn begun(
 ) -> Result<(), StoreError> {
     let (workspace, now) = (workspace.to_string(), now.micros());
     sqlx::query!(
-        "INSERT INTO launched (launch, workspace_id, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO launched (launch, workspace_id, at) VALUES (?, ?, ?)
+         ON CONFLICT (launch, workspace_id) DO UPDATE SET at = MAX(at, excluded.at)",
         launch.0,
         workspace,
         now,

@@ -10,7 +10,7 @@ use super::{BACKEND, ORG, ask, at, claim, claim_one, commit, created, fresh, out
 use molecule_provisioner::admission::Change;
 use molecule_provisioner::model::{AttemptState, InstanceRecord};
 use molecule_provisioner::outcome::{Fact, Outcome};
-use molecule_provisioner::store::{Alarm, Store};
+use molecule_provisioner::store::{Alarm, Store, WHOLE};
 
 pub(super) async fn run<F: Future<Output = Arc<dyn Store>>>(make: impl Fn() -> F) {
     a_record_comes_back_as_it_went_in(fresh(&make).await).await;
@@ -94,6 +94,17 @@ async fn an_alarm_stands_until_it_is_ended(store: Arc<dyn Store>) {
     assert_eq!(store.launched(&launches).await.unwrap(), launches.into(), "it answers for them now");
     store.raise_alarm(&alarm(5, "once more")).await.unwrap();
     assert_eq!(store.alarms().await.unwrap().len(), 2);
+
+    // of a whole workspace it answers for what was launched until then, and for nothing that comes after
+    let (whole, other) = (WorkspaceId::generate(), WorkspaceId::generate());
+    let launch = |second, workspace| (LaunchSeq(at(second).micros()), workspace);
+    let asked = [launch(2, whole), launch(6, whole), launch(9, whole), launch(2, other)];
+    store.end_alarm(BACKEND, &[(WHOLE, whole)], at(6)).await.unwrap();
+    store.prune(at(1)).await.unwrap();
+    assert_eq!(store.launched(&asked).await.unwrap(), [asked[0], asked[1]].into());
+    store.end_alarm(BACKEND, &[(WHOLE, whole)], at(9)).await.unwrap();
+    store.end_alarm(BACKEND, &[(WHOLE, whole)], at(7)).await.unwrap();
+    assert_eq!(store.launched(&asked).await.unwrap(), [asked[0], asked[1], asked[2]].into());
 }
 
 async fn segments_open_and_close_with_facts(store: Arc<dyn Store>) {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::tenants::Kept;
-use super::{Alarm, Expectations, Expected, Room, Store, StoreError};
+use super::{Alarm, Expectations, Expected, Room, Store, StoreError, WHOLE};
 use crate::admission::{self, Account, Admitted, ChangeRequest, LAUNCH_WINDOW, ProvisionRequest};
 use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment, Wanted};
 use crate::outcome::{self, Outcome};
@@ -42,7 +42,7 @@ struct State {
     events_told: i64,
     segments: HashMap<WorkspaceId, Vec<Segment>>,
     /// Every launch that was begun, or is answered for.
-    launched: BTreeSet<Launched>,
+    launched: BTreeMap<Launched, Timestamp>,
     highest_launch: LaunchSeq,
     alarms: BTreeMap<String, Alarm>,
     epochs: i64,
@@ -312,7 +312,7 @@ impl Store for MemoryStore {
         let began = outcome::begin_launch(&mut record, planned_for, next, placement, now, call_until)?;
         if began.new_attempt {
             state.highest_launch = next;
-            state.launched.insert((next, record.workspace));
+            state.launched.insert((next, record.workspace), now);
         }
         if began.visible {
             record.revision = state.next_revision(record.organization, now);
@@ -382,7 +382,12 @@ impl Store for MemoryStore {
 
     async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {
         let state = self.lock();
-        Ok(launches.iter().filter(|launch| state.launched.contains(launch)).copied().collect())
+        let is_known = |(launch, workspace): &Launched| {
+            let whole = state.launched.get(&(WHOLE, *workspace));
+            state.launched.contains_key(&(*launch, *workspace))
+                || whole.is_some_and(|at| launch.0 <= at.micros())
+        };
+        Ok(launches.iter().filter(|launch| is_known(launch)).copied().collect())
     }
 
     async fn raise_alarm(&self, alarm: &Alarm) -> Result<(), StoreError> {
@@ -398,10 +403,13 @@ impl Store for MemoryStore {
         &self,
         backend: &str,
         launches: &[Launched],
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut state = self.lock();
-        state.launched.extend(launches.iter().copied());
+        for launch in launches {
+            let at = state.launched.entry(*launch).or_insert(now);
+            *at = now.max(*at);
+        }
         state.alarms.remove(backend);
         Ok(())
     }
@@ -458,7 +466,7 @@ impl Store for MemoryStore {
         }
         state.instances.retain(|_, record| record.phase != Phase::Gone || record.phase_since >= before);
         let kept: BTreeSet<WorkspaceId> = state.instances.keys().copied().collect();
-        state.launched.retain(|(launch, workspace)| launch.0 >= before.micros() || kept.contains(workspace));
+        state.launched.retain(|(_, workspace), at| *at >= before || kept.contains(workspace));
         Ok(())
     }
 
