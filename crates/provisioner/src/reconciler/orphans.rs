@@ -95,14 +95,23 @@ impl Orphans {
     }
 }
 
-/// Lists orphans; `None` where the provider does not answer.
+/// Lists orphans; `None` where the provider does not answer. What has ended while the store was read is none: only what the
+/// provider still shows after that is listed, so that what a person is shown is there when they confirm it.
 pub async fn list(executor: &Executor) -> Result<Option<Orphans>, StoreError> {
-    let snapshot = executor.look().await;
-    let Ok(sightings) = snapshot.sightings() else { return Ok(None) };
-    let sightings: Vec<Sighting> = sightings.collect();
-    let Some(resources) = resources(executor).await else { return Ok(None) };
+    let Some((mut sightings, mut owned)) = shown(executor).await else { return Ok(None) };
     let expected = executor.store.expectations(executor.backend.kind()).await?;
-    Ok(Some(Unexplained::of(&sightings, &resources, &expected).orphans(&*executor.store).await?))
+    let Some((again, owned_again)) = shown(executor).await else { return Ok(None) };
+    let there: HashSet<_> = again.iter().map(|one| (one.found().instance, one.found().seq)).collect();
+    sightings.retain(|one| there.contains(&(one.found().instance, one.found().seq)));
+    owned.retain(|one| owned_again.contains(one));
+    Ok(Some(Unexplained::of(&sightings, &owned, &expected).orphans(&*executor.store).await?))
+}
+
+/// What the provider has now; `None` where it does not answer.
+async fn shown(executor: &Executor) -> Option<(Vec<Sighting>, Vec<OwnedResource>)> {
+    let snapshot = executor.look().await;
+    let sightings = snapshot.sightings().ok()?.collect();
+    Some((sightings, resources(executor).await?))
 }
 
 /// Removes orphans. What the provider does not remove now is listed again.

@@ -278,6 +278,38 @@ async fn orphans_go_by_hand_once_no_alarm_stands() {
     assert!(engine.orphans().await.unwrap().is_none(), "who does not answer tells of none");
 }
 
+/// An instance that ends right after everything was listed for the first time.
+struct EndsOnceListed(Arc<Host>, InstanceRef);
+
+#[async_trait]
+impl Probe for EndsOnceListed {
+    async fn before(&self, _step: &'static str) -> Option<Fault> {
+        None
+    }
+
+    async fn after(&self, step: &'static str) {
+        if step == "backend.list_resources" {
+            self.0.vanish(&self.1);
+        }
+    }
+}
+
+/// A person confirms what was shown: what had ended by then would never be the same twice where much is launched.
+#[tokio::test]
+async fn what_ends_while_orphans_are_listed_is_none() {
+    let (store, host) = (Arc::new(MemoryStore::default()), Arc::new(Host::default()));
+    let backend = MemoryBackend::new(Arc::clone(&host), InstallationId::generate(), clock());
+    let [stays, ends] = [1, 2].map(|seq| samples::launch(WorkspaceId::generate(), LaunchSeq(seq)));
+    for launch in [&stays, &ends] {
+        backend.launch(launch).await.unwrap();
+    }
+    let steps = Steps::probed(Arc::new(EndsOnceListed(Arc::clone(&host), ends.instance)));
+    let (store, sealer) = (Arc::clone(&store) as _, Arc::new(samples::Unsealed));
+    let engine = Engine::new(Arc::new(backend), store, sealer, clock(), Policy::default(), steps);
+    let orphans = engine.orphans().await.unwrap().unwrap();
+    assert_eq!(orphans.instances, [(stays.instance, LaunchSeq(1))]);
+}
+
 /// Asks for something else right before a step is written.
 struct Overtakes {
     step: &'static str,
