@@ -4,6 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use molecule_domain::clock::Steady;
 use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::store::StoreError;
 use molecule_store_postgres::Database;
@@ -36,13 +37,12 @@ struct State {
     quickest: Duration,
     /// The quickest of the answers that did not count since one did, and how many there were.
     slow: Option<(Reading, u32)>,
-    /// The last moment that was given out, and what this machine's clock showed then.
-    last: Option<(Timestamp, Instant)>,
+    shown: Steady,
 }
 
 impl State {
-    const fn of(reading: Reading) -> Self {
-        Self { reading, quickest: reading.took, slow: None, last: None }
+    fn of(reading: Reading) -> Self {
+        Self { reading, quickest: reading.took, slow: None, shown: Steady::default() }
     }
 
     /// Takes a reading, if it took no longer than is usual here. After several that took longer the quickest of them counts: the
@@ -69,14 +69,7 @@ impl State {
     fn at(&mut self, now: Instant) -> Timestamp {
         let Reading { asked, took, told } = self.reading;
         let read = told + now.saturating_duration_since(asked + took / 2);
-        // whoever waits for a moment must come to it, however far the database's clock was set back
-        let least = self.last.map_or(read, |(last, at)| last + now.saturating_duration_since(at) / 2);
-        let shown = read.max(least);
-        // a step that is too small to be shown is not lost
-        if self.last.is_none_or(|(last, _)| shown > last) {
-            self.last = Some((shown, now));
-        }
-        shown
+        self.shown.show(read, now)
     }
 }
 

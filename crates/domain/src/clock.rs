@@ -3,7 +3,8 @@
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,38 @@ impl Clock for SystemClock {
     }
 }
 
+/// Time that never steps back: where what is read does, it goes at half its speed until that has caught up. Whoever waits for a
+/// moment comes to it.
+#[derive(Debug, Default)]
+pub struct Steady {
+    /// The last moment that was shown, and what the monotonic clock showed then.
+    last: Option<(Timestamp, Instant)>,
+}
+
+impl Steady {
+    /// The time to go by, where a clock was read at a moment of the monotonic one.
+    pub fn show(&mut self, read: Timestamp, now: Instant) -> Timestamp {
+        let least = self.last.map_or(read, |(last, at)| last + now.saturating_duration_since(at) / 2);
+        let shown = read.max(least);
+        // a step that is too small to be shown is not lost
+        if self.last.is_none_or(|(last, _)| shown > last) {
+            self.last = Some((shown, now));
+        }
+        shown
+    }
+}
+
+/// The machine's clock, for as long as this lives without its steps back.
+#[derive(Debug, Default)]
+pub struct SteadyClock(Mutex<Steady>);
+
+impl Clock for SteadyClock {
+    fn now(&self) -> Timestamp {
+        let mut steady = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        steady.show(SystemClock.now(), Instant::now())
+    }
+}
+
 /// A clock that a test moves by hand.
 #[derive(Debug)]
 pub struct ManualClock(AtomicI64);
@@ -109,8 +142,27 @@ mod tests {
     }
 
     #[test]
+    fn an_hour_that_a_clock_is_set_back_is_caught_up_with() {
+        let (start, hour) = (Instant::now(), Duration::from_secs(3600));
+        let told = Timestamp::from_micros(10_000_000_000);
+        let mut steady = Steady::default();
+        assert_eq!(steady.show(told, start), told);
+        for minute in 1..=119 {
+            let passed = Duration::from_secs(60) * minute;
+            let shown = steady.show(told - hour + passed, start + passed);
+            assert_eq!(shown, told + passed / 2, "minute {minute}");
+        }
+        assert_eq!(steady.show(told + hour * 2, start + hour * 3), told + hour * 2);
+        // asked again and again, it goes on all the same
+        let asked = (1..=10_000).map(|n| steady.show(told, start + hour * 3 + Duration::from_nanos(n * 100)));
+        assert_eq!(asked.last(), Some(told + hour * 2 + Duration::from_micros(500)));
+    }
+
+    #[test]
     fn the_machines_clock_goes() {
         let of_2020 = Timestamp::from_micros(1_577_836_800_000_000);
         assert!(SystemClock.now() > of_2020, "{}", SystemClock.now());
+        let before = SystemClock.now();
+        assert!(SteadyClock::default().now() >= before);
     }
 }

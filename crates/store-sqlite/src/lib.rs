@@ -14,6 +14,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use molecule_domain::Clock;
+use molecule_domain::clock::SystemClock;
 use molecule_domain::id::OrganizationId;
 use molecule_provisioner::store::StoreError;
 use molecule_provisioner::wakes::Wakes;
@@ -25,6 +27,9 @@ use sqlx::{ConnectOptions, Sqlite, Transaction};
 use tokio::sync::watch;
 
 pub(crate) type Tx = Transaction<'static, Sqlite>;
+
+/// Longer than any call to a provider takes.
+const LONGEST_CALL: Duration = Duration::from_secs(120);
 
 /// An open database. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -66,12 +71,25 @@ impl Database {
             MigrateError::VersionMismatch(migration) => StoreError::OtherTables { migration },
             error => StoreError::Unavailable(Box::new(error)),
         })?;
+        let now = SystemClock.now();
+        let (call_ends, now) = ((now + LONGEST_CALL).micros(), now.micros());
         // what an earlier process held is due at once, and its roles are free
         for query in [
             sqlx::query!(
                 "UPDATE instances SET lease_owner = NULL, lease_until = 0, due_at = 0 WHERE lease_owner IS NOT NULL",
             ),
             sqlx::query!("DELETE FROM roles"),
+            // nothing is later than now: the clock was set back meanwhile
+            sqlx::query!(
+                "UPDATE instances SET due_at = MIN(due_at, ?1), phase_since = MIN(phase_since, ?1),
+                     up_since = MIN(up_since, ?1), attempt_created_at = MIN(attempt_created_at, ?1),
+                     attempt_call_until = MIN(attempt_call_until, ?2),
+                     attempt_unsure_until = MIN(attempt_unsure_until, ?2)
+                 WHERE due_at > ?1 OR phase_since > ?1 OR up_since > ?1 OR attempt_created_at > ?1
+                     OR attempt_call_until > ?2 OR attempt_unsure_until > ?2",
+                now,
+                call_ends,
+            ),
         ] {
             query.execute(&writer).await.map_err(codec::unavailable)?;
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use molecule_contracts::engine_store;
 use molecule_domain::Timestamp;
+use molecule_domain::clock::{Clock, SystemClock};
 use molecule_domain::id::{LeaseOwner, WorkspaceId};
 use molecule_provisioner::samples;
 use molecule_provisioner::store::{Room, Store};
@@ -21,6 +22,31 @@ async fn the_engine_store_keeps_the_contract() {
         Arc::new(EngineStore::new(database)) as Arc<dyn Store>
     })
     .await;
+}
+
+/// The machine's clock was an hour ahead, and was set right while nothing ran: what was stored is not of the future.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_set_back_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tenant.db");
+    let ahead = SystemClock.now() + Duration::from_secs(3600);
+    let database = Database::open(&path).await.unwrap();
+    let store = EngineStore::new(database.clone());
+    store.provision(&samples::provision(WorkspaceId::generate()), ahead).await.unwrap();
+    let lease = Duration::from_secs(120);
+    let claimed =
+        store.claim("memory", LeaseOwner::generate(), ahead, lease, Room::of_each(1)).await.unwrap();
+    let one = claimed.into_iter().next().unwrap();
+    let call_until = ahead + Duration::from_secs(60);
+    store.begin_launch(&one.lease, one.record.wanted(), "", ahead, call_until).await.unwrap();
+    database.close().await;
+
+    let store = EngineStore::new(Database::open(&path).await.unwrap());
+    let now = SystemClock.now();
+    let record = store.get(one.record.organization, one.record.workspace).await.unwrap().unwrap();
+    assert!(record.phase_since <= now && record.due_at.is_some_and(|due| due <= now), "{record:?}");
+    let attempt = record.attempt.unwrap();
+    assert!(attempt.created_at <= now && attempt.call_until < now + Duration::from_secs(300), "{attempt:?}");
 }
 
 /// A process that ended while it worked on something: the next one goes on with it at once, and not when the lease ends.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::future::BoxFuture;
-use molecule_domain::clock::{Clock, SystemClock};
+use molecule_domain::clock::{Clock, SteadyClock};
 use molecule_domain::id::OrganizationId;
 use molecule_domain::spec::SpecRules;
 use molecule_provisioner::faults::Steps;
@@ -80,7 +80,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
         store: SqliteStore::open(database.clone()).await?,
         database,
         key,
-        clock: Arc::new(SystemClock),
+        clock: Arc::new(SteadyClock::default()),
         cancel: cancel.clone(),
     };
     // decided once: a SaaS tenant never launches anything itself
