@@ -108,7 +108,7 @@ async fn a_control_plane_launches_what_its_tenant_has_agreed_on() {
     let folder = tempfile::tempdir().unwrap();
     let installation = Installation::new(CONTROL_PLANE, folder.path(), 48).await.unwrap();
     let mut replica = installation.start("one").await.unwrap();
-    let (_, token) = installation.organization(&replica, wire::Limits::default()).await.unwrap();
+    let (organization, token) = installation.organization(&replica, wire::Limits::default()).await.unwrap();
     let mut process = Process {
         customer: replica.customer(&token).await.unwrap(),
         tenant: wire::Standpoint { incarnation: id(), revision: 1, time: None },
@@ -149,7 +149,13 @@ async fn a_control_plane_launches_what_its_tenant_has_agreed_on() {
     process.provision(&third, 1, true).await.unwrap();
     tokio::time::sleep(A_WHILE).await;
     assert_eq!(process.phase(&third).await, wire::InstancePhase::Admitted);
+    // an operator sees whose word is missing
+    let mut operator = replica.operator().await.unwrap();
+    let missing = operator.list_alarms(wire::ListAlarmsRequest {}).await.unwrap().into_inner();
+    assert_eq!(missing.organizations_without_agreement, [organization]);
     process.agree(&again, &[]).await.unwrap();
+    let missing = operator.list_alarms(wire::ListAlarmsRequest {}).await.unwrap().into_inner();
+    assert_eq!(missing.organizations_without_agreement, Vec::<String>::new());
     process.leaves(&third, wire::InstancePhase::Admitted).await;
 
     for workspace in [&one, &other, &third] {

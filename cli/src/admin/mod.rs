@@ -71,6 +71,7 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
                 alarms: listed.alarms,
                 orphans: listed.orphans,
                 unreachable_backends: listed.unreachable_backends,
+                organizations_without_agreement: listed.organizations_without_agreement,
                 ..wire::ClearAlarmsResponse::default()
             };
             show::alarms(&shown, format);

@@ -185,7 +185,7 @@ pub(super) fn alarms(shown: &wire::ClearAlarmsResponse, format: Format) {
         let orphans: Vec<Value> = shown.orphans.iter().map(orphan_json).collect();
         return print_json(&json!({
             "alarms": alarms, "orphans": orphans, "unreachable_backends": unreachable, "cleared": shown.cleared,
-            "etag": shown.etag,
+            "etag": shown.etag, "organizations_without_agreement": shown.organizations_without_agreement,
         }));
     }
     if shown.alarms.is_empty() {
@@ -195,6 +195,13 @@ pub(super) fn alarms(shown: &wire::ClearAlarmsResponse, format: Format) {
     for alarm in &shown.alarms {
         println!("ALARM at the backend {} since {}", alarm.backend, time(alarm.raised_at.as_ref()));
         println!("{}.\n", alarm.message);
+    }
+    if !shown.organizations_without_agreement.is_empty() {
+        println!(
+            "The tenants of these organisations have not yet told this control plane what it may have lost. Wait for them before \
+             the alarm is ended:\n  {}\n",
+            shown.organizations_without_agreement.join("\n  ")
+        );
     }
     println!(
         "{}",

@@ -122,7 +122,13 @@ pub(super) async fn list_alarms(parts: &Parts) -> Result<wire::ListAlarmsRespons
         alarms: alarms.iter().map(alarm_to_wire).collect(),
         orphans: to_wire(&under(&alarms, found)),
         unreachable_backends,
+        organizations_without_agreement: without_agreement(parts).await?,
     })
+}
+
+/// Organisations whose tenants may know more than this database.
+async fn without_agreement(parts: &Parts) -> Result<Vec<String>> {
+    Ok(parts.database.without_agreement().await?.iter().map(ToString::to_string).collect())
 }
 
 /// What is at the backends that have an alarm.
@@ -146,6 +152,7 @@ pub(super) async fn clear_alarms(
         alarms: alarms.iter().map(alarm_to_wire).collect(),
         orphans: to_wire(&found),
         unreachable_backends,
+        organizations_without_agreement: without_agreement(parts).await?,
         ..wire::ClearAlarmsResponse::default()
     };
     if alarms.is_empty() {

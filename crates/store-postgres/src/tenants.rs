@@ -33,7 +33,25 @@ pub struct Agreement {
     pub ends: bool,
 }
 
+/// How many organisations are listed.
+const LISTED: i64 = 1000;
+
 impl Database {
+    /// Organisations whose tenants have met the control plane before, and have not agreed with its newest start.
+    pub async fn without_agreement(&self) -> Result<Vec<OrganizationId>, StoreError> {
+        let rows = sqlx::query_scalar!(
+            "SELECT organization_id FROM tenant_sessions JOIN organizations USING (organization_id)
+             WHERE deleted_at IS NULL AND agreed_with IS DISTINCT FROM (
+                 SELECT incarnation FROM control_plane_incarnations ORDER BY number DESC LIMIT 1
+             ) ORDER BY organization_id LIMIT $1",
+            LISTED,
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error)?;
+        Ok(rows.into_iter().map(OrganizationId::from_uuid).collect())
+    }
+
     /// Keeps what a tenant's process says when it has agreed. With the last part, everything of the organisation's is looked at.
     pub async fn agree(
         &self,
