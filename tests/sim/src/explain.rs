@@ -32,11 +32,14 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
         Reason::CrashLoop => &["crash loop", "init fails", "crash", "vanish", "shows late"],
         Reason::InitFailed => &["init fails"],
         Reason::AgentNotConnected => {
-            // what ends or vanishes without a hint is found by the next sweep only
+            // what ends or vanishes without a hint is found by the next sweep only, and while the provider gives no answer by
+            // none: a restored control plane may hold for up what ended long before
             &[
+                "away",
+                "hangs",
+                "slow",
                 "silent",
                 "tenant down",
-                "tenant frozen",
                 "replica frozen",
                 "cut",
                 "crash",

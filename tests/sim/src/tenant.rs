@@ -9,8 +9,9 @@ use molecule_domain::id::{IncarnationId, OrganizationId};
 use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::spec::SpecRules;
 use molecule_domain::tier::TierTable;
+use molecule_tenant::liveness::Liveness;
 use molecule_tenant::outbox::Parts;
-use molecule_tenant::{Outbox, Provider, Workspaces, liveness};
+use molecule_tenant::{Outbox, Provider, Workspaces};
 use molecule_workspace::agent::Patience;
 use molecule_workspace::store::TenantStore;
 use molecule_workspace::store::memory::{Data, MemoryStore};
@@ -220,10 +221,11 @@ impl Tenant {
         let watching = workspaces.clone();
         process.spawn(async move {
             let patience = Patience { connect: CONNECT, silence: SILENCE, since: watching.clock.now() };
+            let mut liveness = Liveness::new(watching, patience, LIVENESS_EVERY);
             loop {
                 tokio::time::sleep(LIVENESS_EVERY).await;
                 // what could not be looked at now is looked at next time
-                let _ = liveness::pass(&watching, &patience).await;
+                let _ = liveness.pass().await;
             }
         });
         let (pruned, clock) = (Arc::clone(&workspaces.store), Arc::clone(&workspaces.clock));

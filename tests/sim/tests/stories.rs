@@ -804,3 +804,23 @@ fn x_a_start_that_is_asked_for_twice_comes_up() {
         assert!(story.engine(W).await.unwrap().up_since.is_some(), "and is billed");
     });
 }
+
+/// Before: the agent counted as silent for as long as the process was frozen, and its workspace was stopped for that.
+#[test]
+fn an_agent_that_a_frozen_tenant_could_not_hear_is_waited_for() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape::small()).await;
+        let pair = story.pair.clone();
+        pair.agents.silence(W, seconds(120));
+        story.accepted(Ask::Create).await;
+        tokio::time::sleep(seconds(60)).await;
+        let found = story.tenant(W).await.unwrap();
+        assert_eq!((found.phase, found.agent.last_seen), (Phase::Up, None), "{}", story.words());
+        assert!(pair.tenants[0].last_process().unwrap().freeze(seconds(1200)));
+        tokio::time::sleep(seconds(1300)).await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running, "{}", story.words());
+        let story = story.ends_well().await;
+        let found = story.tenant(W).await.unwrap();
+        assert_eq!((found.state(), found.generation), (WorkspaceState::Running, Generation(1)));
+    });
+}
