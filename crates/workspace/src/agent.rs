@@ -64,8 +64,9 @@ pub fn judge(record: &WorkspaceRecord, patience: &Patience, now: Timestamp) -> V
 }
 
 impl Workspace {
-    /// Takes what the agent of a generation reports; `None` where that generation is not the one that runs. Watchers
-    /// see a change of its health or card, not every heartbeat.
+    /// Takes what the agent of a generation reports; `None` where that generation is over. While a replacement waits, the
+    /// one that runs is heard, until an agent of the later one was. Watchers see a change of its health or card, not every
+    /// heartbeat.
     pub fn reported(
         &mut self,
         generation: Generation,
@@ -75,7 +76,8 @@ impl Workspace {
         let record = &mut self.record;
         // what is known of the generation before says nothing of one that was heard of by its agent first
         let ended = matches!(record.phase, Phase::Failed | Phase::Stopped);
-        let over = generation != record.generation
+        let runs = generation == record.instance_generation && generation >= record.agent.generation;
+        let over = !(runs || generation == record.generation)
             || record.phase == Phase::Gone
             || ended && record.instance_generation == generation;
         if over {
@@ -136,7 +138,7 @@ fn health_event(record: &WorkspaceRecord, before: AgentHealth) -> Option<EventDe
     Some(EventDetail {
         kind: kind.into(),
         actor: Actor::Agent,
-        generation: record.generation,
+        generation: record.agent.generation,
         reason,
         message: message.to_owned(),
         exit_code: None,

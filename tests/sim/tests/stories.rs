@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use molecule_domain::error::{Error, ErrorReason, StoredWish};
 use molecule_domain::id::{Generation, Revision, WorkspaceId};
-use molecule_domain::lifecycle::{Desired, Phase, Reason, WorkspaceState};
+use molecule_domain::lifecycle::{AgentHealth, Desired, Phase, Reason, WorkspaceState};
 use molecule_domain::limits::{Limits, Standing};
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::model::InstanceRecord;
@@ -822,5 +822,31 @@ fn an_agent_that_a_frozen_tenant_could_not_hear_is_waited_for() {
         let story = story.ends_well().await;
         let found = story.tenant(W).await.unwrap();
         assert_eq!((found.state(), found.generation), (WorkspaceState::Running, Generation(1)));
+    });
+}
+
+/// Before: the agent of what ran was refused for as long as a replacement waited, and was missed once that was refused.
+#[test]
+fn an_agent_is_heard_while_a_replacement_waits() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape::small()).await;
+        let pair = story.pair.clone();
+        pair.agents.silence(W, seconds(120));
+        story.accepted(Ask::Create).await;
+        tokio::time::sleep(seconds(60)).await;
+        story.arm("call.replace", Fault::RequestLost);
+        story.arm("call.replace", Fault::Refused);
+        let restart = story.ask_beside(Ask::Restart);
+        tokio::time::sleep(seconds(1)).await;
+        pair.tenants[0].network.cut(seconds(600));
+        tokio::time::sleep(seconds(200)).await;
+        let found = story.tenant(W).await.unwrap();
+        assert!(found.pending.is_some() && found.generation == Generation(2), "{}", story.words());
+        assert_eq!(found.agent.health, AgentHealth::Healthy, "{}", story.words());
+        assert!(matches!(restart.await.unwrap(), Heard::Accepted), "{}", story.words());
+        tokio::time::sleep(seconds(600)).await;
+        let found = story.tenant(W).await.unwrap();
+        assert_eq!((found.state(), found.generation), (WorkspaceState::Running, Generation(1)));
+        story.ends_well().await;
     });
 }

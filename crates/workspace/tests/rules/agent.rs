@@ -103,7 +103,17 @@ fn what_an_agent_reports_of_a_generation_that_is_over_is_not_taken() {
         instance_generation: Generation(instance),
         ..record()
     };
+    let replaced = |phase, heard: u32| WorkspaceRecord {
+        phase,
+        generation: Generation(3),
+        agent: AgentRecord { generation: Generation(heard), ..agent() },
+        ..record()
+    };
     for (what, record, generation, taken) in [
+        ("what runs while a replacement waits", replaced(Phase::Up, 2), 2, true),
+        ("that which is to replace it", replaced(Phase::Up, 2), 3, true),
+        ("what ran, after its replacement was heard", replaced(Phase::Up, 3), 2, false),
+        ("what has failed before it is replaced", replaced(Phase::Failed, 2), 2, false),
         ("an older generation", record(), 1, false),
         ("a generation that nobody asked for", record(), 3, false),
         ("gone", in_phase(Phase::Gone, 2), 2, false),
@@ -156,6 +166,17 @@ fn each_change_of_an_agents_health_is_told_in_its_own_words() {
         let effects = found.reported(Generation(2), NOW, |agent| agent.health = after).unwrap();
         assert_eq!(effects.events, expected, "{before:?}, {after:?}");
     }
+}
+
+/// Its agent is heard before the replacement is refused, so that it is not missed after that.
+#[test]
+fn an_agent_that_connects_while_a_replacement_waits_is_known_when_that_is_refused() {
+    let mut found = with(WorkspaceRecord { generation: Generation(3), ..unconnected() });
+    let connects = |agent: &mut AgentRecord| agent.health = AgentHealth::Healthy;
+    let effects = found.reported(Generation(2), NOW, connects).unwrap();
+    assert_eq!(effects.events, [told("agent_connected", None, "the agent connected")]);
+    found.record.generation = Generation(2);
+    assert_eq!(judge(&found.record, &PATIENCE, NOW), Verdict::Fine);
 }
 
 #[test]
