@@ -6,7 +6,7 @@ use std::time::Duration;
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::Revision;
 use molecule_domain::incarnation::{Standpoint, predecessors};
-use molecule_provisioner::policy::{Policy, spread};
+use molecule_provisioner::policy::spread;
 use molecule_workspace::agreement::{Meetings, Met};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -14,12 +14,12 @@ use tracing::{info, warn};
 use crate::outbox::Outbox;
 use crate::provider::{Greeting, Standpoints};
 
-/// The first pause before asking a provider again that did not answer; it doubles up to [`LONGEST_PAUSE`], and is spread.
+/// What may be waited before asking a provider again that did not answer: it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Not even a provider that asks for it is asked again sooner than this.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
-/// Over how long those are spread whom a provider asks to come back at once.
+/// Over how long those are spread at least that have lost their provider in the same moment.
 const SPREAD: Duration = Duration::from_secs(1);
 /// How often the provider hears how far this tenant's database is, while that changes.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -40,7 +40,6 @@ enum Taken {
 impl Outbox {
     /// Follows the provider for as long as this is polled.
     pub async fn follow(&self) {
-        let policy = Policy { backoff_base: FIRST_PAUSE, backoff_max: LONGEST_PAUSE, ..Policy::default() };
         let (mut failures, mut doubted) = (0, false);
         loop {
             let followed = self.follow_once(&mut failures, &mut doubted).await;
@@ -51,10 +50,7 @@ impl Outbox {
             if failures == 1 {
                 warn!(error = &error as &dyn std::error::Error, "the provider can't be followed");
             }
-            let pause = policy.backoff(failures, self.seed());
-            // who is served in this one's place may be gone sooner
-            let sooner = error.retry_after.map_or(pause, |after| spread_out(after, self.seed(), failures));
-            tokio::time::sleep(pause.min(sooner)).await;
+            tokio::time::sleep(pause(error.retry_after, failures, self.seed())).await;
         }
     }
 
@@ -181,26 +177,46 @@ impl Outbox {
     }
 }
 
-/// The pause that a provider asks for, and up to a second more: after a failover it asks all its tenants for the same.
-fn spread_out(after: Duration, seed: u64, failures: u32) -> Duration {
-    after.max(SHORTEST_PAUSE) + SPREAD.mul_f64(spread(seed ^ u64::from(failures)))
+/// How long a provider is left alone that gave no answer, or asks to come back `after` a while. All its tenants have lost it
+/// in the same moment, so each waits for a time of its own out of all that it may wait for.
+fn pause(after: Option<Duration>, failures: u32, seed: u64) -> Duration {
+    let part = spread(seed ^ u64::from(failures));
+    let doubled = FIRST_PAUSE.saturating_mul(1_u32 << failures.saturating_sub(1).min(16));
+    let own = SHORTEST_PAUSE + doubled.clamp(SPREAD, LONGEST_PAUSE).mul_f64(part);
+    // who is served in this one's place may be gone sooner
+    after.map_or(own, |after| own.min(after.max(SHORTEST_PAUSE) + after.max(SPREAD).mul_f64(part)))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
+    /// Whatever the provider said when it went away.
+    const SAID: [Option<Duration>; 3] =
+        [None, Some(Duration::from_millis(100)), Some(Duration::from_secs(1))];
+
     #[test]
-    fn tenants_that_are_sent_away_together_come_back_apart() {
-        let pauses: BTreeSet<Duration> = (0..100)
-            .map(|_| {
-                let seed = molecule_domain::id::OrganizationId::generate().as_uuid().as_u64_pair().1;
-                spread_out(Duration::from_millis(100), seed, 1)
-            })
-            .collect();
-        assert!(pauses.len() > 90, "{pauses:?}");
-        assert!(pauses.iter().all(|pause| (200..=1200).contains(&pause.as_millis())), "{pauses:?}");
+    fn tenants_that_lose_their_provider_together_come_back_apart() {
+        for (after, failures) in
+            SAID.into_iter().flat_map(|after| [1, 2, 3].map(|failures| (after, failures)))
+        {
+            let seed = || molecule_domain::id::OrganizationId::generate().as_uuid().as_u64_pair().1;
+            let mut pauses: Vec<_> = (0..1000).map(|_| pause(after, failures, seed()).as_millis()).collect();
+            pauses.sort_unstable();
+            let together = |from: &u128| pauses.iter().filter(|it| (*from..from + 125).contains(*it)).count();
+            let most = pauses.iter().map(together).max().unwrap_or_default();
+            assert!(most <= 200, "{after:?}, {failures}: {most} within an eighth of a second");
+            assert!(pauses[0] >= 200, "{after:?}, {failures}: {pauses:?}");
+        }
+    }
+
+    #[test]
+    fn a_provider_that_stays_away_is_asked_less_often() {
+        let longest = |after, failures| (0..1000).map(|seed| pause(after, failures, seed)).max().unwrap();
+        let seconds = [1, 2, 3, 4, 5, 6, 40].map(|failures| longest(None, failures).as_secs_f64().round());
+        assert_eq!(seconds, [1.0, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]);
+        // and what it asks for holds it back no longer than that
+        let asks = longest(Some(Duration::from_secs(300)), 1);
+        assert!(asks <= longest(None, 1), "{asks:?}");
     }
 }
