@@ -381,7 +381,9 @@ fn a8_wishes_count_after_the_tenants_database_was_restored() {
 /// What a backup holds as untold was told since, and followed by another wish: that one wins.
 #[test]
 fn an_old_stop_does_not_win_over_a_later_start_after_a_restore() {
-    [false, true].into_iter().for_each(|ends_soon| in_a_world(stops_and_starts(ends_soon)));
+    for ends_soon in [false, true] {
+        in_a_world(stops_and_starts(ends_soon));
+    }
 }
 
 async fn stops_and_starts(ends_soon: bool) {
