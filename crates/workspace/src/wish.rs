@@ -2,6 +2,7 @@
 
 use molecule_domain::Timestamp;
 use molecule_domain::id::{Generation, GroupId, IncarnationId, IntentNumber};
+use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{Desired, Reason};
 use molecule_domain::spec::WorkspaceSpec;
 use serde::{Deserialize, Serialize};
@@ -102,5 +103,19 @@ impl Entry {
     /// Whether a refusal of the provider's takes it back.
     pub const fn may_be_refused(&self) -> bool {
         !self.retold && self.wish.may_be_refused()
+    }
+
+    /// Whether what the provider has shows that another wish was told under this one's number, as by a process over a copy of
+    /// this database: the provider took this one for a repeated call of that. That it does not run proves nothing, since an
+    /// instance that was granted may have been given up, or its organisation be suspended.
+    pub fn is_contradicted_by(&self, instance: &InstanceView) -> bool {
+        let ends = instance.is_ending();
+        self.number == instance.intent
+            && match self.wish {
+                Wish::Provision { .. } | Wish::Start => false,
+                Wish::Stop(_) => !ends && instance.desired == Some(Desired::Running),
+                Wish::Replace { .. } => !ends && instance.wanted_generation != self.generation,
+                Wish::Delete => !ends && instance.desired.is_some(),
+            }
     }
 }

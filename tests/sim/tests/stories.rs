@@ -8,7 +8,7 @@ use molecule_domain::error::{Error, ErrorReason, StoredWish};
 use molecule_domain::id::{Generation, Revision, WorkspaceId};
 use molecule_domain::lifecycle::{AgentHealth, Desired, Phase, Reason, WorkspaceState};
 use molecule_domain::limits::{Limits, Standing};
-use molecule_provisioner::admission::Account;
+use molecule_provisioner::admission::{Account, Change, ChangeRequest};
 use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::store::Store;
 use molecule_sim::client::{Ask, Heard, Request};
@@ -849,6 +849,31 @@ fn an_agent_is_heard_while_a_replacement_waits() {
         tokio::time::sleep(seconds(600)).await;
         let found = story.tenant(W).await.unwrap();
         assert_eq!((found.state(), found.generation), (WorkspaceState::Running, Generation(1)));
+        story.ends_well().await;
+    });
+}
+
+/// Before: the control plane took the stop for a repeated call of what another process had told it under that number, and the
+/// tenant took its answer for a grant: it ran on.
+#[test]
+fn a_stop_whose_number_another_was_told_by_is_told_anew() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        let intent = story.tenant(W).await.unwrap().intent.next();
+        let start = ChangeRequest {
+            organization: story.pair.tenants[0].organization,
+            workspace: W,
+            intent,
+            change: Change::Start,
+            refusal_is_final: false,
+            trace: String::new(),
+        };
+        story.pair.control.database().change(&start, story.pair.world.now()).await.unwrap();
+        story.accepted(Ask::Stop).await;
+        tokio::time::sleep(seconds(120)).await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Stopped, "{}", story.words());
+        let engine = story.engine(W).await.unwrap();
+        assert_eq!((engine.desired, engine.intent), (Desired::Stopped, intent.next()));
         story.ends_well().await;
     });
 }

@@ -34,10 +34,10 @@ impl Outbox {
         let answer = answer.and_then(|instance| is_of_this_wish(entry, instance));
         let now = self.clock.now();
         match answer {
-            Ok(instance) if knows_more(entry, &instance) => {
+            Ok(instance) if knows_more(entry, &instance) || entry.is_contradicted_by(&instance) => {
                 self.agreement.doubt();
                 let message =
-                    "the provider has heard of later wishes than this tenant knows of; the two agree first";
+                    "the provider has heard of other wishes than this tenant knows of; the two agree first";
                 Err(Error::new(ErrorReason::ControlPlaneUnavailable, message))
             }
             Ok(instance) => {

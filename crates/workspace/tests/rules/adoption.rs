@@ -244,3 +244,33 @@ fn what_stands_before_wishes_that_were_never_told_gives_way() {
     };
     assert_eq!(found, Workspace { outbox: vec![left], ..with(record) });
 }
+
+/// Two processes over copies of one database have each told a wish under the same number.
+#[test]
+fn a_stop_whose_number_another_was_told_by_gets_one_of_its_own() {
+    let stop = || entry(4, Wish::Stop(None));
+    for (what, wishes, wanted) in [
+        ("it was started", vec![stop()], 2),
+        ("and what waits behind it", vec![stop(), entry(5, Wish::Start)], 2),
+        ("it was replaced", vec![stop()], 3),
+    ] {
+        let mut found = waiting(wishes.clone());
+        let intent = found.record.intent.next();
+        let (verdict, effects) = agree(&mut found, Some(&has(4, wanted)), KNOWN, false);
+        assert_eq!((verdict, effects.taken_back), (Verdict::Same, vec![]), "{what}");
+        let renumbered = wishes.into_iter().zip(5..).map(|(wish, number)| Entry {
+            number: IntentNumber(number),
+            generation: Generation(wanted),
+            ..wish
+        });
+        assert_eq!(found.outbox, renumbered.collect::<Vec<_>>(), "{what}");
+        let record = &found.record;
+        let numbers = (record.intent, record.answered, record.generation);
+        assert_eq!(numbers, (intent, IntentNumber(4), Generation(wanted)), "{what}");
+    }
+    // what it was told itself stays under its number
+    let stopped = InstanceView { desired: Some(Desired::Stopped), ..has(4, 2) };
+    let mut found = waiting(vec![stop()]);
+    assert_eq!(agree(&mut found, Some(&stopped), KNOWN, false).0, Verdict::Same);
+    assert_eq!(found.outbox, [stop()]);
+}

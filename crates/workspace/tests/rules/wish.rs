@@ -1,9 +1,11 @@
 //! What each wish asks for.
 
+use molecule_domain::id::Generation;
+use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::Desired;
 use molecule_workspace::{Entry, Wish};
 
-use crate::world::{caused, entry};
+use crate::world::{caused, entry, view};
 
 #[test]
 fn each_wish_has_its_name_its_end_and_its_rights() {
@@ -24,5 +26,36 @@ fn each_wish_has_its_name_its_end_and_its_rights() {
         assert_eq!(entry.may_be_refused(), refusable, "{entry:?}");
         let retold = Entry { retold: true, ..entry };
         assert!(!retold.may_be_refused(), "{retold:?}");
+    }
+}
+
+#[test]
+fn what_the_provider_has_may_show_that_another_wish_was_told() {
+    let (up, replace) = (view(), Wish::Replace { run: true, reset_session: false });
+    let wants = |desired| InstanceView { desired, ..view() };
+    let (stopped, unknown) = (wants(Some(Desired::Stopped)), wants(None));
+    let ending = wants(Some(Desired::Deleted));
+    let third = InstanceView { wanted_generation: Generation(3), ..view() };
+    for (wish, instance, contradicted) in [
+        (Wish::Stop(None), &up, true),
+        (caused(), &up, true),
+        (Wish::Stop(None), &stopped, false),
+        (Wish::Stop(None), &unknown, false),
+        (Wish::Stop(None), &ending, false),
+        (replace.clone(), &third, true),
+        (replace.clone(), &up, false),
+        // it was given up since
+        (replace.clone(), &stopped, false),
+        (replace, &InstanceView { wanted_generation: Generation(3), ..ending.clone() }, false),
+        (Wish::Start, &stopped, false),
+        (Wish::Start, &third, false),
+        (Wish::Provision { run: true }, &third, false),
+        (Wish::Delete, &up, true),
+        (Wish::Delete, &stopped, true),
+        (Wish::Delete, &unknown, false),
+        (Wish::Delete, &ending, false),
+    ] {
+        let of_number = |number| entry(number, wish.clone()).is_contradicted_by(instance);
+        assert_eq!([2, 3, 4].map(of_number), [false, contradicted, false], "{wish:?}, {instance:?}");
     }
 }
