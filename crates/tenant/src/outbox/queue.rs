@@ -1,6 +1,6 @@
 //! When which workspace's wishes are told, and who waits for it. No more than one telling per workspace is out at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use molecule_domain::Error;
@@ -9,11 +9,14 @@ use molecule_provisioner::policy::{self, Policy};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Told;
+use super::{Told, copy_of};
 
 /// The first pause before a wish is told again; it doubles up to [`LONGEST_PAUSE`], and is spread.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// For how long it is kept what became of a wish: whoever asked for it may come to wait for word of it later.
+const KEPT: Duration = Duration::from_secs(60);
 
 /// The workspaces of which something waits.
 #[derive(Default)]
@@ -22,6 +25,11 @@ pub(crate) struct Queue {
     schedule: BTreeSet<(Instant, WorkspaceId)>,
     workspaces: BTreeMap<WorkspaceId, Place>,
     waiting: BTreeMap<(WorkspaceId, IntentNumber), Vec<oneshot::Sender<Told>>>,
+    /// What became of wishes lately: why it was refused, for one that was. One entry answers for the numbers before it, up to
+    /// that of another.
+    settled: BTreeMap<(WorkspaceId, IntentNumber), Option<Error>>,
+    /// The same in the order in which it is forgotten.
+    forgotten_at: VecDeque<(Instant, (WorkspaceId, IntentNumber))>,
     closed: bool,
 }
 
@@ -61,11 +69,25 @@ impl Queue {
         number: IntentNumber,
     ) -> oneshot::Receiver<Told> {
         let (sender, receiver) = oneshot::channel();
-        if !self.closed {
+        let later = self.settled.range((workspace, number)..=(workspace, IntentNumber(i64::MAX))).next();
+        if let Some((_, Some(refusal))) = later {
+            // it is waited for
+            let _ = sender.send(Told::Refused(copy_of(refusal)));
+        } else if !self.closed {
             self.waiting.entry((workspace, number)).or_default().push(sender);
             self.wake(workspace);
         }
         receiver
+    }
+
+    /// Keeps for a while what became of a wish, and of those that it was composed of: nobody may wait for word of it yet.
+    pub(crate) fn settle(&mut self, workspace: WorkspaceId, number: IntentNumber, refusal: Option<&Error>) {
+        let now = Instant::now();
+        while let Some((_, key)) = self.forgotten_at.pop_front_if(|(at, _)| *at <= now) {
+            self.settled.remove(&key);
+        }
+        self.forgotten_at.push_back((now + KEPT, (workspace, number)));
+        self.settled.insert((workspace, number), refusal.map(copy_of));
     }
 
     /// Gives word to all who wait for a workspace's wishes up to this number.
@@ -152,6 +174,8 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use molecule_domain::error::ErrorReason;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -198,6 +222,25 @@ mod tests {
         }
         assert_eq!(told_by.iter().sum::<usize>(), 500);
         assert!(told_by.iter().all(|some| (5..60).contains(some)), "{told_by:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_to_wait_for_what_was_refused_hears_of_that() {
+        let (mut queue, workspace, other) =
+            (Queue::default(), WorkspaceId::generate(), WorkspaceId::generate());
+        let refused = Error::new(ErrorReason::QuotaExceeded, "no room");
+        queue.settle(workspace, IntentNumber(2), None);
+        queue.settle(workspace, IntentNumber(4), Some(&refused));
+        let mut hears = |of, number| {
+            let told = queue.wait_for(of, IntentNumber(number)).try_recv();
+            matches!(told, Ok(Told::Refused(error)) if error.reason == refused.reason)
+        };
+        // the third was composed with the fourth
+        assert_eq!([1, 2, 3, 4, 5].map(|number| hears(workspace, number)), [false, false, true, true, false]);
+        assert!(!hears(other, 4));
+        tokio::time::advance(KEPT).await;
+        queue.settle(other, IntentNumber(1), None);
+        assert_eq!((queue.settled.len(), queue.forgotten_at.len()), (1, 1), "it is forgotten");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,6 @@
 //! One wish is told: the call that it makes, and what its answer means.
 
 use molecule_domain::error::{Error, ErrorReason, Result};
-use molecule_domain::id::IntentNumber;
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::Phase;
@@ -44,7 +43,9 @@ impl Outbox {
                 let answer = Answer::Granted(instance);
                 let record = self.store.answered(workspace, entry.number, &answer, now).await?;
                 let record = record.ok_or_else(|| Error::workspace_not_found(workspace))?;
-                self.queue().answer(workspace, entry.number, || Told::Granted(Box::new(record.clone())));
+                let mut queue = self.queue();
+                queue.settle(workspace, entry.number, None);
+                queue.answer(workspace, entry.number, || Told::Granted(Box::new(record.clone())));
                 Ok(())
             }
             Err(error) if entry.wish == Wish::Delete && error.reason == ErrorReason::WorkspaceNotFound => {
@@ -57,15 +58,19 @@ impl Outbox {
             Err(error) if entry.may_be_refused() && error.reason.is_refusal() => {
                 info!(reason = error.reason.as_str(), message = error.message, "the provider refuses a wish");
                 let answer = Answer::Refused(refusal(&error));
-                self.store.answered(workspace, entry.number, &answer, now).await?;
-                // with a creation all that waits behind it is taken back
+                let record = self.store.answered(workspace, entry.number, &answer, now).await?;
+                // with a creation all that waits behind it is taken back; what comes after that creates another
                 let provision = matches!(entry.wish, Wish::Provision { .. });
-                let upto = if provision { IntentNumber(i64::MAX) } else { entry.number };
+                let last = record.filter(|_| provision).map(|record| record.intent);
+                let upto = last.map_or(entry.number, |last| last.max(entry.number));
+                let mut queue = self.queue();
                 // those stand, and are told next
                 for stop in entry.undo.stops.iter().filter(|_| !provision) {
-                    self.queue().answer_one(workspace, *stop, || Told::Waits(copy_of(&error)));
+                    queue.settle(workspace, *stop, None);
+                    queue.answer_one(workspace, *stop, || Told::Waits(copy_of(&error)));
                 }
-                self.queue().answer(workspace, upto, || Told::Refused(copy_of(&error)));
+                queue.settle(workspace, upto, Some(&error));
+                queue.answer(workspace, upto, || Told::Refused(copy_of(&error)));
                 Ok(())
             }
             Err(error) if gives_way(record, entry, &error, was_called) => {
