@@ -877,3 +877,26 @@ fn a_stop_whose_number_another_was_told_by_is_told_anew() {
         story.ends_well().await;
     });
 }
+
+/// Before: what ran was replaced, since the backup held it as being stopped.
+#[test]
+fn what_was_being_stopped_and_runs_again_runs_on_after_a_restore() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        let pair = story.pair.clone();
+        story.accepted(Ask::Stop).await;
+        let backup = pair.control.backup();
+        let held = story.engine(W).await.unwrap();
+        assert_eq!(held.desired, Desired::Stopped);
+        assert_ne!(held.phase, Phase::Stopped, "{}", story.words());
+        tokio::time::sleep(seconds(120)).await;
+        story.accepted(Ask::Start).await;
+        tokio::time::sleep(seconds(120)).await;
+        let launches = pair.cloud.launches();
+        pair.restore_control(backup).await;
+        let story = story.ends_well().await;
+        let found = story.tenant(W).await.unwrap();
+        assert_eq!((found.state(), found.generation), (WorkspaceState::Running, Generation(1)));
+        assert_eq!(story.pair.cloud.launches(), launches, "{}", story.words());
+    });
+}

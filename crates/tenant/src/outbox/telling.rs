@@ -83,6 +83,10 @@ impl Outbox {
             }
             Err(error) => {
                 debug!(error = &error as &dyn std::error::Error, "a wish waits");
+                if entry.retold && entry.wish == Wish::Start && error.reason == ErrorReason::WrongState {
+                    // it has failed since the two agreed, so that it has to be replaced
+                    self.agreement.doubt();
+                }
                 // it may give way to what waits behind it
                 let answer = match error.reason {
                     ErrorReason::WorkspaceNotFound => Some(Answer::NotFound),

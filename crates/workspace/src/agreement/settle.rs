@@ -36,7 +36,10 @@ impl Workspace {
                 self.follow_provider(instance, is_overtaken, terms, &mut effects);
             }
         }
-        let verdict = verdict(Some(self.held()), instance.map(Has::of));
+        let mut verdict = verdict(Some(self.held()), instance.map(Has::of));
+        if verdict == Verdict::Same && instance.is_some_and(|has| self.starts_what_has_failed(has)) {
+            verdict = Verdict::TellAgain;
+        }
         match verdict {
             Verdict::Same => {}
             Verdict::TakeBack => {
@@ -242,6 +245,12 @@ impl Workspace {
         never_granted
     }
 
+    /// Whether a start is told again of what has failed since, for which it is refused.
+    fn starts_what_has_failed(&self, has: &InstanceView) -> bool {
+        let starts = |entry: &Entry| entry.retold && entry.wish == Wish::Start && entry.number > has.intent;
+        has.phase == Phase::Failed && self.outbox.first().is_some_and(starts)
+    }
+
     /// One entry tells what all that was granted and all that waits came to.
     fn tell_again(
         &mut self,
@@ -270,8 +279,8 @@ impl Workspace {
             Some(has) if has.wanted_generation < self.record.generation => {
                 Wish::Replace { run, reset_session }
             }
-            Some(has) if run && has.phase != Phase::Stopped => {
-                // what has failed there can't be started, and what is still on its way down may come to that
+            Some(has) if run && has.phase == Phase::Failed => {
+                // what has failed there can't be started
                 self.record.generation = self.record.highest.next();
                 self.record.highest = self.record.generation;
                 Wish::Replace { run, reset_session }

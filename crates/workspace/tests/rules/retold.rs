@@ -128,7 +128,8 @@ fn what_is_told_depends_on_what_the_provider_has() {
         ),
         ("one that has stopped", idle(), Some(wants(Stopped, Phase::Stopped)), Wish::Start, 2),
         ("one that has failed", idle(), Some(wants(Stopped, Phase::Failed)), replace(true, false), 3),
-        ("one that may fail yet", idle(), Some(wants(Stopped, Phase::Stopping)), replace(true, false), 3),
+        ("one on its way down", idle(), Some(wants(Stopped, Phase::Stopping)), Wish::Start, 2),
+        ("one that was to stop", idle(), Some(wants(Stopped, Phase::Up)), Wish::Start, 2),
         ("one that runs", stopped(Phase::Stopped, None), Some(up.clone()), Wish::Stop(None), 2),
         (
             "one that was stopped for another reason",
@@ -182,6 +183,30 @@ fn a_wish_that_waits_does_not_bring_back_a_generation_that_was_lost() {
     let before = found.outbox.clone();
     assert_eq!(agree(&mut found, Some(&view()), KNOWN, false).0, Verdict::Same);
     assert_eq!(found.outbox, before);
+}
+
+/// It was still on its way down when the two agreed.
+#[test]
+fn a_start_of_what_has_failed_since_becomes_a_replacement() {
+    let failed = InstanceView { phase: Phase::Failed, desired: Some(Desired::Stopped), ..view() };
+    let start = Entry { retold: true, begun: true, ..entry(4, Wish::Start) };
+    let mut found = waiting(vec![start.clone()]);
+    assert_eq!(agree(&mut found, Some(&failed), KNOWN, false).0, Verdict::TellAgain);
+    let again = &found.outbox[0];
+    assert_eq!((&again.wish, again.retold), (&Wish::Replace { run: true, reset_session: false }, true));
+    assert_eq!((again.number, again.generation), (IntentNumber(5), Generation(3)));
+    // what a client asks for is refused instead, and one that was heard is no more in the way
+    let asked = Entry { retold: false, ..start.clone() };
+    let heard = InstanceView { intent: IntentNumber(4), ..failed.clone() };
+    let stopping = InstanceView { phase: Phase::Stopping, ..failed.clone() };
+    for (what, start, instance) in
+        [("asked for", asked, failed), ("heard", start.clone(), heard), ("on its way down", start, stopping)]
+    {
+        let mut found = waiting(vec![start.clone()]);
+        assert_eq!(agree(&mut found, Some(&instance), KNOWN, false).0, Verdict::Same, "{what}");
+        let wishes: Vec<_> = found.outbox.iter().map(|one| (one.number, &one.wish, one.retold)).collect();
+        assert_eq!(wishes, [(start.number, &start.wish, start.retold)], "{what}");
+    }
 }
 
 #[test]

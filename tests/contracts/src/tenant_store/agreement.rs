@@ -130,12 +130,13 @@ async fn a_deletion_of_what_the_provider_lost_is_done(store: Subject) {
     assert_eq!(record.phase, Phase::Gone);
 }
 
-/// What is still on its way down may fail as well, and is refused a start then.
+/// What runs, or is on its way down, is started: nothing of it need be taken away.
 async fn what_has_failed_at_the_provider_is_replaced(store: Subject) {
     let replace = Wish::Replace { run: true, reset_session: false };
     for (phase, wish, generation) in [
-        (Phase::Failed, replace.clone(), Generation(2)),
-        (Phase::Stopping, replace, Generation(2)),
+        (Phase::Failed, replace, Generation(2)),
+        (Phase::Up, Wish::Start, Generation(1)),
+        (Phase::Stopping, Wish::Start, Generation(1)),
         (Phase::Stopped, Wish::Start, Generation(1)),
     ] {
         let up = store.up().await;
