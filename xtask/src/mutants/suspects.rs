@@ -63,6 +63,7 @@ const EXECUTE: &str = "crates/provisioner/src/reconciler/execute.rs";
 const EFFECTS: &str = "crates/provisioner/src/reconciler/effects.rs";
 const ADMISSION: &str = "crates/provisioner/src/admission.rs";
 const WATCH: &str = "crates/provisioner/src/watch.rs";
+const ERROR: &str = "crates/domain/src/error.rs";
 const MEMORY: &str = "crates/provisioner/src/store/memory/mod.rs";
 const AGGREGATE: &str = "crates/workspace/src/aggregate.rs";
 const AGENT: &str = "crates/workspace/src/agent.rs";
@@ -72,7 +73,6 @@ const VERDICT: &str = "crates/workspace/src/agreement/verdict.rs";
 const MEETINGS: &str = "crates/workspace/src/agreement/meetings.rs";
 const WISH: &str = "crates/workspace/src/wish.rs";
 const QUEUE: &str = "crates/tenant/src/outbox/queue.rs";
-const TELLING: &str = "crates/tenant/src/outbox/telling.rs";
 const UNDO: &str = "crates/workspace/src/undo.rs";
 const POSTGRES: &str = "crates/store-postgres/src/engine/mod.rs";
 
@@ -111,8 +111,8 @@ pub(super) const ALL: &[Suspect] = &[
     postgres(
         "starts that race pass the cap",
         POSTGRES,
-        "let account = account_locked(&mut tx, organization, now).await?;\n            let account = account.ok_or_else(|| organization_not_found(organization))?;\n            let Some(admitted)",
-        "let account = account(&mut tx, organization, now).await?;\n            let account = account.ok_or_else(|| organization_not_found(organization))?;\n            let Some(admitted)",
+        "let account = account_locked(&mut tx, organization, now).await?;\n            let account = account.ok_or_else(|| organization_not_found(organization))?;\n            if request.intent",
+        "let account = account(&mut tx, organization, now).await?;\n            let account = account.ok_or_else(|| organization_not_found(organization))?;\n            if request.intent",
     ),
     postgres(
         "a commit loses a change beside it",
@@ -207,9 +207,9 @@ pub(super) const ALL: &[Suspect] = &[
     ),
     pure(
         "an expired token takes a wish back",
-        TELLING,
-        "            | ErrorReason::WorkspaceDeleted\n",
-        "            | ErrorReason::WorkspaceDeleted\n            | ErrorReason::Unauthenticated\n",
+        ERROR,
+        "                | Self::WorkspaceDeleted\n",
+        "                | Self::WorkspaceDeleted\n                | Self::Unauthenticated\n",
     ),
     pure(
         "a wish is told twice at once",
