@@ -73,6 +73,18 @@ impl Workspace {
         }
     }
 
+    /// The workspace as an instance of this generation is to find it: without what waits for the provider's answer and brings a
+    /// later one.
+    #[must_use]
+    pub fn as_of(mut self, generation: Generation) -> Self {
+        let is_later = |entry: &Entry| entry.wish.launches() && entry.generation > generation;
+        while let Some(place) = self.outbox.iter().rposition(is_later) {
+            let entry = self.outbox.remove(place);
+            self.revert(place, &entry);
+        }
+        self
+    }
+
     /// Keeps the stops that a refused wish was composed of: they are told now, or held by the wish that follows.
     fn stop_stands(&mut self, place: usize, refused: Entry, now: Timestamp, effects: &mut SideEffects) {
         if let Some(next) = self.outbox.get_mut(place) {

@@ -30,19 +30,21 @@ pub(crate) async fn bootstrap(
 ) -> Result<Json<Bundle>, HttpError> {
     let bearer = bearer_token(&parts)?;
     let workspaces = &state.workspaces;
-    let (workspace, auth_token) = if let Some(nonce) = request.nonce {
+    let (workspace, generation, auth_token) = if let Some(nonce) = request.nonce {
         if !(16..=64).contains(&nonce.len()) {
             return Err(Error::field("nonce", "has 16 to 64 characters").into());
         }
         let (workspace, generation) = redeem(&state, &bearer, &nonce).await?;
         let credential = credential(&state.key, workspace, generation, &nonce);
-        (workspace, credential)
+        (workspace, generation, credential)
     } else {
         let known = workspaces.store.authenticate(&token::hash(&bearer), workspaces.clock.now()).await?;
-        (known.ok_or_else(unauthenticated)?.0, bearer)
+        let (workspace, generation) = known.ok_or_else(unauthenticated)?;
+        (workspace, generation, bearer)
     };
     let found = workspaces.store.load(workspaces.organization, workspace).await?;
-    let found = found.ok_or_else(unauthenticated)?;
+    // what waits to replace it may be refused yet
+    let found = found.ok_or_else(unauthenticated)?.as_of(generation);
     let (record, private) = (found.record, workspaces.open(workspace, &found.private)?);
     let runtime = workspaces.rules.runtimes.get(&record.spec.runtime).ok_or_else(|| {
         let message = format!("the runtime {:?} is no longer known to tenant-svc", record.spec.runtime);

@@ -258,3 +258,28 @@ fn what_makes_it_ready_goes_back_where_it_was_changed() {
     refuse(&mut found, 4);
     assert_eq!(found.record.readiness, Readiness::Process);
 }
+
+#[test]
+fn an_instance_finds_nothing_of_what_waits_to_replace_it() {
+    let seen = |found: &Workspace, generation| {
+        let found = found.clone().as_of(Generation(generation));
+        (found.record.spec, found.private)
+    };
+    // the fourth wish made the other spec of it, the fifth brought other private parts once more, and a stop waits behind
+    let first = change_of_all();
+    let second = Entry { spec: other(), ..replacement(5, 4) };
+    let undo =
+        Undo { spec: other(), generation: Generation(3), private: Some(sealed("third")), ..second.undo };
+    let stop = Entry { generation: Generation(4), spec: other(), ..entry(6, Wish::Stop(None)) };
+    let found =
+        Workspace { private: sealed("fourth"), ..changed(vec![first, Entry { undo, ..second }, stop]) };
+    assert_eq!(seen(&found, 4), (other(), sealed("fourth")));
+    assert_eq!(seen(&found, 3), (other(), sealed("third")));
+    assert_eq!(seen(&found, 2), (spec(), sealed("before")));
+    // what was set besides stays, and what was granted is in the outbox no more
+    let mut found = changed(vec![change_of_all()]);
+    found.record.spec.name = "brewer".to_owned();
+    assert_eq!(seen(&found, 2).0, WorkspaceSpec { name: "brewer".to_owned(), ..spec() });
+    found.outbox.clear();
+    assert_eq!(seen(&found, 2), (WorkspaceSpec { name: "brewer".to_owned(), ..other() }, sealed("private")));
+}
