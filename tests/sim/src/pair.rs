@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use molecule_domain::Timestamp;
 use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
 use molecule_domain::limits::Limits;
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::store::Store;
+use molecule_workspace::agent::{Patience, Verdict, judge};
 use molecule_workspace::store::TenantStore;
 use molecule_workspace::store::memory::Data;
 use tokio::time::Instant;
@@ -88,6 +90,10 @@ pub fn policy() -> Policy {
         ..Policy::default()
     }
 }
+
+/// Judges who has not connected as soon as anybody could.
+const AT_ONCE: Patience =
+    Patience { connect: Duration::ZERO, silence: Duration::MAX, since: Timestamp::from_micros(0) };
 
 impl Pair {
     /// Starts everything.
@@ -232,6 +238,14 @@ impl Pair {
             let cursors = database.cursors(tenant.organization).await.unwrap_or_default();
             let told = cursors.revision >= self.control.revision_of(tenant.organization);
             if !told || database.waiting().await.is_ok_and(|waiting| !waiting.is_empty()) {
+                return false;
+            }
+            // whose agent has not connected is judged once its time is over, and time that passes at once counts as none
+            let (records, _) = database.snapshot(tenant.organization).await.unwrap_or_default();
+            if records
+                .iter()
+                .any(|record| judge(record, &AT_ONCE, self.world.now()) == Verdict::NeverConnected)
+            {
                 return false;
             }
         }
