@@ -95,7 +95,9 @@ impl Database {
         }
         let reader = SqlitePoolOptions::new()
             .max_connections(4)
-            .connect_with(options.read_only(true))
+            // what a reader can't do would leave its connection to end by itself, after the writer's, which then does not take the
+            // write-ahead log into the file
+            .connect_with(options.read_only(true).optimize_on_close(false, None))
             .await
             .map_err(codec::unavailable)?;
         Ok(Self { writer, reader, engine_wakes: Arc::default(), tenant_commits: watch::Sender::new(0) })

@@ -98,6 +98,7 @@ async fn a_file_that_was_put_back_shows_itself() {
     let seen = [Standpoint { incarnation: store.incarnation(), revision }];
     assert!(!meetings.is_set_back(revision, &seen));
     database.close().await;
+    assert!(!folder.path().join("t.db-wal").exists(), "all of it is in the file");
 
     std::fs::copy(&backup, &file).unwrap();
     let (_database, store) = open(&folder).await;
