@@ -1,6 +1,5 @@
 //! A PostgreSQL server of a test's own, whose data directory can be copied and put back.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,7 +21,7 @@ impl Cluster {
     /// Makes an empty one and starts it. Whoever connects from this machine is trusted.
     pub fn start() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = crate::ports::free()?;
         let cluster = Self { folder, port };
         if is_root()? {
             run(Command::new("chown").arg(USER).arg(cluster.folder.path()))?;

@@ -99,7 +99,7 @@ impl Installation {
 
     /// Starts a replica and waits until it answers.
     pub async fn start(&self, name: &str) -> anyhow::Result<Replica> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = crate::ports::free()?;
         self.start_at(name, port, &[]).await
     }
 

@@ -9,6 +9,7 @@ pub mod images;
 pub mod knife;
 pub mod leftovers;
 pub mod otlp;
+pub mod ports;
 pub mod postgres;
 mod process;
 pub mod raw;

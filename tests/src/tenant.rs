@@ -56,7 +56,7 @@ impl Setup {
 
     /// The same, on a daemon that the caller knows to be clean.
     pub fn on_any_daemon(program: &str, folder: &Path, subnet: u8) -> anyhow::Result<Self> {
-        let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let free = crate::ports::free()?;
         let setup =
             Self { program: program.into(), subnet, env: Vec::new(), data: folder.join("data"), port: free };
         Ok(setup)

@@ -32,7 +32,7 @@ struct Stand {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    molecule_tests::ports::free().unwrap()
 }
 
 async fn stand(subnet: u8) -> Stand {

@@ -79,7 +79,7 @@ async fn only_workspaces_reach_the_agents_listener() {
 async fn only_the_pinned_authority_is_trusted() {
     let folder = tempfile::tempdir().unwrap();
     let setup = setup(&folder, 7).await;
-    let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let plain = std::net::SocketAddr::from(([127, 0, 0, 1], molecule_tests::ports::free().unwrap()));
     let (authority, other) = (Authority::new().unwrap(), Authority::new().unwrap());
     let port = terminate(authority.server(&[setup.gateway()]).unwrap(), plain).await.unwrap();
     let ca_file = folder.path().join("ca.pem");

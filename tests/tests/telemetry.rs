@@ -18,7 +18,7 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    molecule_tests::ports::free().unwrap()
 }
 
 async fn prometheus(port: u16) -> String {

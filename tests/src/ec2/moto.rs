@@ -28,7 +28,7 @@ impl Moto {
         let tools = std::env::var("MOLECULE_PYTHON_TOOLS").context(
             "MOLECULE_PYTHON_TOOLS is not set: run the tests through `cargo xtask test`, which installs moto",
         )?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = crate::ports::free()?;
         let folder = tempfile::tempdir()?;
         let mut command = Command::new(format!("{tools}/moto_server"));
         command
