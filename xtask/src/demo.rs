@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -22,8 +23,15 @@ pub(crate) fn check() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// This program's file. It may have been built anew since it was started: the system says then that the old one is deleted.
+fn own_file() -> anyhow::Result<PathBuf> {
+    let file = std::env::current_exe()?;
+    let built_anew = file.to_str().and_then(|text| text.strip_suffix(" (deleted)")).map(PathBuf::from);
+    Ok(built_anew.unwrap_or(file))
+}
+
 fn interrupt(mode: &[&str]) -> anyhow::Result<()> {
-    let mut demo = Command::new(std::env::current_exe()?);
+    let mut demo = Command::new(own_file()?);
     // a terminal sends Ctrl-C to a whole group
     demo.args(mode).process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut demo = demo.spawn().context("the demo can't be started")?;
