@@ -46,7 +46,8 @@ fn interrupt(mode: &[&str]) -> anyhow::Result<()> {
         }
     }
     if serves {
-        run(Command::new("kill").args(["-INT", &format!("-{}", demo.id())]))?;
+        // the shell's own: the program of that name takes the first digit of a group for all of it, where it is of procps 4
+        run(Command::new("sh").args(["-c", &format!("kill -s INT -- -{}", demo.id())]))?;
     }
     let mut rest = String::new();
     for line in said {
