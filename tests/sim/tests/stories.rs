@@ -764,6 +764,27 @@ fn a_provider_that_is_away_under_an_alarm_ends_no_wish() {
     });
 }
 
+/// What is told again is refused for as long as there is no room for it, and not for good.
+#[test]
+fn what_is_told_again_and_refused_is_granted_later() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        story.accepted(Ask::Stop).await;
+        tokio::time::sleep(seconds(120)).await;
+        let backup = story.pair.control.backup();
+        story.accepted(Ask::Start).await;
+        tokio::time::sleep(seconds(120)).await;
+        story.pair.restore_control(backup).await;
+        story.set_account(|account| Account { standing: Standing::Suspended, ..account }).await;
+        tokio::time::sleep(seconds(300)).await;
+        let waits = story.tenant(W).await.unwrap().pending.is_some();
+        assert!(waits, "its start waits to be told: {}", story.words());
+        story.set_account(|account| Account { standing: Standing::Good, ..account }).await;
+        let story = story.ends_well().await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running, "{}", story.words());
+    });
+}
+
 /// B6 and B11. Before: launches that waited took every slot, so that a stop had to wait for all of them; and under load each
 /// record was looked at by a call of its own.
 #[test]
