@@ -17,10 +17,6 @@ pub(crate) fn instance_view(
     now: Timestamp,
 ) -> Result<InstanceView> {
     let known = (desired(instance.desired_state), phase(instance.phase));
-    let message = match known {
-        (Some(_), Some(_)) => instance.message,
-        _ => format!("in a state that this version does not know: {}", instance.message),
-    };
     let theirs = at.and_then(|at| at.time);
     let ahead = theirs.map_or(0, |theirs| now.micros().saturating_sub(moment(Some(theirs)).micros()));
     // by this tenant's own clock, like all that it is compared with
@@ -37,11 +33,13 @@ pub(crate) fn instance_view(
         phase: known.1.unwrap_or(Phase::Booting),
         phase_since,
         reason: reason(instance.reason),
-        message,
+        message: instance.message,
         endpoint: instance.endpoint.map(|endpoint| Endpoint {
             host: endpoint.host,
             port: u16::try_from(endpoint.port).unwrap_or_default(),
         }),
+        launched: instance.launched,
+        in_unknown_state: !matches!(known, (Some(_), Some(_))),
         revision: Revision(signed(instance.revision)),
     })
 }
@@ -94,6 +92,9 @@ mod tests {
         assert_eq!((known.desired, known.phase), (Some(Desired::Running), Phase::Stopped));
         let unknown = view(wire::Instance { phase: 99, desired_state: 99, reason: 99, tier: 99, ..told() });
         assert_eq!((unknown.desired, unknown.phase, unknown.reason), (None, Phase::Booting, None));
-        assert_eq!(unknown.message, "in a state that this version does not know: told");
+        assert!(unknown.in_unknown_state && !known.in_unknown_state);
+        let ending =
+            view(wire::Instance { phase: 99, desired_state: DesiredState::Deleted.into(), ..told() });
+        assert!(ending.in_unknown_state && ending.is_ending(), "what is wanted is known");
     }
 }

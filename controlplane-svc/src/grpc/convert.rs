@@ -9,7 +9,7 @@ use molecule_domain::tier::Tier;
 use molecule_proto::controlplane::v1 as wire;
 use molecule_proto::workspace::v1 as workspace_wire;
 use molecule_provisioner::admission::Account;
-use molecule_provisioner::model::InstanceRecord;
+use molecule_provisioner::shown::Shown;
 use molecule_service_kit::wire::{desired_to_wire, phase_to_wire, reason_to_wire, tier, tier_to_wire, time};
 use molecule_store_postgres::accounts::{AuditEvent, Holder, Organization, Token};
 
@@ -18,27 +18,31 @@ use super::Parts;
 const MAX_CA: usize = 64 << 10;
 const MAX_TOKEN: usize = 512;
 
-/// An instance as its tenant sees it.
-pub(super) fn instance(record: &InstanceRecord) -> wire::Instance {
+/// An instance as its tenant sees it. What only a newer version knows of it is unspecified.
+pub(super) fn instance(shown: impl Into<Shown>) -> wire::Instance {
+    let Shown { view, backend, created_at } = shown.into();
+    let phase =
+        if view.in_unknown_state { wire::InstancePhase::Unspecified } else { phase_to_wire(view.phase) };
+    let desired = view.desired.map_or(workspace_wire::DesiredState::Unspecified, desired_to_wire);
     wire::Instance {
-        workspace_id: record.workspace.to_string(),
-        backend: record.backend.clone(),
-        desired_state: desired_to_wire(record.desired).into(),
-        intent: unsigned(record.intent.0),
-        generation: record.generation.0,
-        phase: phase_to_wire(record.phase).into(),
-        phase_time: Some(time(record.phase_since)),
-        reason: reason_to_wire(record.reason).into(),
-        message: record.message.clone(),
-        endpoint: record
+        workspace_id: view.workspace.to_string(),
+        backend,
+        desired_state: desired.into(),
+        intent: unsigned(view.intent.0),
+        generation: view.generation.0,
+        phase: phase.into(),
+        phase_time: Some(time(view.phase_since)),
+        reason: reason_to_wire(view.reason).into(),
+        message: view.message,
+        endpoint: view
             .endpoint
-            .as_ref()
-            .map(|endpoint| wire::Endpoint { host: endpoint.host.clone(), port: endpoint.port.into() }),
-        revision: unsigned(record.revision.0),
-        create_time: Some(time(record.created_at)),
-        wanted_generation: record.wanted_generation.0,
-        runtime: record.spec.runtime.clone(),
-        tier: tier_to_wire(record.spec.tier).into(),
+            .map(|endpoint| wire::Endpoint { host: endpoint.host, port: endpoint.port.into() }),
+        revision: unsigned(view.revision.0),
+        create_time: Some(time(created_at)),
+        wanted_generation: view.wanted_generation.0,
+        runtime: view.runtime,
+        tier: tier_to_wire(view.tier).into(),
+        launched: view.launched,
     }
 }
 

@@ -19,6 +19,7 @@ use molecule_proto::controlplane::v1::{
 use molecule_provisioner::admission::{self, Change, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::backend::{LogChunk, LogOptions};
 use molecule_provisioner::model::InstanceRecord;
+use molecule_provisioner::shown::Shown;
 use molecule_provisioner::store::Store;
 use molecule_provisioner::watch::Cursors;
 use molecule_service_kit::auth::identity;
@@ -34,6 +35,8 @@ use super::{Answer, Parts, answer, convert, peers, watch};
 
 const MAX_MESSAGE: usize = 4096;
 const MAX_PREVIEW: u32 = 1000;
+/// How many instances one read of the store gives at most.
+const BATCH: u32 = 500;
 
 pub(crate) struct ProvisioningApi(pub(super) Parts);
 
@@ -76,7 +79,7 @@ impl ProvisioningApi {
     async fn change(&self, holder: &Holder, id: &str, number: u64, change: Change) -> Result<Instance> {
         let (workspace, intent) = (workspace_id(id)?, intent(number)?);
         let record = self.asked(holder, (workspace, intent), change, false).await?;
-        Ok(convert::instance(&record))
+        Ok(convert::instance(record))
     }
 
     async fn start(&self, holder: &Holder, request: StartWorkspaceRequest) -> Result<Instance> {
@@ -124,7 +127,7 @@ impl ProvisioningApi {
         } else {
             asked?
         };
-        Ok(convert::instance(&record))
+        Ok(convert::instance(record))
     }
 
     async fn record(&self, holder: &Holder, workspace: WorkspaceId) -> Result<InstanceRecord> {
@@ -136,24 +139,23 @@ impl ProvisioningApi {
         let gone_too = request.show_gone;
         let list = format!("instances/{}/{gone_too}", holder.organization);
         let mut after: Revision = page::place(&self.0.key, &list, &request.page_token)?.unwrap_or_default();
-        let mut found: Vec<InstanceRecord> = Vec::new();
+        let mut found: Vec<Shown> = Vec::new();
         let mut more = true;
         while found.len() <= size && more {
-            let records = self.0.store.changed_after(holder.organization, after, 500).await?;
-            // fewer than there is room for may come before one that can't be read, which is an error of its own
-            more = !records.is_empty();
-            after = records.last().map_or(after, |last| last.revision);
-            found.extend(records.into_iter().filter(|record| gone_too || record.phase != Phase::Gone));
+            let changed = self.0.store.changed_after(holder.organization, after, BATCH).await?;
+            more = changed.len() == BATCH as usize;
+            after = changed.last().map_or(after, |last| last.view.revision);
+            found.extend(changed.into_iter().filter(|one| gone_too || one.view.phase != Phase::Gone));
         }
         let next_page_token = if found.len() > size {
             found.truncate(size);
-            let last = found.last().map(|last| page::token(&self.0.key, &list, &last.revision));
+            let last = found.last().map(|last| page::token(&self.0.key, &list, &last.view.revision));
             last.transpose()?.unwrap_or_default()
         } else {
             String::new()
         };
         Ok(ListInstancesResponse {
-            instances: found.iter().map(convert::instance).collect(),
+            instances: found.into_iter().map(convert::instance).collect(),
             next_page_token,
             control_plane: self.0.control_plane(holder.revision),
         })
@@ -247,7 +249,7 @@ impl ProvisioningService for ProvisioningApi {
         let result = async {
             let holder: Holder = identity(request.extensions())?;
             let record = self.record(&holder, workspace_id(&request.into_inner().workspace_id)?).await?;
-            Ok(GetWorkspaceInstanceResponse { instance: Some(convert::instance(&record)) })
+            Ok(GetWorkspaceInstanceResponse { instance: Some(convert::instance(record)) })
         };
         answer(result.await)
     }

@@ -79,7 +79,7 @@ async fn follow(
         let mut response = tokio::select! {
             batch = follower.next() => {
                 let batch = batch?;
-                revision = batch.records.iter().map(|record| record.revision).fold(revision, Revision::max);
+                revision = batch.instances.iter().map(|one| one.view.revision).fold(revision, Revision::max);
                 response(batch)
             }
             _ = alive.tick() => WatchInstancesResponse::default(),
@@ -92,7 +92,7 @@ async fn follow(
 fn response(batch: Batch) -> WatchInstancesResponse {
     let events = batch.events.into_iter();
     WatchInstancesResponse {
-        instances: batch.records.iter().map(convert::instance).collect(),
+        instances: batch.instances.into_iter().map(convert::instance).collect(),
         events: events
             .map(|event| event_to_wire(event.id, event.workspace, event.at, event.detail))
             .collect(),

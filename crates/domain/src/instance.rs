@@ -21,11 +21,16 @@ pub struct InstanceView {
     pub wanted_generation: Generation,
     pub runtime: String,
     pub tier: Tier,
+    /// [`Phase::Booting`] where the provider names one that this version does not know.
     pub phase: Phase,
     pub phase_since: Timestamp,
     pub reason: Option<Reason>,
     pub message: String,
     pub endpoint: Option<Endpoint>,
+    /// Whether this generation was ever launched.
+    pub launched: bool,
+    /// Whether its phase, or what is wanted, is one that this version does not know, and is left open.
+    pub in_unknown_state: bool,
     pub revision: Revision,
 }
 
@@ -78,6 +83,8 @@ mod tests {
             reason: None,
             message: String::new(),
             endpoint: None,
+            launched: true,
+            in_unknown_state: false,
             revision: Revision(1),
         };
         assert!(view(Some(Desired::Deleted), Phase::Up).is_ending());

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::admission::{ChangeRequest, ProvisionRequest};
 use crate::model::{Event, InstanceRecord};
+use crate::shown::Shown;
 use crate::store::{RefusedWish, Store, Tenants};
 
 /// How many records or events one read gives at most.
@@ -66,12 +67,8 @@ impl Instances {
         found.ok_or_else(|| Error::workspace_not_found(workspace))
     }
 
-    /// The organisation's records that changed after a revision, in order.
-    pub async fn changed_after(
-        &self,
-        organization: OrganizationId,
-        after: Revision,
-    ) -> Result<Vec<InstanceRecord>> {
+    /// The organisation's instances that changed after a revision, in order.
+    pub async fn changed_after(&self, organization: OrganizationId, after: Revision) -> Result<Vec<Shown>> {
         Ok(self.store.changed_after(organization, after, BATCH).await?)
     }
 

@@ -21,6 +21,7 @@ pub mod policy;
 pub mod reconciler;
 #[cfg(feature = "test-util")]
 pub mod samples;
+pub mod shown;
 pub mod store;
 pub mod wakes;
 pub mod watch;

@@ -136,6 +136,8 @@ impl From<InstanceRecord> for InstanceView {
             reason: record.reason,
             message: record.message,
             endpoint: record.endpoint,
+            launched: record.attempt.is_some(),
+            in_unknown_state: false,
             revision: record.revision,
         }
     }

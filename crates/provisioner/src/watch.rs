@@ -10,7 +10,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::broadcast::{self, Receiver, Sender, WeakSender};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::model::{Event, InstanceRecord};
+use crate::model::Event;
+use crate::shown::Shown;
 use crate::store::{Store, StoreError};
 
 /// How many batches a slow watcher may be behind before it reads for itself.
@@ -22,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How far a watcher is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursors {
-    /// Records up to this revision are known.
+    /// Instances up to this revision are known.
     pub revision: Revision,
     /// Events up to this one are known.
     pub event: i64,
@@ -31,21 +32,21 @@ pub struct Cursors {
 /// Some changes and events, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Records, in order of revision.
-    pub records: Vec<InstanceRecord>,
+    /// Instances, in order of revision.
+    pub instances: Vec<Shown>,
     /// Events, in order of their numbers.
     pub events: Vec<Event>,
 }
 
 impl Batch {
     fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.events.is_empty()
+        self.instances.is_empty() && self.events.is_empty()
     }
 
     /// Where one is who was at `from` and has this.
     fn end(&self, from: Cursors) -> Cursors {
         Cursors {
-            revision: self.records.last().map_or(from.revision, |last| last.revision),
+            revision: self.instances.last().map_or(from.revision, |last| last.view.revision),
             event: self.events.last().map_or(from.event, |last| last.id),
         }
     }
@@ -53,7 +54,7 @@ impl Batch {
     /// What of it is new to one who is at `at`.
     fn after(&self, at: Cursors) -> Self {
         Self {
-            records: self.records.iter().filter(|record| record.revision > at.revision).cloned().collect(),
+            instances: self.instances.iter().filter(|one| one.view.revision > at.revision).cloned().collect(),
             events: self.events.iter().filter(|event| event.id > at.event).cloned().collect(),
         }
     }
@@ -61,7 +62,7 @@ impl Batch {
 
 async fn read(store: &dyn Store, organization: OrganizationId, at: Cursors) -> Result<Batch, StoreError> {
     Ok(Batch {
-        records: store.changed_after(organization, at.revision, BATCH).await?,
+        instances: store.changed_after(organization, at.revision, BATCH).await?,
         events: store.events_after(organization, at.event, BATCH).await?,
     })
 }
@@ -215,7 +216,7 @@ mod tests {
         while numbers.len() < events {
             let batch = follower.next().await.unwrap();
             numbers.extend(batch.events.iter().map(|event| event.id));
-            revisions.extend(batch.records.iter().map(|record| record.revision.0));
+            revisions.extend(batch.instances.iter().map(|one| one.view.revision.0));
             tokio::time::sleep(pause).await;
         }
         (numbers, revisions)
@@ -273,7 +274,7 @@ mod tests {
         let at = |revision, event| Cursors { revision: Revision(revision), event };
         assert_eq!((three.end(at(0, 0)), empty.end(at(4, 5))), (at(3, 3), at(4, 5)));
         let left = three.after(at(2, 1));
-        assert_eq!(left.records.iter().map(|record| record.revision.0).collect::<Vec<_>>(), [3]);
+        assert_eq!(left.instances.iter().map(|one| one.view.revision.0).collect::<Vec<_>>(), [3]);
         assert_eq!(left.events.iter().map(|event| event.id).collect::<Vec<_>>(), [2, 3]);
         let (records, events) = (three.after(at(2, 3)), three.after(at(3, 2)));
         assert!(empty.is_empty() && three.after(at(3, 3)).is_empty());
@@ -293,7 +294,7 @@ mod tests {
         let reader = tokio::spawn(run(Arc::clone(&store) as Arc<dyn Store>, of, from, sender, LOOK_EVERY));
         for _ in 0..2 {
             let told = tokio::time::timeout(LOOK_EVERY / 2, receiver.recv()).await.expect("at once").unwrap();
-            assert_eq!((told.records.len(), told.events.len()), (1, 1));
+            assert_eq!((told.instances.len(), told.events.len()), (1, 1));
             provision().await;
         }
         reader.abort();

@@ -6,11 +6,15 @@ use std::time::Duration;
 use molecule_contracts::engine_store;
 use molecule_domain::Timestamp;
 use molecule_domain::clock::{Clock, SystemClock};
-use molecule_domain::id::{LeaseOwner, WorkspaceId};
+use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::lifecycle::Desired;
 use molecule_provisioner::samples;
-use molecule_provisioner::store::{Room, Store};
+use molecule_provisioner::shown::Shown;
+use molecule_provisioner::store::{Room, Store, UNREADABLE_PAUSE};
 use molecule_store_sqlite::Database;
 use molecule_store_sqlite::engine::EngineStore;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_engine_store_keeps_the_contract() {
@@ -71,4 +75,55 @@ async fn what_an_earlier_process_held_is_due_at_once() {
     let store = EngineStore::new(Database::open(&path).await.unwrap());
     assert_eq!(claim(&store).await, 1);
     assert!(leads(&store).await, "its roles are free");
+}
+
+/// A newer version ran on these tables and was taken back: what it stored that this one can't read is left alone, shown as far as
+/// it can be read, and harms nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_a_newer_version_harms_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tenant.db");
+    let now = Timestamp::from_micros(1_700_000_000_000_000);
+    let (newer, known) = (WorkspaceId::generate(), WorkspaceId::generate());
+    let database = Database::open(&path).await.unwrap();
+    let store = EngineStore::new(database.clone());
+    for workspace in [newer, known] {
+        store.provision(&samples::provision(workspace), now).await.unwrap();
+    }
+    database.close().await;
+    let write = async |what: String| {
+        let mut file = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(what)).execute(&mut file).await.unwrap();
+        file.close().await.unwrap();
+    };
+    let set_phase = |phase| format!("UPDATE instances SET phase = '{phase}' WHERE workspace_id = '{newer}'");
+    write("ALTER TABLE instances ADD COLUMN hibernates INTEGER NOT NULL DEFAULT 0".to_owned()).await;
+    write(set_phase("Hibernating")).await;
+    write(format!("UPDATE instance_events SET actor = 'Robot' WHERE workspace_id = '{newer}'")).await;
+
+    let database = Database::open(&path).await.unwrap();
+    let store = EngineStore::new(database.clone());
+    let claim = async |store: &EngineStore, now| {
+        let (owner, lease) = (LeaseOwner::generate(), Duration::from_secs(3600));
+        let claimed = store.claim("memory", owner, now, lease, Room::of_each(10)).await.unwrap();
+        claimed.into_iter().map(|one| one.record.workspace).collect::<Vec<_>>()
+    };
+    assert_eq!(claim(&store, now).await, [known]);
+    let shown = store.changed_after(OrganizationId::SELF_HOSTED, Revision(0), 10).await.unwrap();
+    let of = |one: &Shown| (one.view.workspace, one.view.in_unknown_state, one.view.desired);
+    let running = Some(Desired::Running);
+    assert_eq!(shown.iter().map(of).collect::<Vec<_>>(), [(newer, true, running), (known, false, running)]);
+    assert_eq!(store.events_after(OrganizationId::SELF_HOSTED, 0, 10).await.unwrap().len(), 2);
+    let expected = store.expectations("memory").await.unwrap().instances;
+    let phase = expected.iter().find(|one| one.workspace == newer).map(|one| one.phase);
+    assert_eq!((expected.len(), phase), (2, Some(None)), "its instance is no orphan");
+    database.close().await;
+
+    write(set_phase("Admitted")).await;
+    let store = EngineStore::new(Database::open(&path).await.unwrap());
+    let mut claimed = claim(&store, now + UNREADABLE_PAUSE).await;
+    claimed.sort_unstable();
+    let mut both = [newer, known];
+    both.sort_unstable();
+    assert_eq!(claimed, both, "whoever can read it goes on with it");
 }

@@ -8,6 +8,7 @@ use molecule_domain::id::Revision;
 use molecule_domain::incarnation::{Standpoint, predecessors};
 use molecule_provisioner::policy::spread;
 use molecule_workspace::agreement::{Meetings, Met};
+use molecule_workspace::record::WorkspaceRecord;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -84,17 +85,22 @@ impl Outbox {
     async fn tell_standpoint(&self, told: Revision) -> Result<Revision> {
         let (meetings, revision) = self.store.meetings(self.organization).await?;
         if revision > told {
-            self.greet(&meetings, revision).await?;
+            let (records, _) = self.store.snapshot(self.organization).await?;
+            self.greet(&meetings, revision, &records).await?;
         }
         Ok(revision)
     }
 
     /// Says where this database stands, what it has seen of the provider, and what it runs as recovered.
-    async fn greet(&self, meetings: &Meetings, revision: Revision) -> Result<(Standpoint, Option<Met>)> {
+    async fn greet(
+        &self,
+        meetings: &Meetings,
+        revision: Revision,
+        records: &[WorkspaceRecord],
+    ) -> Result<(Standpoint, Option<Met>)> {
         let cursor = self.store.cursors(self.organization).await?.revision;
         let seen = meetings.provider.map(|incarnation| Standpoint { incarnation, revision: cursor });
         let own = Standpoint { incarnation: self.own, revision };
-        let (records, _) = self.store.snapshot(self.organization).await?;
         let recovered = records.iter().filter(|record| record.has_lost_config());
         let recovered = recovered.map(|record| record.workspace).take(MOST_RECOVERED).collect();
         let predecessors = predecessors(&meetings.held);
@@ -106,13 +112,21 @@ impl Outbox {
     /// stood.
     async fn meet(&self, doubted: bool) -> Result<Standpoints> {
         let (meetings, revision) = self.store.meetings(self.organization).await?;
-        let (own, met) = self.greet(&meetings, revision).await?;
-        if let Some(met) = &met
-            && (doubted || meetings.must_agree(revision, met))
-        {
-            // a call that is out may change what the inventory shows
-            let _quiet = self.agreement.quiet().await;
-            self.agree(own, met).await?;
+        let (records, _) = self.store.snapshot(self.organization).await?;
+        let (own, met) = self.greet(&meetings, revision, &records).await?;
+        // whoever speaks now may be able to say more
+        let open = records.iter().any(|record| record.in_unknown_state);
+        match &met {
+            Some(met) if doubted || open || meetings.must_agree(revision, met) => {
+                // a call that is out may change what the inventory shows
+                let _quiet = self.agreement.quiet().await;
+                self.agree(own, met).await?;
+            }
+            None if open => {
+                let cursors = self.store.cursors(self.organization).await?;
+                self.store.restart_mirror(self.organization, cursors.event).await?;
+            }
+            _ => {}
         }
         let seen = met.map(|met| met.provider);
         self.set_agreed(seen);

@@ -356,6 +356,7 @@ fn preview(new: &NewWorkspace, now: Timestamp) -> WorkspaceRecord {
     WorkspaceRecord {
         intent: IntentNumber(0),
         generation: Generation(0),
+        in_unknown_state: false,
         instance_generation: Generation(0),
         revision: Revision(0),
         message: "valid; nothing was stored".to_owned(),

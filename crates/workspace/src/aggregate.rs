@@ -151,6 +151,7 @@ impl Workspace {
             phase_since: now,
             reason: None,
             message: "admitted".to_owned(),
+            in_unknown_state: false,
             instance_generation: generation,
             instance_revision: Revision(0),
             endpoint: None,

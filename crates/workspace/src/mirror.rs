@@ -72,7 +72,12 @@ impl Workspace {
         record.phase = instance.phase;
         record.phase_since = instance.phase_since;
         record.reason = instance.reason;
-        record.message.clone_from(&instance.message);
+        record.in_unknown_state = instance.in_unknown_state;
+        record.message = if instance.in_unknown_state {
+            format!("in a state that this version does not know: {}", instance.message)
+        } else {
+            instance.message.clone()
+        };
         record.endpoint.clone_from(&instance.endpoint);
         if instance.phase == Phase::Gone {
             record.deleted_at = record.deleted_at.or(Some(now));

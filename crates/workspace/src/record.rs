@@ -40,6 +40,8 @@ pub struct WorkspaceRecord {
     pub reason: Option<Reason>,
     /// The same for people.
     pub message: String,
+    /// Whether the provider names a phase, or something wanted, that this version does not know, and the phase stands for it.
+    pub in_unknown_state: bool,
     /// The generation that the phase is of.
     pub instance_generation: Generation,
     /// The provider's revision that this was taken from.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{OrganizationId, WorkspaceId};
 use molecule_domain::lifecycle::{Desired, Phase, Reason, WorkspaceState};
 use molecule_domain::limits::Amounts;
 use molecule_domain::tier::Tier;
@@ -78,8 +78,7 @@ impl Pair {
         let wished = self.oracle.wished();
         let mut engine: BTreeMap<WorkspaceId, InstanceRecord> = BTreeMap::new();
         for tenant in &self.tenants {
-            let all = database.changed_after(tenant.organization, Revision(0), 10_000).await;
-            for record in all.unwrap_or_default() {
+            for record in database.records(tenant.organization) {
                 engine.insert(record.workspace, record);
             }
         }

@@ -186,8 +186,7 @@ impl ControlPlane {
         let database = Arc::new(MemoryStore::open(backup.data));
         let mut ledger = Ledger::default();
         for organization in organizations {
-            let records = database.changed_after(*organization, Revision(0), 10_000).await;
-            for record in records.unwrap_or_default() {
+            for record in database.records(*organization) {
                 let amounts = counted(&record);
                 let segments = database.segments(record.workspace).await.unwrap_or_default();
                 ledger.tiled.insert(record.workspace, Tiled::of(&segments));

@@ -81,7 +81,7 @@ impl Call {
         replica: &Replica,
     ) -> Result<Reply> {
         let instances = &replica.instances;
-        let heard = |record| control.as_heard(replica.place, organization, InstanceView::from(record));
+        let heard = |view: InstanceView| control.as_heard(replica.place, organization, view);
         let instance = match self {
             Self::Meet(predecessors) => {
                 return control.meet(organization, standpoints, predecessors).map(Reply::Met);
@@ -94,7 +94,7 @@ impl Call {
                     if batch.is_empty() {
                         return Ok(Reply::Inventory(all, control.incarnation()));
                     }
-                    all.extend(batch.into_iter().map(heard));
+                    all.extend(batch.into_iter().map(InstanceView::from).map(heard));
                 }
             }
             Self::Agree(waiting) => {
@@ -117,7 +117,7 @@ impl Call {
                 if is_final { instances.settled(&*replica.store, wish, asked).await? } else { asked? }
             }
         };
-        Ok(Reply::Instance(Box::new(heard(instance))))
+        Ok(Reply::Instance(Box::new(heard(instance.into()))))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{OrganizationId, WorkspaceId};
 use molecule_domain::limits::Limits;
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::policy::Policy;
@@ -178,9 +178,9 @@ impl Pair {
     /// What the two sides hold of a tenant's workspaces now.
     async fn sides(&self, tenant: &Tenant) -> Sides {
         let (organization, held) = (tenant.organization, tenant.database());
-        let records = self.control.database().changed_after(organization, Revision(0), 10_000).await;
+        let records = self.control.database().records(organization);
         let mut sides = Sides::default();
-        sides.engine.extend(records.unwrap_or_default().into_iter().map(|record| (record.workspace, record)));
+        sides.engine.extend(records.into_iter().map(|record| (record.workspace, record)));
         for record in held.list(organization, true, None, 10_000).await.unwrap_or_default() {
             let found = held.load(organization, record.workspace).await.ok().flatten();
             sides.tenant.extend(found.map(|found| (record.workspace, found)));

@@ -11,6 +11,7 @@ use molecule_provisioner::admission::{Account, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
 use molecule_provisioner::outcome::Outcome;
 use molecule_provisioner::reconciler::orphans::Launched;
+use molecule_provisioner::shown::Shown;
 use molecule_provisioner::store::memory::MemoryStore;
 use molecule_provisioner::store::{Alarm, Expectations, Hold, RefusedWish, Room, Store, StoreError, Tenants};
 use molecule_provisioner::wakes::Wakes;
@@ -123,7 +124,7 @@ impl Store for ReplicaStore {
         organization: OrganizationId,
         after: Revision,
         limit: u32,
-    ) -> Result<Vec<InstanceRecord>, StoreError> {
+    ) -> Result<Vec<Shown>, StoreError> {
         if self.control.revision_of(organization) <= after {
             // nothing is there, whoever asks: the reader that looks every few seconds costs little so
             self.process.is_let().await;

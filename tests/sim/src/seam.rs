@@ -394,7 +394,7 @@ impl Remote {
                     network.control.as_heard(replica.place, organization, InstanceView::from(record))
                 };
                 let changes = Changes {
-                    instances: batch.records.into_iter().map(heard).collect(),
+                    instances: batch.instances.into_iter().map(heard).collect(),
                     events: batch.events,
                     restarted_after_event: None,
                     incarnation,

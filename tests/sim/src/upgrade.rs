@@ -1,5 +1,5 @@
-//! A rolling upgrade: some replicas are of a newer version and say words that a tenant of the older one does not know, until
-//! that is upgraded as well.
+//! A rolling upgrade: some replicas are of a newer version and store and say words that the other replicas, and tenants of the
+//! older version, do not know, until those are upgraded as well.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,9 +34,8 @@ impl ControlPlane {
         };
         self.world.coverage().figure("instances in words that their reader does not know");
         let desired = view.desired.filter(|_| !upgrade.and_desired);
-        let message = format!("in a state that this version does not know: {}", view.message);
         // as the tenant's reader of the wire leaves open what it does not know
-        InstanceView { desired, phase: Phase::Booting, reason: None, message, ..view }
+        InstanceView { desired, phase: Phase::Booting, reason: None, in_unknown_state: true, ..view }
     }
 
     /// Whether everybody is of one version.
@@ -47,8 +46,8 @@ impl ControlPlane {
 
 impl Upgrade {
     fn is_unreadable(&self, place: usize, by: OrganizationId, view: &InstanceView) -> bool {
-        self.newer.contains(&place)
-            && self.older.contains(&by)
+        // what a newer replica has stored, an older one can't read; what a newer one says, an older tenant can't
+        (!self.newer.contains(&place) || self.older.contains(&by))
             && view.desired != Some(Desired::Deleted)
             && self.phases.contains(&view.phase)
     }
@@ -94,7 +93,10 @@ fn upgraded(pair: &Pair, tenant: usize) {
             return;
         }
         if upgrade.older.is_empty() {
-            *slot = None;
+            let newer = slot.take().map(|upgrade| upgrade.newer).unwrap_or_default();
+            for place in (0..pair.control.places()).filter(|place| !newer.contains(place)) {
+                pair.control.replica(place).process.kill();
+            }
         }
     }
     pair.world.tell("operator", 69, || format!("UPGRADES tenant {}", tenant.organization));

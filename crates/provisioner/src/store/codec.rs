@@ -1,5 +1,6 @@
 //! Between columns and types, for any database: plain enums as text, structures as JSON, numbers in bounds.
 
+use molecule_domain::event::Actor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -34,18 +35,9 @@ pub fn from_json<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, Store
     serde_json::from_str(text).map_err(|error| corrupt(format!("{what}: {error}")))
 }
 
-/// What can be read before the first that can't, which is of a newer version: who goes on from there asks again, and is told so
-/// where nothing comes before it. Nothing is ever left out in between.
-pub fn readable<T>(read: impl IntoIterator<Item = Result<T, StoreError>>) -> Result<Vec<T>, StoreError> {
-    let mut all = Vec::new();
-    for one in read {
-        match one {
-            Ok(one) => all.push(one),
-            Err(error) if all.is_empty() => return Err(error),
-            Err(_) => break,
-        }
-    }
-    Ok(all)
+/// Who acted, from text: the engine, where only a newer version knows who.
+pub fn actor(text: &str) -> Actor {
+    from_text(text, "actor").unwrap_or(Actor::Engine)
 }
 
 /// An id from text.
@@ -56,17 +48,4 @@ pub fn id<T: std::str::FromStr>(text: &str) -> Result<T, StoreError> {
 /// A number that must fit.
 pub fn number<T: TryFrom<i64>>(number: i64) -> Result<T, StoreError> {
     T::try_from(number).map_err(|_| corrupt(format!("the number {number}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_ends_before_what_cannot_be_read() {
-        let newer = || Err(corrupt("a phase"));
-        assert_eq!(readable([Ok(1), Ok(2), newer(), Ok(4)]).unwrap(), [1, 2]);
-        assert!(readable([newer(), Ok(4)]).is_err(), "it is no end");
-        assert!(readable(std::iter::empty::<Result<i32, StoreError>>()).unwrap().is_empty());
-    }
 }

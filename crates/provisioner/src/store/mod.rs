@@ -18,6 +18,7 @@ use crate::admission::{Account, ChangeRequest, ProvisionRequest};
 use crate::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
 use crate::outcome::Outcome;
 use crate::reconciler::orphans::Launched;
+use crate::shown::Shown;
 use crate::wakes::Wakes;
 
 pub use self::tenants::{Hold, RefusedWish, Tenants};
@@ -43,14 +44,14 @@ pub trait Store: Send + Sync + 'static {
         workspace: WorkspaceId,
     ) -> Result<Option<InstanceRecord>, StoreError>;
 
-    /// The organisation's records that changed after a revision, in order of revision, at most so many. Fewer may come before
-    /// one that this version can't read; where that is the first, it is an error.
+    /// The organisation's instances that changed after a revision, in order of revision, at most so many. None is left out:
+    /// of what a newer version has stored that shows which this one can read.
     async fn changed_after(
         &self,
         organization: OrganizationId,
         after: Revision,
         limit: u32,
-    ) -> Result<Vec<InstanceRecord>, StoreError>;
+    ) -> Result<Vec<Shown>, StoreError>;
 
     /// The organisation's events after an id, in order, at most so many.
     async fn events_after(

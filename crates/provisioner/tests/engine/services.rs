@@ -25,6 +25,7 @@ use molecule_provisioner::observation::{InstanceState, OwnedInstance};
 use molecule_provisioner::policy::Policy;
 use molecule_provisioner::reconciler::orphans::Orphans;
 use molecule_provisioner::samples;
+use molecule_provisioner::shown::Shown;
 use molecule_provisioner::store::memory::MemoryStore;
 use molecule_provisioner::store::{Alarm, Room, Store};
 use molecule_provisioner::{Engine, Instances};
@@ -236,7 +237,7 @@ async fn wishes_are_stored_and_told_of() {
     assert_eq!(instances.get(ORG, workspace).await.unwrap(), stopped);
     let refused = instances.get(ORG, missing).await.unwrap_err();
     assert_eq!(refused.reason, ErrorReason::WorkspaceNotFound);
-    assert_eq!(instances.changed_after(ORG, Revision(0)).await.unwrap(), std::slice::from_ref(&stopped));
+    assert_eq!(instances.changed_after(ORG, Revision(0)).await.unwrap(), [Shown::from(stopped.clone())]);
     assert_eq!(instances.changed_after(ORG, stopped.revision).await.unwrap(), []);
     let events = instances.events_after(ORG, 0).await.unwrap();
     let kinds: Vec<_> = events.iter().map(|event| &*event.detail.kind).collect();

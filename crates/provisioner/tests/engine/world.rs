@@ -233,7 +233,7 @@ impl World {
             }
         }
         let mut counted_now = Amounts::default();
-        for record in self.store.changed_after(ORG, molecule_domain::id::Revision(0), 1000).await.unwrap() {
+        for record in self.store.records(ORG) {
             counted_now = counted_now.plus(counted(&record));
         }
         let used = self.store.account(ORG, self.clock.now()).await.unwrap().used;
@@ -245,7 +245,7 @@ impl World {
     /// What must hold once all is calm.
     pub(crate) async fn check_settled(&self) {
         assert!(self.violations.is_empty(), "{:#?}", self.violations);
-        let records = self.store.changed_after(ORG, molecule_domain::id::Revision(0), 1000).await.unwrap();
+        let records = self.store.records(ORG);
         let mut by_workspace: BTreeMap<WorkspaceId, _> =
             self.host.instances().into_iter().map(|one| (one.instance.workspace, one)).collect();
         let volumes = self.host.volume_owners();

@@ -16,6 +16,7 @@ use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionReq
 use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
 use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::reconciler::orphans::Launched;
+use molecule_provisioner::shown::Shown;
 use molecule_provisioner::store::{Alarm, Expectations, Room, Store, StoreError};
 use molecule_provisioner::wakes::Wakes;
 use sqlx::PgConnection;
@@ -133,7 +134,7 @@ impl Store for EngineStore {
         organization: OrganizationId,
         after: Revision,
         limit: u32,
-    ) -> Result<Vec<InstanceRecord>, StoreError> {
+    ) -> Result<Vec<Shown>, StoreError> {
         queries::changed_after(&self.0.pool, organization, after, limit).await
     }
 

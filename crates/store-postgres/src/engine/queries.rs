@@ -6,15 +6,16 @@ use std::time::Duration;
 use molecule_domain::Timestamp;
 use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_provisioner::admission::Account;
-use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment};
+use molecule_provisioner::model::{Claimed, Event, EventDetail, Lease, Segment};
 use molecule_provisioner::reconciler::orphans::Launched;
-use molecule_provisioner::store::codec::{from_text, json, number, readable, text};
+use molecule_provisioner::shown::{Columns, Shown};
+use molecule_provisioner::store::codec::{actor, from_text, json, number, text};
 use molecule_provisioner::store::{Alarm, Expectations, Expected, Room, StoreError, UNREADABLE_PAUSE};
 use sqlx::{PgConnection, PgPool};
 use tracing::warn;
 use uuid::Uuid;
 
-use super::rows::{InstanceRow, instance_rows};
+use super::rows::instance_rows;
 use crate::codec::{column, moment};
 use crate::sqlstate::store_error;
 use crate::tenants::holds;
@@ -24,10 +25,11 @@ pub(super) async fn changed_after(
     organization: OrganizationId,
     after: Revision,
     limit: u32,
-) -> Result<Vec<InstanceRecord>, StoreError> {
-    let rows = instance_rows!(
-        "SELECT ",
-        " FROM instances WHERE organization_id = $1 AND revision > $2 ORDER BY revision LIMIT $3",
+) -> Result<Vec<Shown>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT workspace_id, organization_id, backend, desired, intent, generation, wanted_generation, spec, phase,
+             phase_since, reason, message, endpoint, attempt_number, revision, created_at
+         FROM instances WHERE organization_id = $1 AND revision > $2 ORDER BY revision LIMIT $3",
         organization.as_uuid(),
         after.0,
         i64::from(limit),
@@ -35,7 +37,27 @@ pub(super) async fn changed_after(
     .fetch_all(pool)
     .await
     .map_err(store_error)?;
-    readable(rows.into_iter().map(InstanceRow::into_record))
+    let shown = rows.into_iter().map(|row| {
+        Shown::try_from(Columns {
+            workspace: WorkspaceId::from_uuid(row.workspace_id),
+            organization: OrganizationId::from_uuid(row.organization_id),
+            backend: row.backend,
+            desired: row.desired,
+            intent: row.intent,
+            generation: row.generation,
+            wanted_generation: row.wanted_generation,
+            spec: row.spec,
+            phase: row.phase,
+            phase_since: moment(row.phase_since),
+            reason: row.reason,
+            message: row.message,
+            endpoint: row.endpoint,
+            attempt: row.attempt_number,
+            revision: row.revision,
+            created_at: moment(row.created_at),
+        })
+    });
+    shown.collect()
 }
 
 pub(super) async fn events_after(
@@ -61,7 +83,7 @@ pub(super) async fn events_after(
             at: moment(row.at),
             detail: EventDetail {
                 kind: row.kind.into(),
-                actor: from_text(&row.actor, "actor")?,
+                actor: actor(&row.actor),
                 generation: Generation(number(row.generation)?),
                 reason: row.reason.and_then(|reason| from_text(&reason, "reason").ok()),
                 message: row.message,
@@ -70,7 +92,7 @@ pub(super) async fn events_after(
             },
         })
     });
-    readable(events)
+    events.collect()
 }
 
 pub(super) async fn counters(

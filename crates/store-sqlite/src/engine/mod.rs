@@ -14,7 +14,8 @@ use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionReq
 use molecule_provisioner::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment, Wanted};
 use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::reconciler::orphans::Launched;
-use molecule_provisioner::store::codec::readable;
+use molecule_provisioner::shown::{Columns, Shown};
+use molecule_provisioner::store::codec::actor;
 use molecule_provisioner::store::{
     Alarm, Expectations, Expected, Hold, Room, Store, StoreError, UNREADABLE_PAUSE, WHOLE,
 };
@@ -87,19 +88,40 @@ impl Store for EngineStore {
         organization: OrganizationId,
         after: Revision,
         limit: u32,
-    ) -> Result<Vec<InstanceRecord>, StoreError> {
-        let organization = organization.to_string();
-        let rows = sqlx::query_as!(
-            InstanceRow,
-            "SELECT * FROM instances WHERE organization_id = ? AND revision > ? ORDER BY revision LIMIT ?",
-            organization,
+    ) -> Result<Vec<Shown>, StoreError> {
+        let owner = organization.to_string();
+        let rows = sqlx::query!(
+            "SELECT workspace_id, backend, desired, intent, generation, wanted_generation, spec, phase, phase_since,
+                 reason, message, endpoint, attempt_number, revision, created_at
+             FROM instances WHERE organization_id = ? AND revision > ? ORDER BY revision LIMIT ?",
+            owner,
             after.0,
             limit,
         )
         .fetch_all(&self.0.reader)
         .await
         .map_err(unavailable)?;
-        readable(rows.into_iter().map(InstanceRow::into_record))
+        let shown = rows.into_iter().map(|row| {
+            Shown::try_from(Columns {
+                workspace: id(&row.workspace_id)?,
+                organization,
+                backend: row.backend,
+                desired: row.desired,
+                intent: row.intent,
+                generation: row.generation,
+                wanted_generation: row.wanted_generation,
+                spec: row.spec,
+                phase: row.phase,
+                phase_since: Timestamp::from_micros(row.phase_since),
+                reason: row.reason,
+                message: row.message,
+                endpoint: row.endpoint,
+                attempt: row.attempt_number,
+                revision: row.revision,
+                created_at: Timestamp::from_micros(row.created_at),
+            })
+        });
+        shown.collect()
     }
 
     async fn events_after(
@@ -125,7 +147,7 @@ impl Store for EngineStore {
                 at: Timestamp::from_micros(row.at),
                 detail: EventDetail {
                     kind: row.kind.into(),
-                    actor: from_text(&row.actor, "actor")?,
+                    actor: actor(&row.actor),
                     generation: Generation(number(row.generation)?),
                     reason: row.reason.and_then(|reason| from_text(&reason, "reason").ok()),
                     message: row.message,
@@ -134,7 +156,7 @@ impl Store for EngineStore {
                 },
             })
         });
-        readable(events)
+        events.collect()
     }
 
     async fn claim(

@@ -10,7 +10,6 @@ mod verdict;
 use molecule_domain::id::{Generation, IncarnationId, IntentNumber, Revision, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::instance::InstanceView;
-use molecule_domain::lifecycle::Phase;
 
 use crate::aggregate::{SealedToken, SideEffects, Workspace};
 use crate::private::SealedParts;
@@ -96,13 +95,12 @@ pub struct KnownAgents {
 
 impl KnownAgents {
     /// By the generations of which the database has a bootstrap token, each with whether it has made a credential for it.
-    /// A token that seems unused may have been redeemed in the time that is lost, but where nothing was launched yet.
+    /// A token that seems unused may have been redeemed in the time that is lost, but where its generation was never launched.
     pub fn of(instance: &InstanceView, held: &[(Generation, bool)]) -> Self {
-        let launched = instance.phase != Phase::Admitted;
         Self {
             running: held
                 .iter()
-                .any(|(known, redeemed)| *known == instance.generation && (*redeemed || !launched)),
+                .any(|(known, redeemed)| *known == instance.generation && (*redeemed || !instance.launched)),
             wanted: held.iter().any(|(known, _)| *known == instance.wanted_generation),
         }
     }

@@ -66,7 +66,7 @@ struct Credential {
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self::open(Data::default(), IncarnationId::generate())
+        Self::open(Data::default(), IncarnationId::generate(), Timestamp::default())
     }
 }
 

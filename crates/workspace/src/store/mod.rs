@@ -134,7 +134,7 @@ pub trait TenantStore: Send + Sync + 'static {
     async fn cursors(&self, organization: OrganizationId) -> Result<Cursors, StoreError>;
 
     /// Takes over records and events, in order, with the cursors behind them. What is not newer than what is known
-    /// changes nothing, so they may come twice. Returns the workspaces of which the provider has now something to hear.
+    /// changes nothing, so they may come twice.
     async fn mirror(
         &self,
         organization: OrganizationId,

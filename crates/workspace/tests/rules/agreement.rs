@@ -236,16 +236,16 @@ fn an_agent_is_known_by_the_tokens_that_are_held() {
     let (running, wanted) = (Generation(2), Generation(3));
     let known = |running, wanted| KnownAgents { running, wanted };
     let (none, tokens): (&[_], _) = (&[], [(running, false), (wanted, false)]);
-    for (what, phase, held, expected) in [
-        ("none is held", Phase::Up, none, known(false, false)),
-        ("both are", Phase::Up, &[(running, true), (wanted, false)], KNOWN),
-        ("the first was redeemed", Phase::Up, &[(running, true)], known(true, false)),
-        ("it may have been, in a time that is lost", Phase::Up, &tokens, known(false, true)),
-        ("nothing was launched that could", Phase::Admitted, &tokens, KNOWN),
-        ("another was redeemed", Phase::Up, &[(Generation(1), true)], known(false, false)),
-        ("another is held", Phase::Admitted, &[(Generation(1), false)], known(false, false)),
+    for (what, launched, held, expected) in [
+        ("none is held", true, none, known(false, false)),
+        ("both are", true, &[(running, true), (wanted, false)], KNOWN),
+        ("the first was redeemed", true, &[(running, true)], known(true, false)),
+        ("it may have been, in a time that is lost", true, &tokens, known(false, true)),
+        ("nothing was launched that could", false, &tokens, KNOWN),
+        ("another was redeemed", true, &[(Generation(1), true)], known(false, false)),
+        ("another is held", false, &[(Generation(1), false)], known(false, false)),
     ] {
-        let instance = InstanceView { phase, generation: running, wanted_generation: wanted, ..view() };
+        let instance = InstanceView { launched, generation: running, wanted_generation: wanted, ..view() };
         assert_eq!(KnownAgents::of(&instance, held), expected, "{what}");
     }
 }

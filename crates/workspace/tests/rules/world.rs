@@ -78,6 +78,7 @@ pub(crate) fn record() -> WorkspaceRecord {
         phase_since: second(10),
         reason: None,
         message: "up".to_owned(),
+        in_unknown_state: false,
         instance_generation: Generation(2),
         instance_revision: Revision(50),
         endpoint: Some(endpoint()),
@@ -206,6 +207,8 @@ pub(crate) fn view() -> InstanceView {
         reason: None,
         message: "up".to_owned(),
         endpoint: Some(endpoint()),
+        launched: true,
+        in_unknown_state: false,
         revision: Revision(51),
     }
 }

@@ -8,8 +8,9 @@ use molecule_domain::lifecycle::{Phase, Reason};
 
 use super::{BACKEND, ORG, ask, at, claim, claim_one, commit, created, fresh, outcome, up};
 use molecule_provisioner::admission::Change;
-use molecule_provisioner::model::{AttemptState, InstanceRecord};
+use molecule_provisioner::model::AttemptState;
 use molecule_provisioner::outcome::{Fact, Outcome};
+use molecule_provisioner::shown::Shown;
 use molecule_provisioner::store::{Alarm, Store, WHOLE};
 
 pub(super) async fn run<F: Future<Output = Arc<dyn Store>>>(make: impl Fn() -> F) {
@@ -29,7 +30,7 @@ async fn a_record_comes_back_as_it_went_in(store: Arc<dyn Store>) {
     assert!(record.sealed_token.is_some(), "what is lost on its way up is launched again with its token");
     assert_eq!(record.endpoint.as_ref().map(|e| e.port), Some(8000));
     assert_eq!(store.get(ORG, record.workspace).await.unwrap(), Some(record.clone()));
-    assert_eq!(store.changed_after(ORG, Revision(0), 10).await.unwrap(), vec![record]);
+    assert_eq!(store.changed_after(ORG, Revision(0), 10).await.unwrap(), [Shown::from(record)]);
 }
 
 async fn launch_numbers_rise_and_attempts_are_reused(store: Arc<dyn Store>) {
@@ -163,7 +164,7 @@ async fn revisions_rise_with_what_is_visible(store: Arc<dyn Store>) {
         let silent = Outcome { due_at: Some(at(2)), failures: 1, ..outcome(&one.record) };
         commit(&*store, one, at(1), silent).await;
     }
-    let revisions = |records: Vec<InstanceRecord>| records.iter().map(|r| r.revision).collect::<Vec<_>>();
+    let revisions = |shown: Vec<Shown>| shown.iter().map(|one| one.view.revision).collect::<Vec<_>>();
     let all = store.changed_after(ORG, Revision(0), 10).await.unwrap();
     assert_eq!(revisions(all), [first.revision, second.revision], "what nobody sees is no revision");
     let stopped = store.change(&ask(&first, Change::Stop(None)), at(3)).await.unwrap();
@@ -171,7 +172,7 @@ async fn revisions_rise_with_what_is_visible(store: Arc<dyn Store>) {
     let all = store.changed_after(ORG, Revision(0), 10).await.unwrap();
     assert_eq!(revisions(all), [second.revision, stopped.revision]);
     let later = store.changed_after(ORG, second.revision, 10).await.unwrap();
-    assert_eq!(later.iter().map(|r| r.workspace).collect::<Vec<_>>(), [first.workspace]);
+    assert_eq!(later.iter().map(|r| r.view.workspace).collect::<Vec<_>>(), [first.workspace]);
 }
 
 async fn events_are_told_in_order_and_pruned(store: Arc<dyn Store>) {

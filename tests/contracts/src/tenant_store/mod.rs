@@ -76,6 +76,8 @@ pub fn instance(record: &WorkspaceRecord, intent: IntentNumber, phase: Phase, re
         reason: None,
         message: phase.to_string(),
         endpoint: None,
+        launched: phase != Phase::Admitted,
+        in_unknown_state: false,
         revision: Revision(revision),
     }
 }

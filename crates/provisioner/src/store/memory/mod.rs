@@ -12,6 +12,7 @@ use crate::admission::{self, Account, Admitted, ChangeRequest, LAUNCH_WINDOW, Pr
 use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment, Wanted};
 use crate::outcome::{self, Outcome};
 use crate::reconciler::orphans::Launched;
+use crate::shown::Shown;
 use crate::wakes::Wakes;
 use async_trait::async_trait;
 use molecule_domain::id::{LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
@@ -64,6 +65,12 @@ impl MemoryStore {
     pub fn counters(&self, organization: OrganizationId) -> (Revision, i64) {
         let state = self.lock();
         (state.revisions.get(&organization).copied().unwrap_or_default(), state.events_told)
+    }
+
+    /// All records of an organisation's.
+    pub fn records(&self, organization: OrganizationId) -> Vec<InstanceRecord> {
+        let state = self.lock();
+        state.instances.values().filter(|record| record.organization == organization).cloned().collect()
     }
 
     /// The record of a workspace, whosever it is.
@@ -230,17 +237,13 @@ impl Store for MemoryStore {
         organization: OrganizationId,
         after: Revision,
         limit: u32,
-    ) -> Result<Vec<InstanceRecord>, StoreError> {
+    ) -> Result<Vec<Shown>, StoreError> {
         let state = self.lock();
-        let mut changed: Vec<_> = state
-            .instances
-            .values()
-            .filter(|record| record.organization == organization && record.revision > after)
-            .cloned()
-            .collect();
+        let changed =
+            |record: &&InstanceRecord| record.organization == organization && record.revision > after;
+        let mut changed: Vec<_> = state.instances.values().filter(changed).collect();
         changed.sort_by_key(|record| record.revision);
-        changed.truncate(limit as usize);
-        Ok(changed)
+        Ok(changed.into_iter().take(limit as usize).cloned().map(Shown::from).collect())
     }
 
     async fn events_after(
