@@ -58,7 +58,8 @@ CREATE TABLE tenant_state (
 CREATE TABLE incarnations (
     incarnation TEXT PRIMARY KEY NOT NULL,
     place       INTEGER NOT NULL UNIQUE,
-    begins_at   INTEGER NOT NULL
+    begins_at   INTEGER NOT NULL,
+    started_at  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- What the provider had seen of this tenant, its lost starts included, when they last agreed.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use molecule_contracts::tenant_store::{self, at, new_workspace};
+use molecule_domain::Timestamp;
+use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::{OrganizationId, WorkspaceId};
 use molecule_store_sqlite::Database;
 use molecule_store_sqlite::tenant::SqliteStore;
@@ -13,8 +15,12 @@ use sqlx::{ConnectOptions, Connection};
 const ORG: OrganizationId = OrganizationId::SELF_HOSTED;
 
 async fn open(folder: &tempfile::TempDir) -> (Database, SqliteStore) {
+    open_at(folder, at(0)).await
+}
+
+async fn open_at(folder: &tempfile::TempDir, now: Timestamp) -> (Database, SqliteStore) {
     let database = Database::open(&folder.path().join("t.db")).await.unwrap();
-    let store = SqliteStore::open(database.clone()).await.unwrap();
+    let store = SqliteStore::open(database.clone(), now).await.unwrap();
     (database, store)
 }
 
@@ -105,4 +111,30 @@ async fn a_file_that_was_put_back_shows_itself() {
     let (meetings, revision) = store.meetings(ORG).await.unwrap();
     assert!(meetings.is_set_back(revision, &seen));
     assert!(meetings.has_told_nothing(store.incarnation(), revision, &[]));
+}
+
+/// Nobody has seen that the file was put back but whoever watched in the time that is lost.
+#[tokio::test]
+async fn a_watch_does_not_go_on_from_a_time_that_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, backup) = (folder.path().join("t.db"), folder.path().join("backup"));
+    let create = async |store: &SqliteStore, second| {
+        store.create(&new_workspace(WorkspaceId::generate()), None, at(second)).await.unwrap();
+        store.snapshot(ORG).await.unwrap().1
+    };
+    let (database, store) = open_at(&folder, at(5)).await;
+    let kept = create(&store, 10).await;
+    database.close().await;
+    std::fs::copy(&file, &backup).unwrap();
+    let (database, store) = open_at(&folder, at(15)).await;
+    let lost = create(&store, 20).await;
+    database.close().await;
+
+    std::fs::copy(&backup, &file).unwrap();
+    let (_database, store) = open_at(&folder, at(30)).await;
+    let newest = create(&store, 40).await;
+    let refused = store.changes_after(ORG, lost, 10).await.unwrap_err();
+    assert_eq!(Error::from(refused).reason, ErrorReason::RevisionTooOld);
+    assert_eq!(store.changes_after(ORG, kept, 10).await.unwrap().len(), 1);
+    assert_eq!(store.changes_after(ORG, newest, 10).await.unwrap().len(), 0);
 }

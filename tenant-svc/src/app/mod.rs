@@ -76,11 +76,12 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     let data = DataDir::open(&config.data_dir)?;
     let (token, key) = (data.token()?, Arc::new(data.key()?));
     let database = Database::open(&data.database()).await?;
+    let clock: Arc<dyn Clock> = Arc::new(SteadyClock::default());
     let base = Base {
-        store: SqliteStore::open(database.clone()).await?,
+        store: SqliteStore::open(database.clone(), clock.now()).await?,
         database,
         key,
-        clock: Arc::new(SteadyClock::default()),
+        clock,
         cancel: cancel.clone(),
     };
     // decided once: a SaaS tenant never launches anything itself

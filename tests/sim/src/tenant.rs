@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use molecule_domain::Clock;
 use molecule_domain::id::{IncarnationId, OrganizationId};
 use molecule_domain::runtime::RuntimeRegistry;
 use molecule_domain::spec::SpecRules;
 use molecule_domain::tier::TierTable;
+use molecule_domain::{Clock, Timestamp};
 use molecule_tenant::liveness::Liveness;
 use molecule_tenant::outbox::Parts;
 use molecule_tenant::{Outbox, Provider, Workspaces};
@@ -102,7 +102,7 @@ impl Tenant {
         organization: OrganizationId,
         skew: i64,
     ) -> Arc<Self> {
-        let own = world.incarnation();
+        let (own, now) = (world.incarnation(), world.clock(skew).now());
         Arc::new(Self {
             organization,
             skew,
@@ -111,10 +111,15 @@ impl Tenant {
             world,
             oracle,
             mint: Mint::default(),
-            database: Mutex::new(Arc::new(MemoryStore::open(Data::default(), own))),
+            database: Mutex::new(Arc::new(MemoryStore::open(Data::default(), own, now))),
             serving: Mutex::default(),
             set_back: AtomicBool::new(false),
         })
+    }
+
+    /// What its machine's clock shows.
+    fn now(&self) -> Timestamp {
+        self.world.clock(self.skew).now()
     }
 
     /// The database.
@@ -145,13 +150,13 @@ impl Tenant {
         }
         self.set_back.store(true, Ordering::Relaxed);
         self.watcher.is_set_back();
-        *lock(&self.database) = Arc::new(MemoryStore::open(data, self.world.incarnation()));
+        *lock(&self.database) = Arc::new(MemoryStore::open(data, self.world.incarnation(), self.now()));
     }
 
     /// Starts a process over the database as it is: the one before is dead.
     pub fn start(&self) {
         let own = self.world.incarnation();
-        let database = Arc::new(MemoryStore::open(self.database().data(), own));
+        let database = Arc::new(MemoryStore::open(self.database().data(), own, self.now()));
         *lock(&self.database) = Arc::clone(&database);
         let name = format!("tenant-{}", short(self.organization));
         let serving = self.run(&name, own, Arc::clone(&database), &self.oracle);
@@ -163,7 +168,7 @@ impl Tenant {
     /// Starts a second process beside the first, over a copy of the database: a moved host that still runs. Nobody asks it
     /// for anything, and the control plane must not serve it while it serves the first.
     pub fn start_twin(&self, own: IncarnationId) -> Arc<Process> {
-        let copy = Arc::new(MemoryStore::open(self.database().data(), own));
+        let copy = Arc::new(MemoryStore::open(self.database().data(), own, self.now()));
         let name = format!("{TWIN}-{}", short(self.organization));
         // what it stores is no promise to anybody
         self.run(&name, own, copy, &Oracle::new(Arc::clone(&self.world))).process

@@ -22,15 +22,16 @@ use crate::codec::{corrupt, id, unavailable};
 const KEPT: i64 = 1000;
 
 /// Stores a new start.
-pub(super) async fn begin(database: &Database, own: IncarnationId) -> Result<(), StoreError> {
-    let own = own.to_string();
+pub(super) async fn begin(database: &Database, own: IncarnationId, now: Timestamp) -> Result<(), StoreError> {
+    let (own, now) = (own.to_string(), now.micros());
     let mut tx = database.begin().await?;
     for query in [
         sqlx::query!(
-            "INSERT INTO incarnations (incarnation, place, begins_at)
+            "INSERT INTO incarnations (incarnation, place, begins_at, started_at)
              SELECT ?, COALESCE((SELECT MAX(place) FROM incarnations), 0) + 1,
-                 COALESCE((SELECT MAX(revision) FROM tenant_state), 0)",
+                 COALESCE((SELECT MAX(revision) FROM tenant_state), 0), ?",
             own,
+            now,
         ),
         sqlx::query!(
             "DELETE FROM incarnations WHERE place <= (SELECT MAX(place) FROM incarnations) - ?",

@@ -41,10 +41,10 @@ impl fmt::Debug for SqliteStore {
 
 impl SqliteStore {
     /// The tenant's store in this database, as a new start over it. Calls of all that is in its outboxes now count as
-    /// begun.
-    pub async fn open(database: Database) -> Result<Self, StoreError> {
+    /// begun. `now` is by the clock that it is asked with later, which never steps back.
+    pub async fn open(database: Database, now: Timestamp) -> Result<Self, StoreError> {
         let own = IncarnationId::generate();
-        agreement::begin(&database, own).await?;
+        agreement::begin(&database, own, now).await?;
         Ok(Self { database, own, untold: Arc::default() })
     }
 

@@ -95,7 +95,17 @@ impl SqliteStore {
         .await
         .map_err(unavailable)?;
         let (newest, forgotten) = bounds.map_or((0, 0), |row| (row.revision, row.forgotten));
-        check_revision(after, Revision(newest), Revision(forgotten))?;
+        // the rule is `is_of_lost_time`
+        let of_lost_time = sqlx::query_scalar!(
+            r#"SELECT EXISTS (
+                   SELECT 1 FROM incarnations WHERE begins_at < ?1 AND ?1 < started_at
+               ) AS "lost: bool""#,
+            after.0,
+        )
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        check_revision(after, Revision(newest), Revision(forgotten), of_lost_time)?;
         let rows = sqlx::query_scalar!(
             "SELECT record FROM changes WHERE organization_id = ? AND revision > ? ORDER BY revision LIMIT ?",
             organization,

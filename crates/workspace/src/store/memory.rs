@@ -53,6 +53,8 @@ pub struct Data {
     cursors: Cursors,
     meetings: Meetings,
 }
+    /// The revision at which each start began, and when.
+    starts: Vec<(Revision, Timestamp)>,
 
 #[derive(Clone, Debug)]
 struct Credential {
@@ -72,12 +74,13 @@ impl Default for MemoryStore {
 
 impl MemoryStore {
     /// Opens what an earlier process, or a backup, has left, as a new start: every entry counts as begun.
-    pub fn open(mut data: Data, own: IncarnationId) -> Self {
+    pub fn open(mut data: Data, own: IncarnationId, now: Timestamp) -> Self {
         for workspace in data.workspaces.values_mut() {
             workspace.outbox.iter_mut().for_each(|entry| entry.begun = true);
         }
         data.meetings.held.push(Incarnation { id: own, begins_at: data.revision });
         Self { own, data: Mutex::new(data), commits: watch::Sender::new(0) }
+        data.starts.push((data.revision, now));
     }
 
     /// All that is stored.
@@ -450,7 +453,8 @@ impl TenantStore for MemoryStore {
         limit: u32,
     ) -> Result<Vec<WorkspaceRecord>, StoreError> {
         let data = self.lock();
-        check_revision(after, data.revision, data.forgotten)?;
+        let of_lost_time = data.starts.iter().any(|(begins_at, at)| is_of_lost_time(after, *begins_at, *at));
+        check_revision(after, data.revision, data.forgotten, of_lost_time)?;
         Ok(data
             .changes
             .range(after.next()..)

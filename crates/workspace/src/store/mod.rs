@@ -284,8 +284,13 @@ pub fn check_etag(record: &WorkspaceRecord, etag: Option<IntentNumber>) -> Resul
     Ok(())
 }
 
-/// A revision that no watch can begin at.
-pub fn check_revision(after: Revision, newest: Revision, forgotten: Revision) -> Result<(), Error> {
+/// A revision that no watch can begin at. `of_lost_time` says whether it lies [in a time that is lost](is_of_lost_time).
+pub fn check_revision(
+    after: Revision,
+    newest: Revision,
+    forgotten: Revision,
+    of_lost_time: bool,
+) -> Result<(), Error> {
     let problem = if after < forgotten {
         "is older than the history kept"
     } else if after > newest {
@@ -297,4 +302,12 @@ pub fn check_revision(after: Revision, newest: Revision, forgotten: Revision) ->
         ErrorReason::RevisionTooOld,
         format!("revision {after} {problem}; start the watch over with 0"),
     ))
+}
+    } else if of_lost_time {
+        "was given out in a time that is lost: the database was put back to an earlier state since"
+
+/// Whether a revision was given out neither before a start of the tenant nor by it. What came before ends with the revision
+/// `begins_at`, and a start gives out none that is behind the clock as it was `started_at`.
+pub fn is_of_lost_time(revision: Revision, begins_at: Revision, started_at: Timestamp) -> bool {
+    begins_at < revision && revision.0 < started_at.micros()
 }

@@ -24,7 +24,7 @@ pub(crate) fn another_organization() -> OrganizationId {
 }
 
 pub(crate) fn opened() -> MemoryStore {
-    MemoryStore::open(Data::default(), own())
+    MemoryStore::open(Data::default(), own(), second(0))
 }
 
 pub(crate) fn new(number: u8) -> NewWorkspace {
@@ -230,11 +230,31 @@ async fn a_call_that_was_begun_and_any_of_a_process_before_may_be_known() {
     assert_eq!(store.begin_call(workspace_id(1)).await.unwrap(), Some((record, begun.clone())));
     assert_eq!(loaded(&store, 1).await.unwrap().outbox, [begun]);
     create(&store, 2, second(11)).await;
-    let again = MemoryStore::open(store.data(), start_id(2));
+    let again = MemoryStore::open(store.data(), start_id(2), second(12));
     assert!(loaded(&again, 2).await.unwrap().outbox[0].begun);
     let starts: Vec<_> = again.meetings(MINE).await.unwrap().0.held;
     let starts: Vec<_> = starts.iter().map(|held| (held.id, held.begins_at)).collect();
     assert_eq!(starts, [(own(), Revision(0)), (start_id(2), at(second(11)))]);
+}
+
+/// Nobody has seen that the database was put back but whoever watched in the time that is lost.
+#[tokio::test]
+async fn a_watch_does_not_go_on_from_a_time_that_is_lost() {
+    let store = opened();
+    create(&store, 1, second(10)).await;
+    let backup = store.data();
+    create(&store, 2, second(20)).await;
+    let (_, lost) = store.snapshot(MINE).await.unwrap();
+    let store = MemoryStore::open(backup, start_id(2), second(30));
+    let (_, kept) = store.snapshot(MINE).await.unwrap();
+    create(&store, 3, second(40)).await;
+    let refused = store.changes_after(MINE, lost, 10).await.unwrap_err();
+    assert_eq!(Error::from(refused).reason, ErrorReason::RevisionTooOld);
+    assert_eq!(store.changes_after(MINE, kept, 10).await.unwrap().len(), 1);
+    let (_, newest) = store.snapshot(MINE).await.unwrap();
+    let again = MemoryStore::open(store.data(), start_id(3), second(50));
+    create(&again, 4, second(60)).await;
+    assert_eq!(again.changes_after(MINE, newest, 10).await.unwrap().len(), 1, "a start loses nothing");
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 //! What every store refuses, and how it numbers changes.
 
 use molecule_domain::Error;
+use molecule_domain::Timestamp;
 use molecule_domain::error::ErrorReason;
 use molecule_domain::id::{IntentNumber, Revision};
 use molecule_workspace::WorkspaceRecord;
 use molecule_workspace::store::{
-    check_etag, check_id_is_free, check_revision, next_revision, request_id_reused,
+    check_etag, check_id_is_free, check_revision, is_of_lost_time, next_revision, request_id_reused,
 };
 
 use crate::world::{key, record, second, workspace_id};
@@ -52,17 +53,28 @@ fn an_etag_is_the_number_of_the_last_change() {
 
 #[test]
 fn a_watch_begins_within_the_history_that_is_kept() {
-    for (after, problem) in [
-        (9, Some("is older than the history kept")),
-        (10, None),
-        (15, None),
-        (20, None),
-        (21, Some("has not come yet")),
+    let lost = "was given out in a time that is lost: the database was put back to an earlier state since";
+    for (after, of_lost_time, problem) in [
+        (9, false, Some("is older than the history kept")),
+        (10, false, None),
+        (15, false, None),
+        (15, true, Some(lost)),
+        (20, false, None),
+        (21, false, Some("has not come yet")),
     ] {
         let expected = problem.map(|problem| {
             let message = format!("revision {after} {problem}; start the watch over with 0");
             (ErrorReason::RevisionTooOld, message)
         });
-        assert_eq!(told(check_revision(Revision(after), Revision(20), Revision(10))), expected);
+        assert_eq!(told(check_revision(Revision(after), Revision(20), Revision(10), of_lost_time)), expected);
     }
+}
+
+#[test]
+fn no_start_gives_out_what_lies_between_its_beginning_and_its_time() {
+    let lost = [9, 10, 11, 19, 20, 21]
+        .map(|revision| is_of_lost_time(Revision(revision), Revision(10), Timestamp::from_micros(20)));
+    assert_eq!(lost, [false, false, true, true, false, false]);
+    // the clock was set back between the starts
+    assert!(!is_of_lost_time(Revision(11), Revision(30), Timestamp::from_micros(20)));
 }
