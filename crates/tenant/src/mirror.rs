@@ -182,9 +182,13 @@ impl Outbox {
         if !changes.instances.is_empty() || !changes.events.is_empty() {
             let now = self.clock.now();
             let mirrored = self.store.mirror(self.organization, &changes.instances, &changes.events, now);
-            for workspace in mirrored.await? {
+            let mirrored = mirrored.await?;
+            for workspace in mirrored.wishes {
                 warn!(%workspace, "it is deleted here and ran at the provider after all; it is deleted again");
                 self.wake(workspace);
+            }
+            if mirrored.unknown {
+                return Ok(Taken::Doubted);
             }
         }
         Ok(Taken::Over)

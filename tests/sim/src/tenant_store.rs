@@ -17,8 +17,8 @@ use molecule_workspace::private::SealedParts;
 use molecule_workspace::record::{RequestKey, StoredEvent, WorkspaceRecord};
 use molecule_workspace::store::memory::MemoryStore;
 use molecule_workspace::store::{
-    Conditions, CredentialHash, Cursors, Decide, Place, Redeemed, Redemption, Report, StoreError, Stored,
-    TenantStore,
+    Conditions, CredentialHash, Cursors, Decide, Mirrored, Place, Redeemed, Redemption, Report, StoreError,
+    Stored, TenantStore,
 };
 use molecule_workspace::{Entry, Wish, Workspace};
 use tokio::sync::watch;
@@ -298,7 +298,7 @@ impl TenantStore for ProcessStore {
         instances: &[InstanceView],
         events: &[Event],
         now: Timestamp,
-    ) -> Result<Vec<WorkspaceId>, StoreError> {
+    ) -> Result<Mirrored, StoreError> {
         let mirror = self.database.mirror(organization, instances, events, now);
         self.transaction("tenant.mirror", mirror).await
     }

@@ -1,11 +1,11 @@
 //! Takes over what the provider says.
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{OrganizationId, Revision};
 use molecule_domain::instance::{Event, InstanceView};
 use molecule_domain::store::StoreError;
 use molecule_workspace::aggregate::SideEffects;
-use molecule_workspace::store::Cursors;
+use molecule_workspace::store::{Cursors, Mirrored};
 
 use super::SqliteStore;
 use super::rows::add_event;
@@ -33,16 +33,17 @@ impl SqliteStore {
         instances: &[InstanceView],
         events: &[Event],
         now: Timestamp,
-    ) -> Result<Vec<WorkspaceId>, StoreError> {
-        let (mut tx, mut wishes) = (self.database.begin().await?, Vec::new());
+    ) -> Result<Mirrored, StoreError> {
+        let (mut tx, mut mirrored) = (self.database.begin().await?, Mirrored::default());
         for instance in instances {
             let Some(before) = self.load_workspace(&mut tx, instance.workspace, false).await? else {
+                mirrored.unknown |= !instance.is_ending();
                 continue;
             };
             let (mut after, mut effects) = (before.clone(), SideEffects::default());
             after.take_over(instance, now, self.own, &mut effects);
             if before.outbox.is_empty() && !after.outbox.is_empty() {
-                wishes.push(instance.workspace);
+                mirrored.wishes.push(instance.workspace);
             }
             if after != before {
                 self.save(&mut tx, &before, after, effects, now).await?;
@@ -67,7 +68,7 @@ impl SqliteStore {
         .await
         .map_err(unavailable)?;
         self.commit(tx).await?;
-        Ok(wishes)
+        Ok(mirrored)
     }
 
     pub(super) async fn follow_anew(

@@ -10,7 +10,8 @@ use molecule_workspace::aggregate::{Answer, NewWorkspace};
 use molecule_workspace::agreement::{Agreed, Meetings, Met, Minter};
 use molecule_workspace::record::{RequestKey, StoredEvent, WorkspaceRecord};
 use molecule_workspace::store::{
-    Conditions, CredentialHash, Cursors, Decide, Place, Redeemed, Redemption, Report, Stored, TenantStore,
+    Conditions, CredentialHash, Cursors, Decide, Mirrored, Place, Redeemed, Redemption, Report, Stored,
+    TenantStore,
 };
 use molecule_workspace::{Entry, Workspace};
 use tokio::sync::watch;
@@ -88,7 +89,7 @@ impl TenantStore for SqliteStore {
         instances: &[InstanceView],
         events: &[Event],
         now: Timestamp,
-    ) -> Result<Vec<WorkspaceId>, StoreError> {
+    ) -> Result<Mirrored, StoreError> {
         self.take_over(organization, instances, events, now).await
     }
 

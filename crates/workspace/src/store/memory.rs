@@ -11,8 +11,9 @@ use molecule_domain::{Error, Timestamp};
 use tokio::sync::watch;
 
 use super::{
-    Conditions, CredentialHash, Cursors, Decide, Place, Redeemed, Redemption, Report, StoreError, Stored,
-    TenantStore, check_etag, check_id_is_free, check_revision, next_revision, request_id_reused,
+    Conditions, CredentialHash, Cursors, Decide, Mirrored, Place, Redeemed, Redemption, Report, StoreError,
+    Stored, TenantStore, check_etag, check_id_is_free, check_revision, is_of_lost_time, next_revision,
+    request_id_reused,
 };
 use crate::agent::{Patience, Verdict};
 use crate::aggregate::{Answer, NewWorkspace, Revoke, SideEffects, Workspace};
@@ -328,16 +329,18 @@ impl TenantStore for MemoryStore {
         instances: &[InstanceView],
         events: &[Event],
         now: Timestamp,
-    ) -> Result<Vec<WorkspaceId>, StoreError> {
-        let (mut data, mut wishes) = (self.lock(), Vec::new());
+    ) -> Result<Mirrored, StoreError> {
+        let (mut data, mut mirrored) = (self.lock(), Mirrored::default());
         for instance in instances {
             if let Some(mut found) = data.workspaces.get(&instance.workspace).cloned() {
                 let (mut effects, waited) = (SideEffects::default(), !found.outbox.is_empty());
                 found.take_over(instance, now, self.own, &mut effects);
                 if !waited && !found.outbox.is_empty() {
-                    wishes.push(instance.workspace);
+                    mirrored.wishes.push(instance.workspace);
                 }
                 data.save(found, effects, now);
+            } else {
+                mirrored.unknown |= !instance.is_ending();
             }
             data.cursors.revision = data.cursors.revision.max(instance.revision);
         }
@@ -346,7 +349,7 @@ impl TenantStore for MemoryStore {
             data.cursors.event = data.cursors.event.max(event.id);
         }
         self.commit(data);
-        Ok(wishes)
+        Ok(mirrored)
     }
 
     async fn meetings(&self, _organization: OrganizationId) -> Result<(Meetings, Revision), StoreError> {

@@ -43,6 +43,15 @@ pub struct Stored {
     pub number: Option<IntentNumber>,
 }
 
+/// What came of records that were taken over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mirrored {
+    /// The workspaces of which the provider has now something to hear.
+    pub wishes: Vec<WorkspaceId>,
+    /// Whether the provider has instances of workspaces that this database does not know. They are left to an agreement.
+    pub unknown: bool,
+}
+
 /// How far the provider's records and events have been taken over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursors {
@@ -141,7 +150,7 @@ pub trait TenantStore: Send + Sync + 'static {
         instances: &[InstanceView],
         events: &[Event],
         now: Timestamp,
-    ) -> Result<Vec<WorkspaceId>, StoreError>;
+    ) -> Result<Mirrored, StoreError>;
 
     /// What this database holds of its own starts and of meetings with the provider, and its highest revision.
     async fn meetings(&self, organization: OrganizationId) -> Result<(Meetings, Revision), StoreError>;

@@ -284,8 +284,9 @@ async fn the_providers_records_and_events_are_taken_over_with_the_cursors() {
     let records = [instance(9, 60), instance(1, 61), instance(2, 62), instance(3, 63), instance(2, 49)];
     let happened =
         |id| Event { id, workspace: workspace_id(2), at: second(16), detail: event("ended", 1, "it ended") };
-    let wishes = store.mirror(MINE, &records, &[happened(8), happened(7)], second(17)).await.unwrap();
-    assert_eq!(wishes, [workspace_id(3)], "it is deleted again; the first waited before");
+    let mirrored = store.mirror(MINE, &records, &[happened(8), happened(7)], second(17)).await.unwrap();
+    assert_eq!(mirrored.wishes, [workspace_id(3)], "it is deleted again; the first waited before");
+    assert!(mirrored.unknown, "of the ninth nothing is known here");
     assert_eq!(store.cursors(MINE).await.unwrap(), Cursors { revision: Revision(63), event: 8 });
     let taken = loaded(&store, 2).await.unwrap().record;
     assert_eq!((taken.instance_revision, taken.updated_at), (Revision(62), second(17)));

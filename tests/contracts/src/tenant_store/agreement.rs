@@ -34,6 +34,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_replacement_of_the_backup_that_was_never_granted_is_forgotten(store().await).await;
     a_generation_of_which_only_the_provider_knows_is_recovered(store().await).await;
     an_agent_that_connects_is_recovered_no_more(store().await).await;
+    what_only_the_provider_knows_is_left_to_an_agreement(store().await).await;
     another_of_an_id_that_was_refused_is_taken_back(store().await).await;
     whose_agent_is_known_is_not_recovered(store().await).await;
 }
@@ -398,6 +399,27 @@ async fn an_agent_that_connects_is_recovered_no_more(store: Subject) {
     store.meets(&[admitted], true).await;
     let record = store.0.get(ORG, launched.workspace).await.unwrap().unwrap();
     assert_eq!(record.recovered, None, "nothing was launched that could have used its token");
+}
+
+/// Somebody else has made it at the provider, who tells of it between two agreements.
+async fn what_only_the_provider_knows_is_left_to_an_agreement(store: Subject) {
+    let known = store.up().await;
+    let other = InstanceView {
+        workspace: WorkspaceId::generate(),
+        ..instance(&known, IntentNumber(1), Phase::Up, 9)
+    };
+    let gone = InstanceView { phase: Phase::Gone, workspace: WorkspaceId::generate(), ..other.clone() };
+    for (what, instance, unknown) in [
+        ("known", instance(&known, IntentNumber(1), Phase::Up, 8), false),
+        ("gone", gone, false),
+        ("other", other.clone(), true),
+    ] {
+        let mirrored = store.0.mirror(ORG, &[instance], &[], at(40)).await.unwrap();
+        assert_eq!((mirrored.unknown, mirrored.wishes), (unknown, vec![]), "{what}");
+    }
+    store.meets(std::slice::from_ref(&other), false).await;
+    let mirrored = store.0.mirror(ORG, &[other], &[], at(41)).await.unwrap();
+    assert!(!mirrored.unknown, "it is known now");
 }
 
 /// Its creation was refused, a backup was taken, and then another was created under the same id, which runs.

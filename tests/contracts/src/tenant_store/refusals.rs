@@ -179,8 +179,8 @@ async fn a_refused_creation_that_runs_after_all_is_deleted(store: Subject) {
     store.0.answered(created.workspace, IntentNumber(1), &refused(), at(2)).await.unwrap();
     let late =
         InstanceView { desired: Some(Desired::Running), ..instance(&created, IntentNumber(1), Phase::Up, 9) };
-    let wishes = store.0.mirror(ORG, std::slice::from_ref(&late), &[], at(9)).await.unwrap();
-    assert_eq!(wishes, [created.workspace], "somebody has to tell it");
+    let mirrored = store.0.mirror(ORG, std::slice::from_ref(&late), &[], at(9)).await.unwrap();
+    assert_eq!(mirrored.wishes, [created.workspace], "somebody has to tell it");
     let (record, entry) = store.0.begin_call(created.workspace).await.unwrap().unwrap();
     assert_eq!((entry.wish, entry.number, record.desired), (Wish::Delete, IntentNumber(2), Desired::Deleted));
     assert_ne!(record.phase, Phase::Gone);
