@@ -203,6 +203,16 @@ impl Workspace {
             || self.outbox.last().is_some_and(told_why)
     }
 
+    /// The number of the waiting wish that asks already for all that a change asks for, which needs no wish then: what becomes of
+    /// the one becomes of the other.
+    pub fn shares_answer_of(&self, change: &Change) -> Option<IntentNumber> {
+        let asks_for_more = change.wish.is_some()
+            || change.private.is_some()
+            || change.spec.as_ref().is_some_and(|(spec, _)| *spec != self.record.spec);
+        let waits = self.outbox.iter().rfind(|entry| entry.wish.launches() && entry.may_be_refused());
+        waits.filter(|_| !asks_for_more).map(|entry| entry.number)
+    }
+
     /// Stores what a client asks for.
     pub fn change(
         &mut self,
@@ -212,6 +222,10 @@ impl Workspace {
         own: IncarnationId,
     ) -> SideEffects {
         let mut effects = SideEffects { visible: true, ..SideEffects::default() };
+        let shared = self.shares_answer_of(&change);
+        if let Some(shared) = self.outbox.iter_mut().find(|entry| Some(entry.number) == shared) {
+            shared.requests.extend(key.map(|key| key.id.clone()));
+        }
         let private_before = change.private.clone().map(|new| std::mem::replace(&mut self.private, new));
         let undo = Undo::of(&self.record, private_before);
         self.record.intent = self.record.intent.next();

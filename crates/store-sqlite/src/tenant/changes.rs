@@ -57,10 +57,10 @@ impl SqliteStore {
         if let Some((spec, _)) = &change.spec {
             check_parent(&mut tx, organization, workspace, spec.parent).await?;
         }
-        let wishes = change.wish.is_some();
+        let (wishes, shared) = (change.wish.is_some(), before.shares_answer_of(&change));
         let mut after = before.clone();
         let effects = after.change(change, on.key.as_ref(), now, self.own);
-        let number = after.outbox.last().map(|entry| entry.number).filter(|_| wishes);
+        let number = if wishes { after.outbox.last().map(|entry| entry.number) } else { shared };
         remember(&mut tx, organization, on.key.as_ref(), workspace, false, now).await?;
         let saved = self.save(&mut tx, &before, after, effects, now).await?;
         self.commit(tx).await?;

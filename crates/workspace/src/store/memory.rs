@@ -250,10 +250,10 @@ impl TenantStore for MemoryStore {
         if let Some((spec, _)) = &change.spec {
             data.check_parent(workspace, spec.parent)?;
         }
-        let wishes = change.wish.is_some();
+        let (wishes, shared) = (change.wish.is_some(), found.shares_answer_of(&change));
         let effects = found.change(change, on.key.as_ref(), now, self.own);
         data.remember(&found.record, on.key.as_ref(), false, now);
-        let number = found.outbox.last().map(|entry| entry.number).filter(|_| wishes);
+        let number = if wishes { found.outbox.last().map(|entry| entry.number) } else { shared };
         let record = data.save(found, effects, now);
         self.commit(data);
         Ok(Stored { record, number })

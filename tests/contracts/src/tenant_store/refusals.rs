@@ -15,6 +15,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     a_refusal_spares_what_was_asked_for_since(store().await).await;
     what_follows_a_refused_replacement_is_told_without_it(store().await).await;
     secrets_of_a_refused_update_are_not_kept_by_a_later_one_of_config(store().await).await;
+    what_asks_for_the_same_again_shares_the_answer(store().await).await;
     stop_and_delete_are_never_taken_back(store().await).await;
     a_stop_stands_whatever_it_was_composed_with(store().await).await;
     the_id_of_a_refused_creation_is_free_again(store().await).await;
@@ -96,6 +97,31 @@ async fn secrets_of_a_refused_update_are_not_kept_by_a_later_one_of_config(store
     store.0.answered(workspace, second, &refused(), at(5)).await.unwrap();
     let now = store.0.load(ORG, workspace).await.unwrap().unwrap();
     assert_eq!((now.private, now.record.generation), (sealed("private first"), Generation(1)));
+}
+
+/// An update that had no answer in time is sent again, and finds what it asks for in the record: it is not granted yet.
+async fn what_asks_for_the_same_again_shares_the_answer(store: Subject) {
+    let same = |found: &molecule_workspace::Workspace| {
+        let spec = Some((found.record.spec.clone(), found.record.readiness));
+        Ok(Change { spec, ..Change::default() })
+    };
+    let asks = async |workspace, id: &str| {
+        store.0.change(ORG, workspace, &key(id), at(3), Box::new(same)).await.unwrap().number
+    };
+    let workspace = store.up().await.workspace;
+    assert_eq!(asks(workspace, "granted").await, None, "nothing waits");
+    let first = store.asks(workspace, RESTART).await.number;
+    assert_eq!(asks(workspace, "untold").await, first);
+    let entry = store.begins(workspace).await.unwrap();
+    assert_eq!(asks(workspace, "begun").await, first);
+    store.labels(workspace).await;
+    store.0.answered(workspace, entry.number, &refused(), at(4)).await.unwrap();
+    let known = async |id: &str| store.0.replayed(ORG, &key(id).key.unwrap()).await.unwrap();
+    assert_eq!((known("untold").await, known("begun").await), (None, None), "a failure isn't bound");
+    assert_eq!(known("granted").await.map(|stored| stored.number), Some(None));
+    // no refusal takes a stop back, so there is nothing to wait for
+    store.asks(workspace, Wish::Stop(None)).await;
+    assert_eq!(asks(workspace, "stopped").await, None);
 }
 
 /// A plain restart that waits behind an update of the tier must not bring the tier that was refused.
