@@ -103,6 +103,29 @@ async fn the_engine_store_keeps_the_contract_with_tenants() {
     cancel.cancel();
 }
 
+/// A tenant that is started over and over before it has agreed: each of its standpoints may be all that shows a restore.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standpoint_is_kept_until_it_is_acknowledged() {
+    let (scratch, cancel) = (Arc::new(Scratch::new().await.unwrap()), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let service = Service { database: database.clone(), scratch: Arc::clone(&scratch) };
+    let account = Accounts::new(database.clone());
+    let org = account.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    tenants::Service::begins(&service, at(0)).await;
+    let starts: Vec<_> = (0..60).map(|_| IncarnationId::generate()).collect();
+    for start in &starts {
+        tenants::Service::meets(&service, org, *start).await;
+    }
+    let kept = "SELECT COUNT(*) FROM tenant_standpoints";
+    assert_eq!(scratch.number(kept).await.unwrap(), 60);
+    let last = starts[59];
+    let met = database.meet(&Service::process(org, last), None, &[]).await.unwrap();
+    assert!(met.seen.iter().any(|seen| seen.standpoint.incarnation == starts[0]), "the first is told");
+    tenants::Service::agrees(&service, org, last, &[], at(1)).await;
+    assert_eq!(scratch.number(kept).await.unwrap(), 40, "they are acknowledged");
+    cancel.cancel();
+}
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + second * 1_000_000)
 }

@@ -19,7 +19,7 @@ use crate::tenants::forget_refusals;
 
 /// How long a process counts as living after it was last heard.
 pub const SESSION: Duration = Duration::from_secs(30);
-/// How many standpoints of an organisation's tenant are kept.
+/// How many standpoints of an organisation's tenant are kept once it has agreed, which acknowledges them all.
 const KEPT: i64 = 40;
 /// How many recovered workspaces are listed.
 const LISTED: i64 = 1000;
@@ -104,7 +104,6 @@ impl Database {
             };
             note(&mut tx, &[(organization, process.standpoint)], now).await?;
             note_predecessors(&mut tx, process, now).await?;
-            forget(&mut tx, organization).await?;
             note_recovered(&mut tx, organization, recovered).await?;
             let agreed = has_agreed(&mut tx, organization).await?;
             tx.commit().await.map_err(store_error)?;
@@ -292,9 +291,8 @@ async fn has_agreed(db: &mut PgConnection, organization: OrganizationId) -> Resu
 async fn standpoints(db: &mut PgConnection, organization: OrganizationId) -> Result<Vec<Seen>, StoreError> {
     let rows = sqlx::query!(
         "SELECT incarnation, revision, seen_at FROM tenant_standpoints WHERE organization_id = $1
-         ORDER BY seen_at DESC LIMIT $2",
+         ORDER BY seen_at DESC",
         organization.as_uuid(),
-        KEPT,
     )
     .fetch_all(db)
     .await
@@ -398,8 +396,9 @@ async fn note_recovered(
     Ok(())
 }
 
-/// Drops the standpoints that were heard longest ago, beyond those that are kept.
-async fn forget(db: &mut PgConnection, organization: OrganizationId) -> Result<(), StoreError> {
+/// Drops the standpoints that were heard longest ago, beyond those that are kept. The tenant has acknowledged them: of one that
+/// has not, each may be all that shows a restore.
+pub(crate) async fn forget(db: &mut PgConnection, organization: OrganizationId) -> Result<(), StoreError> {
     sqlx::query!(
         "DELETE FROM tenant_standpoints WHERE organization_id = $1 AND incarnation NOT IN (
              SELECT incarnation FROM tenant_standpoints WHERE organization_id = $1

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::codec::{column, moment};
 use crate::engine::EngineStore;
 use crate::engine::rows::{InstanceRow, account_locked, find, find_locked};
+use crate::sessions::forget;
 use crate::sqlstate::store_error;
 use crate::{Database, Process};
 
@@ -80,6 +81,9 @@ impl Database {
             if served.rows_affected() != 1 {
                 let message = "this process of the tenant's is not the one that the control plane met last";
                 return Err(Error::new(ErrorReason::StoreUnavailable, message).into());
+            }
+            if agreement.ends {
+                forget(&mut tx, process.organization).await?;
             }
             if agreement.begins {
                 sqlx::query!("DELETE FROM tenant_waiting WHERE organization_id = $1", organization)

@@ -15,8 +15,6 @@ use crate::process::Process;
 
 /// How long a process counts as living after it was last heard.
 const SESSION: Duration = Duration::from_secs(30);
-/// How many standpoints of a tenant are kept.
-const KEPT: usize = 40;
 
 /// The process of a tenant that is served.
 #[derive(Clone, Debug)]
@@ -106,9 +104,6 @@ impl Book {
                 Some(known) => known.revision = known.revision.max(ended.revision),
                 None => all.push(*ended),
             }
-        }
-        if let Some(seen) = self.seen.get_mut(&organization) {
-            seen.truncate(KEPT);
         }
         Ok(seen)
     }
