@@ -374,26 +374,29 @@ async fn a_database_that_was_put_back_shows_itself() {
     installation.finish().await.unwrap();
 }
 
-/// The same within one incarnation and under a replica that goes on: its own look finds the revisions gone back.
+/// The same within one incarnation and under replicas that go on: each finds that it has looked more often than the database
+/// holds, whatever was written since.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_go_back_under_a_replica_begin_another_incarnation() {
     let folder = tempfile::tempdir().unwrap();
     let installation = Installation::new(CONTROL_PLANE, folder.path(), 34).await.unwrap();
     let (one, two) = (installation.start("one").await.unwrap(), installation.start("two").await.unwrap());
     let (organization, token) = installation.organization(&one, wire::Limits::default()).await.unwrap();
-    let set = async |revision: i64| {
-        let statement = format!(
-            "UPDATE organizations SET revision = {revision} WHERE organization_id = '{organization}'"
-        );
-        execute(&installation.database.url(), statement).await.unwrap();
-    };
-    set(1000).await;
     // past a look of each
-    tokio::time::sleep(Duration::from_secs(7)).await;
+    let looked = "SELECT COUNT(*) FROM control_plane_replicas WHERE looks > 1";
+    until("both have looked", Duration::from_secs(20), || {
+        let database = &installation.database;
+        async move { database.number(looked).await.is_ok_and(|looked| looked == 2) }
+    })
+    .await;
     let first = incarnation_of(&one, &token).await;
     let process = Process::new(&one, &token, "tenant.example:7070").await;
     let stream = process.watch().await.unwrap();
-    set(900).await;
+    let put_back = format!(
+        "UPDATE control_plane_replicas SET looks = 1;
+         UPDATE organizations SET revision = revision + 1000 WHERE organization_id = '{organization}'"
+    );
+    execute(&installation.database.url(), put_back).await.unwrap();
     // the database has answered all along: it is the incarnation that ends the stream
     let ended = end_of(stream).await;
     assert!(ended.message.contains("meet it again"), "{ended}");

@@ -9,6 +9,13 @@ CREATE TABLE control_plane_incarnations (
     at          timestamptz NOT NULL DEFAULT now()
 );
 
+-- How often each replica has looked at this database: where a replica has counted more, rows were put back under it.
+CREATE TABLE control_plane_replicas (
+    replica   uuid PRIMARY KEY,
+    looks     bigint NOT NULL,
+    looked_at timestamptz NOT NULL
+);
+
 -- The process of each organisation's tenant that is served, or was served last.
 CREATE TABLE tenant_sessions (
     organization_id uuid PRIMARY KEY REFERENCES organizations,

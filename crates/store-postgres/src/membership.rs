@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use molecule_domain::id::IncarnationId;
 use molecule_provisioner::store::StoreError;
 use sqlx::{Connection, PgConnection};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::Database;
 use crate::identity::{DatabaseIdentity, Identities, actual, identities};
@@ -31,9 +33,12 @@ pub struct Membership {
     expected: Arc<Mutex<Option<DatabaseIdentity>>>,
     found: Option<DatabaseIdentity>,
     locked: bool,
-    newest: Option<IncarnationId>,
-    /// The highest revision of any organisation's, as last read.
-    highest: i64,
+    /// Names its row among the replicas'.
+    replica: Uuid,
+    /// How often it has looked since it joined.
+    looks: i64,
+    /// When it last looked, by the database's clock.
+    looked_at: OffsetDateTime,
 }
 
 impl Database {
@@ -44,8 +49,9 @@ impl Database {
             expected: Arc::clone(&self.expected),
             found: None,
             locked: false,
-            newest: None,
-            highest: 0,
+            replica: Uuid::nil(),
+            looks: 0,
+            looked_at: OffsetDateTime::UNIX_EPOCH,
         })
     }
 }
@@ -59,16 +65,17 @@ impl Membership {
             self.leave().await?;
             return Ok(Place::Foreign(found));
         }
-        let highest = self.highest().await?;
-        let place = if !self.locked {
-            self.enter().await?
-        } else if highest < self.highest {
-            // it was put back to an earlier state under this connection
-            self.begin(self.newest).await?
-        } else {
+        if !self.locked {
+            return Ok(Place::Member(self.enter().await?));
+        }
+        let before = self.looked_at;
+        let place = if self.counts_on().await? {
             self.stored().await?.ok_or_else(nothing_begun)?
+        } else {
+            // it was put back to an earlier state under this connection
+            self.count_anew().await?;
+            self.begin(Some(before)).await?
         };
-        (self.newest, self.highest) = (Some(place), highest);
         Ok(Place::Member(place))
     }
 
@@ -84,12 +91,7 @@ impl Membership {
             .fetch_one(&mut self.db)
             .await
             .map_err(store_error)?;
-        let begun = if alone {
-            let newest = self.stored().await?;
-            Some(self.begin(newest).await?)
-        } else {
-            None
-        };
+        let begun = if alone { Some(self.begin(None).await?) } else { None };
         sqlx::query!(r#"SELECT pg_advisory_lock_shared($1) AS "taken: ()""#, LOCK)
             .execute(&mut self.db)
             .await
@@ -100,6 +102,7 @@ impl Membership {
                 .await
                 .map_err(store_error)?;
         }
+        self.count_anew().await?;
         self.locked = true;
         match begun {
             Some(begun) => Ok(begun),
@@ -108,7 +111,7 @@ impl Membership {
     }
 
     async fn leave(&mut self) -> Result<(), StoreError> {
-        (self.locked, self.newest) = (false, None);
+        self.locked = false;
         sqlx::query!(r#"SELECT pg_advisory_unlock_all() AS "given_back: ()""#)
             .execute(&mut self.db)
             .await
@@ -121,21 +124,24 @@ impl Membership {
         newest(&mut self.db).await
     }
 
-    /// Begins an incarnation, unless somebody has begun one after `last`; the newest either way.
-    async fn begin(&mut self, last: Option<IncarnationId>) -> Result<IncarnationId, StoreError> {
+    /// Begins an incarnation, unless somebody has begun one since that moment; the newest either way.
+    async fn begin(&mut self, since: Option<OffsetDateTime>) -> Result<IncarnationId, StoreError> {
         let mut tx = self.db.begin().await.map_err(store_error)?;
         sqlx::query!("LOCK TABLE control_plane_incarnations IN SHARE ROW EXCLUSIVE MODE")
             .execute(&mut *tx)
             .await
             .map_err(store_error)?;
-        let newest = newest(&mut tx).await?;
-        if let Some(newest) = newest.filter(|_| newest != last) {
-            return Ok(newest);
+        let begun = sqlx::query_scalar!(
+            "SELECT incarnation FROM control_plane_incarnations WHERE at > $1 ORDER BY number DESC LIMIT 1",
+            since,
+        );
+        if let Some(begun) = begun.fetch_optional(&mut *tx).await.map_err(store_error)? {
+            return Ok(IncarnationId::from_uuid(begun));
         }
         let incarnation = IncarnationId::generate();
         sqlx::query!(
-            "INSERT INTO control_plane_incarnations (incarnation, begins_at)
-             SELECT $1, COALESCE(MAX(revision), 0) FROM organizations",
+            "INSERT INTO control_plane_incarnations (incarnation, begins_at, at)
+             SELECT $1, COALESCE(MAX(revision), 0), clock_timestamp() FROM organizations",
             incarnation.as_uuid(),
         )
         .execute(&mut *tx)
@@ -145,11 +151,38 @@ impl Membership {
         Ok(incarnation)
     }
 
-    async fn highest(&mut self) -> Result<i64, StoreError> {
-        sqlx::query_scalar!(r#"SELECT COALESCE(MAX(revision), 0) AS "highest!" FROM organizations"#)
-            .fetch_one(&mut self.db)
+    /// Counts this look in the database. `false` where that holds another count than this replica does.
+    async fn counts_on(&mut self) -> Result<bool, StoreError> {
+        let counted = sqlx::query!(
+            r#"UPDATE control_plane_replicas SET looks = looks + 1, looked_at = clock_timestamp()
+               WHERE replica = $1 RETURNING looks, looked_at"#,
+            self.replica,
+        )
+        .fetch_optional(&mut self.db)
+        .await
+        .map_err(store_error)?;
+        self.looks += 1;
+        let Some(counted) = counted.filter(|row| row.looks == self.looks) else { return Ok(false) };
+        self.looked_at = counted.looked_at;
+        Ok(true)
+    }
+
+    /// Begins to count under a new name, and drops the counts of replicas that have gone.
+    async fn count_anew(&mut self) -> Result<(), StoreError> {
+        (self.replica, self.looks) = (Uuid::now_v7(), 0);
+        sqlx::query!("DELETE FROM control_plane_replicas WHERE looked_at < now() - interval '1 day'")
+            .execute(&mut self.db)
             .await
-            .map_err(store_error)
+            .map_err(store_error)?;
+        self.looked_at = sqlx::query_scalar!(
+            "INSERT INTO control_plane_replicas (replica, looks, looked_at) VALUES ($1, 0, clock_timestamp())
+             RETURNING looked_at",
+            self.replica,
+        )
+        .fetch_one(&mut self.db)
+        .await
+        .map_err(store_error)?;
+        Ok(())
     }
 }
 

@@ -53,9 +53,9 @@ pub struct Data {
     forgotten: Revision,
     cursors: Cursors,
     meetings: Meetings,
-}
     /// The revision at which each start began, and when.
     starts: Vec<(Revision, Timestamp)>,
+}
 
 #[derive(Clone, Debug)]
 struct Credential {
@@ -80,8 +80,8 @@ impl MemoryStore {
             workspace.outbox.iter_mut().for_each(|entry| entry.begun = true);
         }
         data.meetings.held.push(Incarnation { id: own, begins_at: data.revision });
-        Self { own, data: Mutex::new(data), commits: watch::Sender::new(0) }
         data.starts.push((data.revision, now));
+        Self { own, data: Mutex::new(data), commits: watch::Sender::new(0) }
     }
 
     /// All that is stored.

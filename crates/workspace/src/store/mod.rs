@@ -304,6 +304,8 @@ pub fn check_revision(
         "is older than the history kept"
     } else if after > newest {
         "has not come yet"
+    } else if of_lost_time {
+        "was given out in a time that is lost: the database was put back to an earlier state since"
     } else {
         return Ok(());
     };
@@ -312,8 +314,6 @@ pub fn check_revision(
         format!("revision {after} {problem}; start the watch over with 0"),
     ))
 }
-    } else if of_lost_time {
-        "was given out in a time that is lost: the database was put back to an earlier state since"
 
 /// Whether a revision was given out neither before a start of the tenant nor by it. What came before ends with the revision
 /// `begins_at`, and a start gives out none that is behind the clock as it was `started_at`.
