@@ -29,7 +29,7 @@ use crate::engines::Engines;
 use crate::grpc::{self, Parts};
 use crate::membership;
 use crate::sessions::Sessions;
-use crate::{backends, recount};
+use crate::{backends, recount, suspensions};
 
 /// Disk that a workspace counts for.
 const DISK_GIB: i64 = 10;
@@ -146,8 +146,9 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
             let chores = |stop: CancellationToken| {
                 let (accounts, store, clock) = (accounts.clone(), store.clone(), Arc::clone(&clock));
                 async move {
+                    let suspending = suspensions::run(accounts.clone(), &*clock, stop.clone());
                     let pruning = prune(store.clone(), Arc::clone(&clock), stop.clone());
-                    tokio::join!(recount::run(accounts, store, &*clock, stop), pruning);
+                    tokio::join!(recount::run(accounts, store, &*clock, stop), suspending, pruning);
                     Ok(())
                 }
             };

@@ -14,3 +14,4 @@ mod networks;
 mod plans;
 mod recount;
 mod sessions;
+mod suspensions;

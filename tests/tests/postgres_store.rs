@@ -331,6 +331,116 @@ async fn a_suspended_organisation_is_stopped_and_one_in_use_stays() {
     cancel.cancel();
 }
 
+/// Until so many wait for a lock in the database.
+async fn until_locks_are_waited_for(scratch: &Scratch, many: i64) {
+    let waiting = "SELECT COUNT(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while scratch.number(waiting).await.unwrap() < many {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What is started while its organisation is being suspended holds its instance's lock and waits for the organisation's: in the
+/// order of all locks, so that neither waits for the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_keeps_the_order_of_locks() {
+    let (scratch, cancel) = (Arc::new(Scratch::new().await.unwrap()), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database.clone()));
+    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let started = request(org);
+    store.provision(&started, at(1)).await.unwrap();
+    let connect = async || sqlx::PgConnection::connect(&scratch.url()).await.unwrap();
+    let lock_organization = "SELECT 1 FROM organizations WHERE organization_id = $1 FOR UPDATE";
+    let desire = "UPDATE instances SET desired = $2 WHERE workspace_id = $1";
+    sqlx::query(desire)
+        .bind(started.workspace.as_uuid())
+        .bind("Stopped")
+        .execute(&mut connect().await)
+        .await
+        .unwrap();
+
+    // one that starts it has the organisation's lock, which the suspension waits for
+    let (mut starting, mut stepping) = (connect().await, connect().await);
+    let mut starting = starting.begin().await.unwrap();
+    sqlx::query(desire)
+        .bind(started.workspace.as_uuid())
+        .bind("Running")
+        .execute(&mut *starting)
+        .await
+        .unwrap();
+    sqlx::query(lock_organization).bind(org.as_uuid()).execute(&mut *starting).await.unwrap();
+    let suspending = tokio::spawn({
+        let accounts = accounts.clone();
+        async move { accounts.suspend(org, &operator("suspend"), at(2)).await }
+    });
+    until_locks_are_waited_for(&scratch, 1).await;
+    // a step of the engine's waits for the instance, and then for the organisation
+    let step = tokio::spawn({
+        let scratch = Arc::clone(&scratch);
+        async move {
+            let mut step = stepping.begin().await?;
+            let lock = "SELECT 1 FROM instances WHERE workspace_id = $1 FOR UPDATE";
+            sqlx::query(lock).bind(started.workspace.as_uuid()).execute(&mut *step).await?;
+            until_locks_are_waited_for(&scratch, 1).await;
+            sqlx::query(lock_organization).bind(org.as_uuid()).execute(&mut *step).await?;
+            step.commit().await
+        }
+    });
+    until_locks_are_waited_for(&scratch, 2).await;
+    starting.commit().await.unwrap();
+
+    step.await.unwrap().unwrap();
+    assert_eq!(suspending.await.unwrap().unwrap().account.standing, Standing::Suspended);
+    let stopped = store.get(org, started.workspace).await.unwrap().unwrap();
+    assert_eq!((stopped.desired, stopped.reason), (Desired::Stopped, Some(Reason::OrganizationSuspended)));
+    let lost: u64 = database.counts().iter().map(|(_, counts)| counts.retries).sum();
+    assert_eq!(lost, 0, "nothing lost a race: {:?}", database.counts());
+    cancel.cancel();
+}
+
+/// A replica dies between the two parts of a suspension: a later look stops what was left to run, and only that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_that_was_cut_short_is_finished() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let org = organization(Limits::default());
+        made.push(accounts.create(&org, &operator("create"), at(0)).await.unwrap().id);
+    }
+    let (cut, other) = (made[0], made[1]);
+    // more than one batch
+    for _ in 0..120 {
+        store.provision(&request(cut), at(1)).await.unwrap();
+    }
+    store.provision(&request(other), at(1)).await.unwrap();
+    let unread = store.provision(&request(cut), at(1)).await.unwrap().workspace;
+    for written in [
+        format!("UPDATE organizations SET standing = 'Suspended' WHERE organization_id = '{cut}'"),
+        format!("UPDATE instances SET phase = 'Hibernating' WHERE workspace_id = '{unread}'"),
+    ] {
+        execute(&scratch.url(), written).await.unwrap();
+    }
+    let running = async || {
+        let count = "SELECT COUNT(*)::text FROM instances WHERE desired = 'Running'";
+        scratch.text(count).await.unwrap()
+    };
+    assert_eq!(running().await, "122");
+    accounts.finish_suspensions(at(2)).await.unwrap();
+    assert_eq!(running().await, "2", "the other organisation's, and what this version can't read");
+    assert_eq!(store.account(other, at(3)).await.unwrap().standing, Standing::Good);
+    let told = store.events_after(cut, 0, 1000).await.unwrap();
+    let suspended = || told.iter().filter(|event| event.detail.kind == "suspended").count();
+    assert_eq!(suspended(), 120);
+    // once more finds nothing to do, and so does another suspension
+    accounts.finish_suspensions(at(3)).await.unwrap();
+    accounts.suspend(cut, &operator("suspend"), at(3)).await.unwrap();
+    assert_eq!(store.events_after(cut, 0, 1000).await.unwrap().len(), told.len());
+    cancel.cancel();
+}
+
 /// A newer version has written what this one can't read: only that record is left to others, and its instance is no orphan.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_of_a_newer_version_harms_nobody() {
