@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use molecule_domain::clock::Clock;
-use molecule_domain::id::InstallationId;
+use molecule_domain::id::{InstallationId, LeaseOwner};
 use molecule_provisioner::Instances;
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::policy::Policy;
-use molecule_provisioner::store::Store;
+use molecule_provisioner::store::{Store, StoreError};
 use molecule_provisioner::watch::Feed;
 use molecule_service_kit::guard::Guard;
 use molecule_service_kit::seal::Aes;
@@ -35,6 +35,8 @@ use crate::{backends, recount, suspensions};
 const DISK_GIB: i64 = 10;
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+/// What operators did is kept for longer than a year, so that a yearly audit finds all of it.
+const AUDIT_KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// What tests set and production leaves.
 #[derive(Clone, Debug, Default)]
@@ -147,7 +149,7 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
                 let (accounts, store, clock) = (accounts.clone(), store.clone(), Arc::clone(&clock));
                 async move {
                     let suspending = suspensions::run(accounts.clone(), &*clock, stop.clone());
-                    let pruning = prune(store.clone(), Arc::clone(&clock), stop.clone());
+                    let pruning = prune(store.clone(), accounts.clone(), &*clock, stop.clone());
                     tokio::join!(recount::run(accounts, store, &*clock, stop), suspending, pruning);
                     Ok(())
                 }
@@ -180,9 +182,19 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     Ok(())
 }
 
-async fn prune(store: EngineStore, clock: Arc<dyn Clock>, cancel: CancellationToken) {
+/// Drops what is old, in one replica at a time.
+async fn prune(store: EngineStore, accounts: Accounts, clock: &dyn Clock, cancel: CancellationToken) {
     while cancel.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
-        if let Err(error) = store.prune(clock.now() - MONTH).await {
+        let now = clock.now();
+        let pruned = async {
+            // under a new name each time nobody prolongs it; it is over before this one looks again
+            if store.lead("prune", LeaseOwner::generate(), now, now + PRUNE_EVERY / 2).await? {
+                store.prune(now - MONTH).await?;
+                accounts.prune(now - AUDIT_KEPT).await?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        if let Some(Err(error)) = cancel.run_until_cancelled(pruned).await {
             warn!(
                 error = &error as &dyn std::error::Error,
                 "what is old could not be dropped; trying again later"

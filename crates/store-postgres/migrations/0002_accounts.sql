@@ -22,6 +22,7 @@ CREATE TABLE audit_events (
 );
 
 CREATE INDEX audit_events_by_organization ON audit_events (organization_id, event_id);
+CREATE INDEX audit_events_by_age ON audit_events (at);
 
 -- The subnets given out from the pool, one per organisation.
 CREATE TABLE networks (

@@ -12,6 +12,7 @@ mod identity;
 mod membership;
 pub mod networks;
 mod notify;
+mod pruning;
 mod sessions;
 mod sqlstate;
 mod tenants;

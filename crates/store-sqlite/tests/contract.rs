@@ -127,3 +127,43 @@ async fn a_record_of_a_newer_version_harms_nobody() {
     both.sort_unstable();
     assert_eq!(claimed, both, "whoever can read it goes on with it");
 }
+
+/// Much that is old, as after a month without a prune: it goes in parts, between which others write.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_old_is_dropped_in_parts() {
+    use sqlx::{Connection, Executor};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tenant.db");
+    let database = Database::open(&path).await.unwrap();
+    let store = EngineStore::new(database.clone());
+    let now = Timestamp::from_micros(1_700_000_000_000_000);
+    store.provision(&samples::provision(WorkspaceId::generate()), now).await.unwrap();
+    let mut db = sqlx::SqliteConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap();
+    let old = "WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 9000)";
+    for insert in [
+        "INSERT INTO instance_events (organization_id, workspace_id, at, kind, actor, generation, message, log_tail)
+         SELECT '', '', number, 'old', 'Provider', 1, '', '' FROM numbers",
+        "INSERT INTO launches (organization_id, at) SELECT '', number FROM numbers",
+        "INSERT INTO launched (launch, workspace_id, at) SELECT number, '', number FROM numbers",
+    ] {
+        db.execute(sqlx::query(sqlx::AssertSqlSafe(format!("{old} {insert}")))).await.unwrap();
+    }
+    // as where the process ends in the middle of it
+    db.execute(
+        "CREATE TRIGGER ends BEFORE DELETE ON instance_events WHEN OLD.at = 8500
+         BEGIN SELECT RAISE(ABORT, 'ended'); END",
+    )
+    .await
+    .unwrap();
+    let counted =
+        "SELECT (SELECT COUNT(*) FROM instance_events) || ' ' || (SELECT COUNT(*) FROM launches) || ' '
+         || (SELECT COUNT(*) FROM launched)";
+    store.prune(now).await.unwrap_err();
+    let left: String = sqlx::query_scalar(counted).fetch_one(&mut db).await.unwrap();
+    assert_eq!(left, "1001 9001 9000");
+    db.execute("DROP TRIGGER ends").await.unwrap();
+    store.prune(now).await.unwrap();
+    let left: String = sqlx::query_scalar(counted).fetch_one(&mut db).await.unwrap();
+    assert_eq!(left, "1 1 0");
+}

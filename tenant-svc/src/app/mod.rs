@@ -178,7 +178,7 @@ async fn prune(
             store.prune(day_ago, month_ago).await?;
             engine.prune(month_ago).await
         };
-        if let Err(error) = pruned.await {
+        if let Some(Err(error)) = cancel.run_until_cancelled(pruned).await {
             warn!(
                 error = &error as &dyn std::error::Error,
                 "what is old could not be dropped; trying again later"

@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 
 use super::Accounts;
 use crate::codec::{column, moment};
+use crate::pruning::{PRUNED, in_parts};
 use crate::sqlstate::store_error;
 
 /// Who is about to do something, and why.
@@ -68,6 +69,20 @@ impl Accounts {
     ) -> Result<(), StoreError> {
         let mut db = self.0.pool.acquire().await.map_err(store_error)?;
         keep(&mut db, audit, organization, now).await
+    }
+
+    /// Drops audit events of before a moment.
+    pub async fn prune(&self, before: Timestamp) -> Result<(), StoreError> {
+        let part = || async {
+            let dropped = sqlx::query!(
+                "DELETE FROM audit_events WHERE event_id = ANY(ARRAY(
+                     SELECT event_id FROM audit_events WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED))",
+                column(before),
+                PRUNED,
+            );
+            Ok(dropped.execute(&self.0.pool).await.map_err(store_error)?.rows_affected())
+        };
+        in_parts(&self.0.transactions, part).await
     }
 
     /// Audit events of one organisation or of all, newest first, before an id.

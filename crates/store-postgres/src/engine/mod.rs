@@ -284,8 +284,7 @@ impl Store for EngineStore {
     }
 
     async fn prune(&self, before: Timestamp) -> Result<(), StoreError> {
-        let once = || queries::prune(&self.0.pool, before);
-        self.0.transactions.run("prune", once).await
+        queries::prune(&self.0, before).await
     }
 
     fn wakes(&self) -> &Wakes {

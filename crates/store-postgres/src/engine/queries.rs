@@ -16,7 +16,9 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::rows::instance_rows;
+use crate::Database;
 use crate::codec::{column, moment};
+use crate::pruning::{PRUNED, in_parts};
 use crate::sqlstate::store_error;
 use crate::tenants::holds;
 
@@ -464,30 +466,50 @@ pub(super) async fn set_account(
     Ok(())
 }
 
-pub(super) async fn prune(pool: &PgPool, before: Timestamp) -> Result<(), StoreError> {
-    sqlx::query!("DELETE FROM instance_events WHERE at < $1", column(before))
-        .execute(pool)
-        .await
-        .map_err(store_error)?;
-    sqlx::query!("DELETE FROM tenant_refusals WHERE at < $1", column(before))
-        .execute(pool)
-        .await
-        .map_err(store_error)?;
-    sqlx::query!("DELETE FROM launches WHERE at < $1", column(before))
-        .execute(pool)
-        .await
-        .map_err(store_error)?;
-    sqlx::query!("DELETE FROM instances WHERE phase = 'Gone' AND phase_since < $1", column(before))
-        .execute(pool)
-        .await
-        .map_err(store_error)?;
-    sqlx::query!(
-        "DELETE FROM launched WHERE at < $1
-             AND NOT EXISTS (SELECT 1 FROM instances WHERE instances.workspace_id = launched.workspace_id)",
-        column(before),
-    )
-    .execute(pool)
-    .await
-    .map_err(store_error)?;
-    Ok(())
+/// A part of what is old in a table, dropped by the places of its rows, which hold while these are locked. What a replica beside
+/// this one has locked is left to it.
+macro_rules! part {
+    ($database:expr, $before:expr, $delete:literal, $old:literal) => {
+        || async {
+            let dropped = sqlx::query!(
+                $delete
+                    + " WHERE ctid = ANY(ARRAY(SELECT ctid FROM "
+                    + $old
+                    + " LIMIT $2 FOR UPDATE SKIP LOCKED))",
+                column($before),
+                PRUNED,
+            );
+            Ok(dropped.execute(&$database.pool).await.map_err(store_error)?.rows_affected())
+        }
+    };
+}
+
+/// What a workspace that is not gone has launched stays, however long ago that was: its disk carries the number of the launch
+/// that made it, and what carries a number that is not known raises an alarm.
+pub(super) async fn prune(database: &Database, before: Timestamp) -> Result<(), StoreError> {
+    let transactions = &database.transactions;
+    let events =
+        part!(database, before, "DELETE FROM instance_events", "instance_events WHERE at < $1 ORDER BY at");
+    in_parts(transactions, events).await?;
+    let refusals =
+        part!(database, before, "DELETE FROM tenant_refusals", "tenant_refusals WHERE at < $1 ORDER BY at");
+    in_parts(transactions, refusals).await?;
+    let launches = part!(database, before, "DELETE FROM launches", "launches WHERE at < $1 ORDER BY at");
+    in_parts(transactions, launches).await?;
+    let gone = part!(
+        database,
+        before,
+        "DELETE FROM instances",
+        "instances WHERE phase = 'Gone' AND phase_since < $1 ORDER BY phase_since"
+    );
+    in_parts(transactions, gone).await?;
+    let launched = part!(
+        database,
+        before,
+        "DELETE FROM launched",
+        "launched WHERE at < $1
+             AND NOT EXISTS (SELECT 1 FROM instances WHERE instances.workspace_id = launched.workspace_id)
+         ORDER BY at"
+    );
+    in_parts(transactions, launched).await
 }

@@ -20,12 +20,21 @@ use molecule_provisioner::store::{
     Alarm, Expectations, Expected, Hold, Room, Store, StoreError, UNREADABLE_PAUSE, WHOLE,
 };
 use molecule_provisioner::wakes::Wakes;
+use sqlx::Sqlite;
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
 use tracing::warn;
 
 use self::parts::{admit, begun, held, highest_launch, tell};
 use self::rows::{InstanceRow, account, add_usage, find, leave, next_revision, save};
 use crate::Database;
 use crate::codec::{from_text, id, json, number, text, unavailable};
+
+/// The most rows that are dropped in one transaction: all others that write wait for it.
+const PRUNED: u32 = 2_000;
+
+/// A statement that gives no rows.
+type Statement = Query<'static, Sqlite, SqliteArguments>;
 
 /// The engine's store over an open database.
 #[derive(Clone, Debug)]
@@ -532,28 +541,54 @@ impl Store for EngineStore {
 
     async fn prune(&self, before: Timestamp) -> Result<(), StoreError> {
         let before = before.micros();
-        let mut tx = self.0.begin().await?;
-        sqlx::query!("DELETE FROM instance_events WHERE at < ?", before)
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        sqlx::query!("DELETE FROM launches WHERE at < ?", before)
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        sqlx::query!("DELETE FROM instances WHERE phase = 'Gone' AND phase_since < ?", before)
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        sqlx::query!(
-            "DELETE FROM launched WHERE at < ?
-                 AND NOT EXISTS (SELECT 1 FROM instances WHERE instances.workspace_id = launched.workspace_id)",
-            before,
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        tx.commit().await.map_err(unavailable)
+        let parts: [fn(i64) -> Statement; 4] = [
+            |before| {
+                sqlx::query!(
+                    "DELETE FROM instance_events WHERE event_id IN (
+                         SELECT event_id FROM instance_events WHERE at < ? ORDER BY at LIMIT ?)",
+                    before,
+                    PRUNED,
+                )
+            },
+            |before| {
+                sqlx::query!(
+                    "DELETE FROM launches WHERE launch_id IN (
+                         SELECT launch_id FROM launches WHERE at < ? ORDER BY at LIMIT ?)",
+                    before,
+                    PRUNED,
+                )
+            },
+            |before| {
+                sqlx::query!(
+                    "DELETE FROM instances WHERE workspace_id IN (
+                         SELECT workspace_id FROM instances WHERE phase = 'Gone' AND phase_since < ?
+                         ORDER BY phase_since LIMIT ?)",
+                    before,
+                    PRUNED,
+                )
+            },
+            |before| {
+                sqlx::query!(
+                    "DELETE FROM launched WHERE (launch, workspace_id) IN (
+                         SELECT launch, workspace_id FROM launched WHERE at < ? AND NOT EXISTS (
+                             SELECT 1 FROM instances WHERE instances.workspace_id = launched.workspace_id)
+                         ORDER BY at LIMIT ?)",
+                    before,
+                    PRUNED,
+                )
+            },
+        ];
+        for part in parts {
+            loop {
+                let mut tx = self.0.begin().await?;
+                let dropped = part(before).execute(&mut *tx).await.map_err(unavailable)?.rows_affected();
+                tx.commit().await.map_err(unavailable)?;
+                if dropped < u64::from(PRUNED) {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn wakes(&self) -> &Wakes {
