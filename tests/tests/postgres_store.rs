@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use molecule_contracts::engine_store::Numbers;
 use molecule_contracts::{engine_store, tenants};
 use molecule_domain::Timestamp;
 use molecule_domain::clock::{Clock, SystemClock};
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 #[tokio::test(flavor = "multi_thread")]
 async fn the_engine_store_keeps_the_contract() {
     let (scratches, cancel) = (tokio::sync::Mutex::new(Vec::new()), CancellationToken::new());
-    engine_store::run(|| async {
+    engine_store::run(Numbers::NeverBehindTheClock, || async {
         let scratch = Scratch::new().await.unwrap();
         let database = Database::open(&scratch.url(), 10, cancel.clone()).await.unwrap();
         scratches.lock().await.push(scratch);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use molecule_contracts::engine_store;
+use molecule_contracts::engine_store::{self, Numbers};
 use molecule_domain::Timestamp;
 use molecule_domain::clock::{Clock, SystemClock};
 use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
@@ -20,7 +20,7 @@ use sqlx::{ConnectOptions, Connection};
 async fn the_engine_store_keeps_the_contract() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    engine_store::run(|| async move {
+    engine_store::run(Numbers::FromOne, || async move {
         let name = format!("{}.db", uuid::Uuid::new_v4());
         let database = Database::open(&path.join(name)).await.expect("opens");
         Arc::new(EngineStore::new(database)) as Arc<dyn Store>

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use molecule_contracts::backend::{self as contract, Subject};
+use molecule_contracts::engine_store::Numbers;
 use molecule_contracts::{engine_store, tenants};
 use molecule_domain::Timestamp;
 use molecule_domain::clock::{Clock, SystemClock};
@@ -19,7 +20,10 @@ use molecule_provisioner::store::{Store, Tenants};
 
 #[tokio::test]
 async fn the_memory_store_keeps_the_contract() {
-    engine_store::run(|| async { Arc::new(MemoryStore::default()) as Arc<dyn Store> }).await;
+    engine_store::run(Numbers::NeverBehindTheClock, || async {
+        Arc::new(MemoryStore::default()) as Arc<dyn Store>
+    })
+    .await;
 }
 
 struct MemoryService(Arc<MemoryStore>);

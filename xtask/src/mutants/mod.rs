@@ -42,10 +42,10 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub(crate) fn suspects(only: Option<&str>) -> anyhow::Result<()> {
     unchanged()?;
     let mut chosen: Vec<&Suspect> =
-        suspects::ALL.iter().filter(|one| one.judge == Judge::Postgres || one.package().is_none()).collect();
+        suspects::ALL.iter().filter(|one| one.judge != Judge::Pure || one.package().is_none()).collect();
     chosen.retain(|one| only.is_none_or(|only| one.name.contains(only)));
     // the tests on PostgreSQL need all of the workspace, which takes minutes to build
-    chosen.sort_by_key(|one| one.judge == Judge::Postgres);
+    chosen.sort_by_key(|one| one.judge);
     ensure!(!chosen.is_empty(), "no suspect has that in its name");
     for suspect in &chosen {
         suspect.place(&fs::read_to_string(suspect.file).with_context(|| suspect.file.to_owned())?)?;
@@ -108,6 +108,9 @@ fn passes(judge: Judge, postgres: &Postgres) -> anyhow::Result<bool> {
                 for package in JUDGES.split(',') {
                     test.args(["-p", package]);
                 }
+            }
+            Judge::Sqlite => {
+                test.env("CARGO_TARGET_DIR", "target/mutants/suspects").args(["-p", "molecule-store-sqlite"]);
             }
             Judge::Postgres => {
                 test.args(["--workspace", "--test", "postgres_store", "--test", "counting"]);

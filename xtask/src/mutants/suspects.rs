@@ -17,10 +17,12 @@ pub(super) struct Suspect {
 }
 
 /// Which tests must catch it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Judge {
     /// Those of the pure crates, and simulated lives.
     Pure,
+    /// Those of the SQLite store.
+    Sqlite,
     /// Those of the PostgreSQL store.
     Postgres,
 }
@@ -54,6 +56,10 @@ const fn postgres(name: &'static str, file: &'static str, text: &'static str, wi
     Suspect { name, file, text, with, judge: Judge::Postgres }
 }
 
+const fn sqlite(name: &'static str, file: &'static str, text: &'static str, with: &'static str) -> Suspect {
+    Suspect { name, file, text, with, judge: Judge::Sqlite }
+}
+
 const PLAN: &str = "crates/provisioner/src/reconciler/plan.rs";
 const OUTCOME: &str = "crates/provisioner/src/outcome.rs";
 const COMPARISON: &str = "crates/provisioner/src/reconciler/comparison.rs";
@@ -75,6 +81,8 @@ const WISH: &str = "crates/workspace/src/wish.rs";
 const QUEUE: &str = "crates/tenant/src/outbox/queue.rs";
 const UNDO: &str = "crates/workspace/src/undo.rs";
 const POSTGRES: &str = "crates/store-postgres/src/engine/mod.rs";
+const WRITE: &str = "crates/store-postgres/src/engine/write.rs";
+const SQLITE: &str = "crates/store-sqlite/src/lib.rs";
 
 /// All of them.
 pub(super) const ALL: &[Suspect] = &[
@@ -252,6 +260,25 @@ pub(super) const ALL: &[Suspect] = &[
         OUTCOME,
         "if state == AttemptState::Confirmed && !before.is_being_replaced() {",
         "if false {",
+    ),
+    // PostgreSQL takes the greater of the next number and the clock, which is given as this parameter
+    postgres(
+        "revisions fall behind those of before a restore, on PostgreSQL",
+        WRITE,
+        "        i64::from(beside.segment_generation),\n        now.micros(),",
+        "        i64::from(beside.segment_generation),\n        0_i64,",
+    ),
+    postgres(
+        "the first revision of a workspace falls behind those of before a restore",
+        WRITE,
+        "        event.message,\n        now.micros(),",
+        "        event.message,\n        0_i64,",
+    ),
+    sqlite(
+        "what an earlier process held waits for the end of its lease",
+        SQLITE,
+        "            sqlx::query!(\n                \"UPDATE instances SET lease_owner = NULL, lease_until = 0, due_at = 0 WHERE lease_owner IS NOT NULL\",\n            ),\n",
+        "",
     ),
     pure(
         "revisions fall behind those of before a restore",

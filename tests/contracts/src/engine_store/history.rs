@@ -3,23 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use molecule_domain::event::Actor;
 use molecule_domain::id::{LaunchSeq, Revision, WorkspaceId};
 use molecule_domain::lifecycle::{Phase, Reason};
 
-use super::{BACKEND, ORG, ask, at, claim, claim_one, commit, created, fresh, outcome, up};
+use super::{BACKEND, Numbers, ORG, ask, at, claim, claim_one, commit, created, fresh, outcome, up};
 use molecule_provisioner::admission::Change;
-use molecule_provisioner::model::AttemptState;
+use molecule_provisioner::model::{AttemptState, EventDetail};
 use molecule_provisioner::outcome::{Fact, Outcome};
 use molecule_provisioner::shown::Shown;
 use molecule_provisioner::store::{Alarm, Store, WHOLE};
 
-pub(super) async fn run<F: Future<Output = Arc<dyn Store>>>(make: impl Fn() -> F) {
+pub(super) async fn run<F: Future<Output = Arc<dyn Store>>>(numbers: Numbers, make: impl Fn() -> F) {
     a_record_comes_back_as_it_went_in(fresh(&make).await).await;
     launch_numbers_rise_and_attempts_are_reused(fresh(&make).await).await;
     an_alarm_stands_until_it_is_ended(fresh(&make).await).await;
     segments_open_and_close_with_facts(fresh(&make).await).await;
     what_is_gone_is_dropped_and_its_segments_stay(fresh(&make).await).await;
     revisions_rise_with_what_is_visible(fresh(&make).await).await;
+    if numbers == Numbers::NeverBehindTheClock {
+        numbers_are_never_behind_the_clock(fresh(&make).await).await;
+    }
     events_are_told_in_order_and_pruned(fresh(&make).await).await;
     commits_wake(fresh(&make).await).await;
 }
@@ -173,6 +177,45 @@ async fn revisions_rise_with_what_is_visible(store: Arc<dyn Store>) {
     assert_eq!(revisions(all), [second.revision, stopped.revision]);
     let later = store.changed_after(ORG, second.revision, 10).await.unwrap();
     assert_eq!(later.iter().map(|r| r.view.workspace).collect::<Vec<_>>(), [first.workspace]);
+}
+
+/// Of each way to write a record: admitted, changed, launched, and what a step has found.
+async fn numbers_are_never_behind_the_clock(store: Arc<dyn Store>) {
+    let highest = async || {
+        let records = store.changed_after(ORG, Revision(0), 10).await.unwrap();
+        let events = store.events_after(ORG, 0, 10).await.unwrap();
+        (records.last().unwrap().view.revision, events.last().unwrap().id)
+    };
+    let record = created(&*store).await;
+    let (revision, event) = highest().await;
+    assert!(revision.0 >= at(0).micros() && event >= at(0).micros(), "{revision:?} {event}");
+    let claimed = claim_one(&*store, at(10)).await;
+    let begun = store.begin_launch(&claimed.lease, record.wanted(), "", at(10), at(31)).await.unwrap();
+    assert!(begun.revision.0 >= at(10).micros(), "{begun:?}");
+    let failed = Outcome {
+        phase: Some(Phase::Failed),
+        reason: Some(Reason::LaunchTimeout),
+        message: Some("late".to_owned()),
+        event: Some(EventDetail {
+            kind: "failed".into(),
+            actor: Actor::Engine,
+            generation: record.generation,
+            reason: Some(Reason::LaunchTimeout),
+            message: "late".to_owned(),
+            exit_code: None,
+            log_tail: String::new(),
+        }),
+        ..outcome(&record)
+    };
+    commit(&*store, &claimed, at(20), failed).await;
+    let (revision, event) = highest().await;
+    assert!(revision.0 >= at(20).micros() && event >= at(20).micros(), "{revision:?} {event}");
+    store.change(&ask(&record, Change::Delete), at(30)).await.unwrap();
+    let (revision, event) = highest().await;
+    assert!(revision.0 >= at(30).micros() && event >= at(30).micros(), "{revision:?} {event}");
+    // what the clock does not raise still rises
+    let other = created(&*store).await;
+    assert!(other.revision > revision && highest().await == (other.revision, event + 1));
 }
 
 async fn events_are_told_in_order_and_pruned(store: Arc<dyn Store>) {

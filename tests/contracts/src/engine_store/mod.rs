@@ -24,14 +24,23 @@ const OTHER: OrganizationId = OrganizationId::from_uuid(uuid::Uuid::from_u128(7)
 pub(crate) const BACKEND: &str = "memory";
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
+/// How a store counts revisions and events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// No number is behind the clock: after a restore from a backup, nothing new is below a cursor that is kept elsewhere.
+    NeverBehindTheClock,
+    /// From one on: every cursor is in the same database, and is put back with it.
+    FromOne,
+}
+
 /// Runs every case on a store of its own; panics at the first that fails.
-pub async fn run<F>(make: impl Fn() -> F)
+pub async fn run<F>(numbers: Numbers, make: impl Fn() -> F)
 where
     F: Future<Output = Arc<dyn Store>>,
 {
     admissions::run(&make).await;
     leases::run(&make).await;
-    history::run(&make).await;
+    history::run(numbers, &make).await;
 }
 
 /// A store that knows the organisations.
