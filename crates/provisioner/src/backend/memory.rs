@@ -229,10 +229,7 @@ impl HostState {
                 return Err(CallError::Unknown("an instance of another launch is in the way".to_owned()));
             }
         } else if self.is(Trouble::Full) {
-            return Err(CallError::NoRoom(Refusal {
-                reason: Reason::NoCapacity,
-                message: "there is no room for it".to_owned(),
-            }));
+            return Err(CallError::NoRoom(full()));
         } else {
             let owned = OwnedInstance {
                 instance: request.instance,
@@ -310,6 +307,10 @@ impl HostState {
     }
 }
 
+fn full() -> Refusal {
+    Refusal { reason: Reason::NoCapacity, message: "there is no room for it".to_owned() }
+}
+
 #[async_trait]
 impl Backend for MemoryBackend {
     fn kind(&self) -> &'static str {
@@ -350,6 +351,12 @@ impl Backend for MemoryBackend {
         let mut state = self.state()?;
         if state.mine(self.installation, instance).is_none_or(|found| found.owned.seq != seq) {
             return Err(CallError::Unknown("there is no such instance".to_owned()));
+        }
+        // a machine keeps no place while it is stopped
+        let is_down =
+            state.mine(self.installation, instance).is_some_and(|found| found.owned.state.is_down());
+        if is_down && state.is(Trouble::Full) {
+            return Err(CallError::NoRoom(full()));
         }
         state.run(self.installation, instance);
         Ok(())

@@ -9,7 +9,7 @@ use molecule_telemetry::{metrics, trace};
 use tracing::{debug_span, info};
 
 use super::execute::Executor;
-use super::plan::{give_up, why_it_stops};
+use super::plan::{give_up, starts_without_room, why_it_stops};
 use crate::backend::{CallError, Progress, Refusal};
 use crate::model::{InstanceRecord, Lease};
 use crate::outcome::Outcome;
@@ -92,7 +92,7 @@ impl Executor {
         let worth_telling = failures > 1 && (record.phase.is_transient() || is_to_end);
         let reason = if unreachable { Some(Reason::BackendUnreachable) } else { record.reason };
         let outcome = Outcome {
-            reason: why_it_stops(record).or(reason),
+            reason: why_it_stops(record).or_else(|| starts_without_room(record)).or(reason),
             message: worth_telling.then(|| format!("waiting for the provider: {cause}")),
             failures,
             due_at: Some(due),

@@ -216,8 +216,7 @@ impl Executor {
             Err(CallError::Refused(refusal)) => {
                 self.refused(lease, record, refusal, outcome_of(record)).await
             }
-            // stopped instances may have to wait for their place
-            Err(CallError::NoRoom(refusal)) => self.retry_later(lease, record, &refusal.message, false).await,
+            Err(CallError::NoRoom(refusal)) => self.no_room_to_start(lease, record, refusal).await,
             Err(CallError::Unknown(cause)) => self.retry_later(lease, record, &cause, true).await,
         }
     }

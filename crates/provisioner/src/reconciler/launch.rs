@@ -149,6 +149,27 @@ impl Executor {
         self.commit("commit.no_room", lease, outcome).await
     }
 
+    /// What was stopped has no place to start in: it is the same instance, which is started again later.
+    pub(super) async fn no_room_to_start(
+        &self,
+        lease: &Lease,
+        record: &InstanceRecord,
+        refusal: Refusal,
+    ) -> Result<(), StoreError> {
+        info!(reason = %refusal.reason, message = refusal.message, "no room to start it");
+        let failures = record.failures.saturating_add(1);
+        let is_news = record.reason != Some(refusal.reason);
+        let outcome = Outcome {
+            reason: Some(refusal.reason),
+            message: Some(refusal.message.clone()),
+            failures,
+            due_at: Some(self.clock.now() + self.policy.backoff(failures, seed_of(record))),
+            event: is_news.then(|| engine_event(record, "no_room", Some(refusal.reason), &refusal.message)),
+            ..outcome_of(record)
+        };
+        self.commit("commit.no_room", lease, outcome).await
+    }
+
     async fn prepare(&self, record: &InstanceRecord) -> Prepared {
         let request = PrepareRequest {
             instance: record.instance(),

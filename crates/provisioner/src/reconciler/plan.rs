@@ -281,7 +281,7 @@ impl Planner<'_> {
 
     fn start(&self, sighting: &Sighting) -> Action {
         if self.start_is_overdue() {
-            return self.give_up(Reason::LaunchTimeout, "it could not be started in time".to_owned(), None);
+            return self.give_up_start("started");
         }
         if self.record.phase.may_become(Phase::Launching) {
             Action::Start(sighting.clone())
@@ -361,17 +361,17 @@ impl Planner<'_> {
     }
 
     fn launch_or_give_up(&self) -> Action {
-        if self.start_is_overdue() {
-            let said = if self.record.message.is_empty() { "no answer" } else { &self.record.message };
-            let waited_for = [Reason::NoCapacity, Reason::ProviderQuota];
-            let reason = self.record.reason.filter(|reason| waited_for.contains(reason));
-            return self.give_up(
-                reason.unwrap_or(Reason::LaunchTimeout),
-                format!("it could not be launched in time; last: {said}"),
-                None,
-            );
-        }
-        Action::Launch
+        if self.start_is_overdue() { self.give_up_start("launched") } else { Action::Launch }
+    }
+
+    /// For the reason that it waited for, where it did.
+    fn give_up_start(&self, what: &str) -> Action {
+        let said = if self.record.message.is_empty() { "no answer" } else { &self.record.message };
+        self.give_up(
+            waits_for_room(self.record).unwrap_or(Reason::LaunchTimeout),
+            format!("it could not be {what} in time; last: {said}"),
+            None,
+        )
     }
 
     /// Down as it was wanted.
@@ -435,6 +435,10 @@ impl Planner<'_> {
         }
         let (since, deadline) = match (self.record.phase, self.record.live_attempt()) {
             (Phase::Booting, _) => (self.record.phase_since, self.policy.boot_deadline),
+            // it is launched, and finds no room to start again
+            (Phase::Launching, Some(_)) if starts_without_room(self.record).is_some() => {
+                (self.record.phase_since, self.policy.prepare_deadline)
+            }
             (Phase::Launching, Some(attempt)) => {
                 (self.record.phase_since.max(attempt.created_at), self.policy.launch_deadline)
             }
@@ -503,6 +507,18 @@ pub fn held(
 /// The reason that outlasts whatever hinders it on its way down: why it is to stop, where that is not a wish.
 pub(super) fn why_it_stops(record: &InstanceRecord) -> Option<Reason> {
     record.reason.filter(|reason| *reason == Reason::OrganizationSuspended)
+}
+
+/// What it lacks, where that is room for it at the provider.
+fn waits_for_room(record: &InstanceRecord) -> Option<Reason> {
+    record.reason.filter(|reason| matches!(reason, Reason::NoCapacity | Reason::ProviderQuota))
+}
+
+/// What an instance that is there lacks to start again, where that is room. It outlasts what the provider does not answer
+/// meanwhile: the deadline goes by it.
+pub(super) fn starts_without_room(record: &InstanceRecord) -> Option<Reason> {
+    let is_there = record.live_attempt().is_some_and(|attempt| attempt.state == AttemptState::Confirmed);
+    waits_for_room(record).filter(|_| is_there && record.phase == Phase::Launching)
 }
 
 /// The restarts that count: none after a long enough life.

@@ -293,6 +293,94 @@ async fn what_is_to_run_has_a_deadline_in_every_phase() {
     }
 }
 
+/// What is stopped has its instance, and yet may find no room when it is started again: it says so, and waits for as long as a
+/// launch, also where the provider is away for a moment meanwhile.
+#[tokio::test]
+async fn a_start_without_room_waits_as_a_launch_does() {
+    for is_away_meanwhile in [false, true] {
+        for room_comes in [false, true] {
+            let what = format!("away meanwhile: {is_away_meanwhile}, room comes: {room_comes}");
+            let mut world = World::new();
+            let workspace = WorkspaceId::generate();
+            world.ask(workspace, Op::Create).await;
+            world.settle().await;
+            world.ask(workspace, Op::Stop).await;
+            world.settle().await;
+            world.ask(workspace, Op::NoRoom).await;
+            world.ask(workspace, Op::Start).await;
+            let tick = async |world: &mut World, seconds| {
+                for _ in 0..seconds {
+                    world.tick().await;
+                }
+                let record = world.record(workspace).await.unwrap();
+                (record.phase, record.reason)
+            };
+            let waits = (Phase::Launching, Some(Reason::NoCapacity));
+            assert_eq!(tick(&mut world, 1).await, waits, "{what}");
+            assert_eq!(tick(&mut world, 10 * 60).await, waits, "{what}");
+            if is_away_meanwhile {
+                world.ask(workspace, Op::ProviderAway).await;
+                assert_eq!(tick(&mut world, 3 * 60).await, waits, "{what}");
+                world.host.set(Trouble::Away, false);
+            }
+            assert_eq!(tick(&mut world, 12 * 60).await, waits, "{what}");
+            if room_comes {
+                world.ask(workspace, Op::ProviderBack).await;
+                assert_eq!(tick(&mut world, 2 * 60).await, (Phase::Up, None), "{what}");
+                continue;
+            }
+            assert_eq!(tick(&mut world, 10 * 60).await, (Phase::Failed, Some(Reason::NoCapacity)), "{what}");
+            let record = world.record(workspace).await.unwrap();
+            assert!(record.message.contains("no room"), "{what}: {}", record.message);
+            let events = world.store.events_after(record.organization, 0, 100).await.unwrap();
+            let told = events.iter().filter(|event| event.detail.kind == "no_room").count();
+            assert_eq!(told, 1, "{what}");
+        }
+    }
+}
+
+/// A start has the deadline of an attempt, and of a launch where it waits for room.
+#[tokio::test]
+async fn a_start_is_given_up_by_what_it_waits_for() {
+    let (admitted, policy) = (admitted().await, Policy::default());
+    let (attempts, rooms) = (policy.launch_deadline, policy.prepare_deadline);
+    for (reason, deadline, ends_in) in [
+        (None, attempts, Reason::LaunchTimeout),
+        (Some(Reason::Restarting), attempts, Reason::LaunchTimeout),
+        (Some(Reason::BackendUnreachable), attempts, Reason::LaunchTimeout),
+        (Some(Reason::NoCapacity), rooms, Reason::NoCapacity),
+        (Some(Reason::ProviderQuota), rooms, Reason::ProviderQuota),
+    ] {
+        let second = Duration::from_secs(1);
+        for (age, is_over) in [(deadline - second, false), (deadline + second, true)] {
+            let record = InstanceRecord {
+                phase: Phase::Launching,
+                phase_since: NOW - age,
+                attempt: Some(attempt(&admitted, AttemptState::Confirmed, NOW - age)),
+                reason,
+                ..admitted.clone()
+            };
+            let found = OwnedInstance {
+                instance: record.instance(),
+                seq: LaunchSeq(1),
+                state: InstanceState::Exited(Some(0)),
+                endpoint: None,
+                created_at: NOW - age,
+            };
+            let seen = Snapshot::new(NOW, Ok(vec![found])).observe(&record);
+            let action = plan(&record, &seen, &policy, Duration::ZERO, NOW);
+            match action {
+                Action::Start(_) => assert!(!is_over, "{reason:?} after {age:?}"),
+                Action::Settle(outcome) => {
+                    assert!(is_over && outcome.give_up, "{reason:?} after {age:?}");
+                    assert_eq!(outcome.reason, Some(ends_in), "{reason:?}");
+                }
+                action => panic!("{reason:?} after {age:?}: {action:?}"),
+            }
+        }
+    }
+}
+
 /// A start that comes while the provider is still stopping it counts its patience from then.
 #[tokio::test]
 async fn a_start_that_waits_for_a_stop_comes_up_or_says_why() {

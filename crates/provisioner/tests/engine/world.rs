@@ -83,7 +83,7 @@ pub(crate) enum Op {
     LaunchesLate,
     /// Launches from now on get half-way and seem lost.
     LaunchesHalf,
-    /// From now on there is no room for launches.
+    /// From now on there is no room for launches and starts.
     NoRoom,
 }
 
