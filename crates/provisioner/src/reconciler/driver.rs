@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt};
 use molecule_domain::id::{LeaseOwner, WorkspaceId};
 use molecule_telemetry::metrics;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,10 +27,11 @@ const HINTS_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs until cancelled, then until every step under way has come to its end.
 pub async fn run(executor: Arc<Executor>, cancel: CancellationToken) {
+    let hints_missed = Notify::new();
     tokio::join!(
         reconcile(Arc::clone(&executor), cancel.clone()),
-        sweep(Arc::clone(&executor), cancel.clone()),
-        listen(executor, cancel),
+        sweep(Arc::clone(&executor), &hints_missed, cancel.clone()),
+        listen(executor, &hints_missed, cancel),
     );
 }
 
@@ -155,7 +156,8 @@ async fn wait(
     }
 }
 
-async fn sweep(executor: Arc<Executor>, cancel: CancellationToken) {
+/// Compares everything with the provider in its rhythm, and where hints may have been missed.
+async fn sweep(executor: Arc<Executor>, hints_missed: &Notify, cancel: CancellationToken) {
     let mut sweeper = Sweeper::default();
     loop {
         if let Err(error) = sweeper.pass(&executor).await {
@@ -164,18 +166,21 @@ async fn sweep(executor: Arc<Executor>, cancel: CancellationToken) {
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
+            () = hints_missed.notified() => debug!("hints were missed; comparing everything"),
             () = tokio::time::sleep(executor.policy.sweep_every) => {}
         }
     }
 }
 
-async fn listen(executor: Arc<Executor>, cancel: CancellationToken) {
+async fn listen(executor: Arc<Executor>, hints_missed: &Notify, cancel: CancellationToken) {
+    let mut again = false;
     loop {
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
-            () = forward_hints(&executor) => {}
+            () = forward_hints(&executor, again.then_some(hints_missed)) => {}
         }
+        again = true;
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
@@ -184,7 +189,9 @@ async fn listen(executor: Arc<Executor>, cancel: CancellationToken) {
     }
 }
 
-async fn forward_hints(executor: &Executor) {
+/// Forwards hints until their stream ends. What happened before the stream, as while the provider was down, has no hint: `missed`
+/// is told once the stream has lasted or says something. One that ends at once is no word of the provider's.
+async fn forward_hints(executor: &Executor, mut missed: Option<&Notify>) {
     let hints = match executor.backend.hints().await {
         Ok(hints) => hints,
         Err(error) => {
@@ -193,8 +200,19 @@ async fn forward_hints(executor: &Executor) {
         }
     };
     let mut batches = hints.ready_chunks(256);
-    while let Some(batch) = batches.next().await {
-        let batch: Vec<WorkspaceId> = batch;
+    loop {
+        let batch: Option<Vec<WorkspaceId>> = tokio::select! {
+            biased;
+            batch = batches.next() => batch,
+            () = tokio::time::sleep(HINTS_PAUSE), if missed.is_some() => Some(Vec::new()),
+        };
+        let Some(batch) = batch else { return };
+        if let Some(missed) = missed.take() {
+            missed.notify_one();
+        }
+        if batch.is_empty() {
+            continue;
+        }
         if let Err(error) = executor.store.wake(&batch, executor.clock.now()).await {
             debug!(error = &error as &dyn std::error::Error, "hints are lost; sweeps find changes later");
         }
@@ -327,6 +345,7 @@ mod tests {
         };
         assert_eq!(rests().await, (Phase::Up, true));
         let cancel = CancellationToken::new();
+        let listen = |executor, cancel| async move { listen(executor, &Notify::new(), cancel).await };
         let listening = tokio::spawn(listen(Arc::clone(&world.executor), cancel.clone()));
         tokio::time::sleep(HINTS_PAUSE).await;
         assert!(rests().await.1, "nothing was told");
@@ -337,5 +356,37 @@ mod tests {
         assert!(!rests().await.1, "it is looked at");
         cancel.cancel();
         listening.await.unwrap();
+    }
+
+    /// What dies with the daemon, or while nobody listens, has no hint: once the stream is there again, everything is compared.
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_while_nobody_listens_is_seen_once_somebody_does() {
+        for opened_again in [true, false] {
+            let mut world = World::new();
+            let executor = Arc::get_mut(&mut world.executor).unwrap();
+            executor.policy.sweep_every = Duration::from_secs(3600);
+            if opened_again {
+                // the first stream tells it, and ends
+                world.host.hint(WorkspaceId::generate());
+            }
+            let cancel = CancellationToken::new();
+            let running = tokio::spawn(run(Arc::clone(&world.executor), cancel.clone()));
+            let workspace = world.admitted().await;
+            let record = async || {
+                let record = world.store.get(samples::provision(workspace).organization, workspace).await;
+                record.unwrap().unwrap()
+            };
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let up = record().await;
+            assert_eq!(up.phase, Phase::Up);
+            world.host.vanish(&up.instance());
+            // late enough that its absence is no launch under way
+            world.clock.advance(Duration::from_secs(1));
+            tokio::time::sleep(HINTS_PAUSE * 3).await;
+            let is_seen = record().await.phase != Phase::Up;
+            assert_eq!(is_seen, opened_again, "by a sweep before its time");
+            cancel.cancel();
+            running.await.unwrap();
+        }
     }
 }
