@@ -1,12 +1,12 @@
 //! A control plane as real processes over a database of its own, with clients.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions};
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions, ListVolumesOptionsBuilder};
 use molecule_proto::controlplane::v1::organization_service_client::OrganizationServiceClient;
 use molecule_proto::controlplane::v1::provisioning_service_client::ProvisioningServiceClient;
 use molecule_proto::controlplane::v1::{
@@ -37,8 +37,9 @@ pub const OPERATOR_TOKEN: &str = "operator-token-of-the-tests";
 pub struct Installation {
     program: PathBuf,
     folder: PathBuf,
-    /// Its own range of networks: `10.215.N.0/24`, so one organisation.
+    /// Its own networks: `10.215.N.0/24`, and as many after that as it has organisations.
     subnet: u8,
+    organizations: u8,
     /// Its database.
     pub database: Scratch,
     env: Vec<(String, String)>,
@@ -66,10 +67,24 @@ impl Installation {
         subnet: u8,
         database: Scratch,
     ) -> anyhow::Result<Self> {
-        leftovers::remove(&docker().await?, &format!("10.215.{subnet}.")).await?;
+        Self::for_several(program, folder, subnet, 1, database).await
+    }
+
+    /// The same for several organisations, a power of two of which `subnet` is a multiple: networks are given out in the
+    /// order of their first launches.
+    pub async fn for_several(
+        program: &str,
+        folder: &Path,
+        subnet: u8,
+        organizations: u8,
+        database: Scratch,
+    ) -> anyhow::Result<Self> {
         std::fs::write(folder.join("operators"), format!("tester {OPERATOR_TOKEN}\n"))?;
         std::fs::write(folder.join("seal.key"), [7; 32])?;
-        Ok(Self { program: program.into(), folder: folder.to_owned(), subnet, database, env: Vec::new() })
+        let (program, folder) = (program.into(), folder.to_owned());
+        let made = Self { program, folder, subnet, organizations, database, env: Vec::new() };
+        made.remove_all().await?;
+        Ok(made)
     }
 
     /// Another control plane over another database, with the keys, operators and networks of this one: what starts where
@@ -79,6 +94,7 @@ impl Installation {
             program: self.program.clone(),
             folder: self.folder.clone(),
             subnet: self.subnet,
+            organizations: self.organizations,
             database,
             env: self.env.clone(),
         }
@@ -94,7 +110,12 @@ impl Installation {
 
     /// The gateway of the one organisation's network, where its tenant listens for agents.
     pub fn gateway(&self) -> String {
-        format!("10.215.{}.1", self.subnet)
+        self.gateway_of(0)
+    }
+
+    /// The gateway of the network that is given out in this place.
+    pub fn gateway_of(&self, place: u8) -> String {
+        format!("10.215.{}.1", self.subnet + place)
     }
 
     /// Starts a replica and waits until it answers.
@@ -114,13 +135,14 @@ impl Installation {
     /// Starts a replica on a port, with more in its environment.
     pub async fn start_at(&self, name: &str, port: u16, env: &[(&str, String)]) -> anyhow::Result<Replica> {
         let log = self.folder.join(format!("{name}.log"));
+        let length = 24 - self.organizations.trailing_zeros();
         let mut command = Command::new(&self.program);
         command
             .env("CONTROLPLANE_LISTEN", format!("127.0.0.1:{port}"))
             .env("DATABASE_URL", self.database.url())
             .env("CONTROLPLANE_OPERATOR_TOKENS_FILE", self.folder.join("operators"))
             .env("CONTROLPLANE_SEAL_KEY_FILE", self.folder.join("seal.key"))
-            .env("CONTROLPLANE_NETWORK_POOL", format!("10.215.{}.0/24", self.subnet))
+            .env("CONTROLPLANE_NETWORK_POOL", format!("10.215.{}.0/{length}", self.subnet))
             .env("CONTROLPLANE_WORKSPACE_INIT", static_binary("workspace-init")?)
             .env("RUNTIMES_FILE", runtimes())
             .env("CONTROLPLANE_LOG", LOG_FILTER)
@@ -152,9 +174,22 @@ impl Installation {
         organization: &str,
         token: &str,
     ) -> anyhow::Result<Setup> {
+        self.tenant_at(program, replicas, organization, token, 0)
+    }
+
+    /// The same for the organisation whose network is given out in this place. Each place's has data of its own.
+    pub fn tenant_at(
+        &self,
+        program: &str,
+        replicas: &[&Replica],
+        organization: &str,
+        token: &str,
+        place: u8,
+    ) -> anyhow::Result<Setup> {
         let urls: Vec<String> = replicas.iter().map(|replica| replica.url()).collect();
-        let agents = format!("{}:7071", self.gateway());
+        let agents = format!("{}:7071", self.gateway_of(place));
         let setup = Setup::on_any_daemon(program, &self.folder, self.subnet)?;
+        let setup = if place == 0 { setup } else { setup.named(&format!("data-{place}")) };
         Ok(setup
             .with("MOLECULE_ORG_ID", organization)
             .with("MOLECULE_ORG_TOKEN", token)
@@ -165,11 +200,21 @@ impl Installation {
 
     /// Makes an organisation whose workspaces may reach its tenant here; its id and a token.
     pub async fn organization(&self, replica: &Replica, limits: Limits) -> anyhow::Result<(String, String)> {
+        self.organization_at(replica, limits, 0).await
+    }
+
+    /// The same for one whose network is given out in this place.
+    pub async fn organization_at(
+        &self,
+        replica: &Replica,
+        limits: Limits,
+        place: u8,
+    ) -> anyhow::Result<(String, String)> {
         let mut operator = replica.operator().await?;
         let organization = Organization {
             name: "acme".to_owned(),
             limits: Some(limits),
-            allowed_agent_hosts: vec![self.gateway()],
+            allowed_agent_hosts: vec![self.gateway_of(place)],
             ..Organization::default()
         };
         let request = CreateOrganizationRequest { organization: Some(organization) };
@@ -181,10 +226,22 @@ impl Installation {
         Ok((organization_id, token))
     }
 
+    /// The filters that show what is its own on the daemon.
+    async fn own(&self) -> anyhow::Result<HashMap<String, Vec<String>>> {
+        let owner = self.database.text("SELECT value FROM settings WHERE name = 'installation_id'").await?;
+        Ok([("label".to_owned(), vec![format!("ai.molecule.installation={owner}")])].into())
+    }
+
+    /// Its volumes by name, and when each was made.
+    pub async fn volumes(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let options = ListVolumesOptionsBuilder::default().filters(&self.own().await?).build();
+        let found = docker().await?.list_volumes(Some(options)).await?.volumes.unwrap_or_default();
+        Ok(found.into_iter().map(|one| (one.name, format!("{:?}", one.created_at))).collect())
+    }
+
     /// Its containers by id, and since when each is in which state.
     pub async fn containers(&self) -> anyhow::Result<BTreeMap<String, String>> {
-        let owner = self.database.text("SELECT value FROM settings WHERE name = 'installation_id'").await?;
-        let filters = [("label".to_owned(), vec![format!("ai.molecule.installation={owner}")])].into();
+        let filters = self.own().await?;
         let options =
             ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
         let docker = docker().await?;
@@ -200,7 +257,15 @@ impl Installation {
 
     /// Removes all that it has on the machine's daemon.
     pub async fn finish(self) -> anyhow::Result<()> {
-        leftovers::remove(&docker().await?, &format!("10.215.{}.", self.subnet)).await
+        self.remove_all().await
+    }
+
+    async fn remove_all(&self) -> anyhow::Result<()> {
+        let docker = docker().await?;
+        for place in 0..self.organizations {
+            leftovers::remove(&docker, &format!("10.215.{}.", self.subnet + place)).await?;
+        }
+        Ok(())
     }
 }
 

@@ -1,4 +1,5 @@
-//! An OTLP receiver: keeps the spans that services send, and the names of their metrics.
+//! What services tell of themselves: an OTLP receiver, which keeps the spans and the names of the metrics, and what Prometheus
+//! reads.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Request, Response, Status};
 
 /// A span, as far as tests look.
@@ -134,4 +136,14 @@ impl MetricsService for Ears {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).metrics.extend(names);
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
+}
+
+/// What Prometheus reads at a service's port for it.
+pub async fn scrape(port: u16) -> std::io::Result<String> {
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }

@@ -132,7 +132,7 @@ async fn succeeds(command: &mut tokio::process::Command) -> anyhow::Result<()> {
 }
 
 /// A program of the newest PostgreSQL that is installed: Debian keeps them off the path.
-pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
+pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let programs = versions.map(|version| version.path().join("bin").join(name));
     programs

@@ -70,6 +70,13 @@ impl Setup {
         self
     }
 
+    /// The same with data of its own, beside those of another tenant in one folder.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.data.set_file_name(name);
+        self
+    }
+
     /// Where its data are.
     pub fn data(&self) -> &Path {
         &self.data

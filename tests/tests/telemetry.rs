@@ -8,9 +8,8 @@ use molecule_proto::tenant::v1::CreateWorkspaceRequest;
 use molecule_proto::workspace::v1::WorkspaceState;
 use molecule_tests::controlplane::Installation;
 use molecule_tests::images::{self, Kind, docker};
-use molecule_tests::otlp::{Receiver, Span};
+use molecule_tests::otlp::{Receiver, Span, scrape};
 use molecule_tests::tenant::spec;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const TENANT: &str = env!("CARGO_BIN_EXE_tenant-under-test");
 const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
@@ -19,15 +18,6 @@ const CALLER: &str = "b7ad6b7169203331";
 
 fn free_port() -> u16 {
     molecule_tests::ports::free().unwrap()
-}
-
-async fn prometheus(port: u16) -> String {
-    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    stream.write_all(request).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
 }
 
 /// Whether there is a span of this name by this service, and each of its ancestors up to the caller is there too.
@@ -111,7 +101,7 @@ async fn one_trace_runs_from_the_call_to_the_registration() {
         "molecule_rpc_seconds_bucket{code=\"0\",method=\"/molecule.controlplane.v1.",
     ];
     loop {
-        let answer = prometheus(metrics).await;
+        let answer = scrape(metrics).await.unwrap();
         let missing: Vec<_> = names.iter().filter(|name| !answer.contains(**name)).collect();
         if missing.is_empty() {
             break;
