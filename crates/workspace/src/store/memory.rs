@@ -1,7 +1,7 @@
 //! A store in memory: the reference that the others are compared with, and quick enough for simulations.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use molecule_domain::id::{Generation, IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId};
@@ -48,7 +48,8 @@ pub struct Data {
     credentials: Vec<Credential>,
     events: Vec<StoredEvent>,
     events_told: i64,
-    changes: BTreeMap<Revision, WorkspaceRecord>,
+    /// Shared by all copies: a change that was stored stays as it is.
+    changes: BTreeMap<Revision, Arc<WorkspaceRecord>>,
     revision: Revision,
     forgotten: Revision,
     cursors: Cursors,
@@ -89,6 +90,11 @@ impl MemoryStore {
         self.lock().clone()
     }
 
+    /// Shows all that is stored to somebody who only looks, without a copy of it.
+    pub fn look<T>(&self, look: impl FnOnce(&Data) -> T) -> T {
+        look(&self.lock())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Data> {
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,6 +106,31 @@ impl MemoryStore {
 }
 
 impl Data {
+    /// The records of all workspaces that are not deleted, by their ids.
+    pub fn live(&self) -> impl Iterator<Item = &WorkspaceRecord> {
+        self.workspaces.values().map(|found| &found.record).filter(|record| record.deleted_at.is_none())
+    }
+
+    /// The revision of the last change.
+    pub const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// How far the provider was followed.
+    pub const fn cursors(&self) -> Cursors {
+        self.cursors
+    }
+
+    /// What is known of the starts of both sides.
+    pub const fn meetings(&self) -> &Meetings {
+        &self.meetings
+    }
+
+    /// Whether some wish waits.
+    pub fn is_waiting(&self) -> bool {
+        self.workspaces.values().any(|found| !found.outbox.is_empty())
+    }
+
     fn listed(
         &self,
         organization: OrganizationId,
@@ -113,20 +144,25 @@ impl Data {
         });
         let place = |record: &WorkspaceRecord| (record.created_at.micros(), record.workspace.to_string());
         let mut found: Vec<_> =
-            all.filter(|record| after.is_none_or(|after| place(record) > *after)).cloned().collect();
-        found.sort_by_key(place);
-        found.truncate(limit as usize);
-        found
+            all.filter(|record| after.is_none_or(|after| place(record) > *after)).collect();
+        // ids are in the order of their texts
+        found.sort_by_key(|record| (record.created_at, record.workspace));
+        found.into_iter().take(limit as usize).cloned().collect()
     }
 
     fn existing(
         &self,
         organization: OrganizationId,
         workspace: WorkspaceId,
-    ) -> Result<Workspace, StoreError> {
+    ) -> Result<&Workspace, StoreError> {
         let found = self.workspaces.get(&workspace);
         let found = found.filter(|found| found.record.organization == organization);
-        found.cloned().ok_or_else(|| Error::workspace_not_found(workspace).into())
+        found.ok_or_else(|| Error::workspace_not_found(workspace).into())
+    }
+
+    /// Takes out one that is there, until it is [saved](Self::save).
+    fn taken(&mut self, workspace: WorkspaceId) -> Result<Workspace, StoreError> {
+        self.workspaces.remove(&workspace).ok_or_else(|| Error::workspace_not_found(workspace).into())
     }
 
     fn replayed(
@@ -177,7 +213,7 @@ impl Data {
             self.revision = next_revision(self.revision, now);
             workspace.record.revision = self.revision;
             workspace.record.updated_at = now;
-            self.changes.insert(self.revision, workspace.record.clone());
+            self.changes.insert(self.revision, Arc::new(workspace.record.clone()));
         }
         for (generation, token_hash) in effects.add_tokens {
             let credential =
@@ -244,12 +280,13 @@ impl TenantStore for MemoryStore {
         if let Some(replayed) = data.replayed(organization, on.key.as_ref())? {
             return Ok(replayed);
         }
-        let mut found = data.existing(organization, workspace)?;
+        let found = data.existing(organization, workspace)?;
         check_etag(&found.record, on.etag)?;
-        let change = decide(&found)?;
+        let change = decide(found)?;
         if let Some((spec, _)) = &change.spec {
             data.check_parent(workspace, spec.parent)?;
         }
+        let mut found = data.taken(workspace)?;
         let (wishes, shared) = (change.wish.is_some(), found.shares_answer_of(&change));
         let effects = found.change(change, on.key.as_ref(), now, self.own);
         data.remember(&found.record, on.key.as_ref(), false, now);
@@ -297,7 +334,7 @@ impl TenantStore for MemoryStore {
         now: Timestamp,
     ) -> Result<Option<WorkspaceRecord>, StoreError> {
         let mut data = self.lock();
-        let Some(mut found) = data.workspaces.get(&workspace).cloned() else { return Ok(None) };
+        let Ok(mut found) = data.taken(workspace) else { return Ok(None) };
         let effects = found.answered(number, answer, now, self.own);
         let record = data.save(found, effects, now);
         self.commit(data);
@@ -312,7 +349,7 @@ impl TenantStore for MemoryStore {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut data = self.lock();
-        let Some(mut found) = data.workspaces.get(&workspace).cloned() else { return Ok(()) };
+        let Ok(mut found) = data.taken(workspace) else { return Ok(()) };
         let effects = found.call_failed(number, cause);
         data.save(found, effects, now);
         self.commit(data);
@@ -332,7 +369,7 @@ impl TenantStore for MemoryStore {
     ) -> Result<Mirrored, StoreError> {
         let (mut data, mut mirrored) = (self.lock(), Mirrored::default());
         for instance in instances {
-            if let Some(mut found) = data.workspaces.get(&instance.workspace).cloned() {
+            if let Ok(mut found) = data.taken(instance.workspace) {
                 let (mut effects, waited) = (SideEffects::default(), !found.outbox.is_empty());
                 found.take_over(instance, now, self.own, &mut effects);
                 if !waited && !found.outbox.is_empty() {
@@ -420,7 +457,7 @@ impl TenantStore for MemoryStore {
         organization: OrganizationId,
         workspace: WorkspaceId,
     ) -> Result<Option<WorkspaceRecord>, StoreError> {
-        Ok(self.load(organization, workspace).await?.map(|found| found.record))
+        Ok(self.lock().existing(organization, workspace).ok().map(|found| found.record.clone()))
     }
 
     async fn load(
@@ -428,7 +465,7 @@ impl TenantStore for MemoryStore {
         organization: OrganizationId,
         workspace: WorkspaceId,
     ) -> Result<Option<Workspace>, StoreError> {
-        Ok(self.lock().existing(organization, workspace).ok())
+        Ok(self.lock().existing(organization, workspace).ok().cloned())
     }
 
     async fn list(
@@ -462,7 +499,7 @@ impl TenantStore for MemoryStore {
             .changes
             .range(after.next()..)
             .take(limit as usize)
-            .map(|(_, change)| change.clone())
+            .map(|(_, change)| WorkspaceRecord::clone(change))
             .collect())
     }
 
@@ -518,8 +555,12 @@ impl TenantStore for MemoryStore {
         report: Report<'_>,
     ) -> Result<Option<WorkspaceRecord>, StoreError> {
         let mut data = self.lock();
-        let mut found = data.existing(organization, workspace)?;
-        let Some(effects) = found.reported(generation, now, report) else { return Ok(None) };
+        data.existing(organization, workspace)?;
+        let mut found = data.taken(workspace)?;
+        let Some(effects) = found.reported(generation, now, report) else {
+            data.workspaces.insert(workspace, found);
+            return Ok(None);
+        };
         let record = data.save(found, effects, now);
         self.commit(data);
         Ok(Some(record))
@@ -533,7 +574,7 @@ impl TenantStore for MemoryStore {
         now: Timestamp,
     ) -> Result<Verdict, StoreError> {
         let mut data = self.lock();
-        let mut found = data.existing(organization, workspace)?;
+        let mut found = data.existing(organization, workspace)?.clone();
         let (verdict, effects) = found.judged(patience, now, self.own);
         if verdict != Verdict::Fine {
             data.save(found, effects, now);
