@@ -7,7 +7,7 @@ use std::time::Duration;
 use molecule_domain::id::{Generation, OrganizationId, WorkspaceId};
 use molecule_domain::lifecycle::{AgentHealth, Phase};
 use molecule_workspace::record::{AgentRecord, WorkspaceRecord};
-use molecule_workspace::store::{Redeemed, Redemption, TenantStore};
+use molecule_workspace::store::{Redeemed, Redemption};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -220,12 +220,12 @@ impl Agents {
     /// Agents report twice a minute: where a tenant waits for one, its next report comes soon.
     async fn those_that_are_missed(&self) {
         for tenant in &self.tenants {
-            let (records, _) = tenant.database().snapshot(tenant.organization).await.unwrap_or_default();
             let is_missed = |record: &&WorkspaceRecord| {
                 record.phase == Phase::Up && record.agent.health == AgentHealth::NotConnected
             };
-            let missed: BTreeSet<_> =
-                records.iter().filter(is_missed).map(|record| record.workspace).collect();
+            let missed: BTreeSet<_> = tenant
+                .database()
+                .look(|data| data.live().filter(is_missed).map(|record| record.workspace).collect());
             if !missed.is_empty() {
                 self.round_of(|workspace| missed.contains(&workspace)).await;
             }

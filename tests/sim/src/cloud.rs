@@ -87,6 +87,11 @@ impl Cloud {
         self.with(|inside, _| inside.machines.clone())
     }
 
+    /// Shows what is there to somebody who only looks, without a copy of it.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&[Machine], &Volumes) -> T) -> T {
+        self.with(|inside, _| look(&inside.machines, &inside.volumes))
+    }
+
     /// How many launches there were, each counted once.
     pub fn launches(&self) -> usize {
         self.with(|inside, _| inside.launched.len())

@@ -28,6 +28,7 @@ use crate::backend::CloudBackend;
 use crate::book::Book;
 use crate::cloud::Cloud;
 use crate::life::{DAY, PATIENCE};
+use crate::machine::Machine;
 use crate::network::{Network, unavailable};
 use crate::oracle::Oracle;
 use crate::process::{EngineSteps, Process};
@@ -549,15 +550,14 @@ impl ControlPlane {
     async fn check_tiles(&self, database: &MemoryStore, record: &InstanceRecord) {
         let segments = database.segments(record.workspace).await.unwrap_or_default();
         let before = lock(&self.ledger).tiled.insert(record.workspace, Tiled::of(&segments));
-        let is_up = || {
-            let machines = self.cloud.machines();
-            machines.iter().any(|machine| {
-                machine.is_running()
-                    && machine.instance.workspace == record.workspace
-                    && machine.instance.generation == record.generation
-                    && record.live_attempt().map(|attempt| attempt.seq) == Some(machine.seq)
-            })
+        let seq = record.live_attempt().map(|attempt| attempt.seq);
+        let is_it = |machine: &Machine| {
+            machine.is_running()
+                && machine.instance.workspace == record.workspace
+                && machine.instance.generation == record.generation
+                && seq == Some(machine.seq)
         };
+        let is_up = || self.cloud.look(|machines, _| machines.iter().any(is_it));
         let matters = matches!(record.phase, Phase::Up | Phase::Launching);
         let (is_up, now) = (matters && is_up(), self.world.now());
         let objection = before.unwrap_or_default().objection(&segments, record, is_up, now);

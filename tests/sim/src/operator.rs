@@ -79,7 +79,7 @@ pub async fn attend_to_alarms(pair: &Pair) {
             // what is left of before is in the way until then
             pair.world.is_wrong("restored", Whom::Everybody, pause + Duration::from_secs(60));
             tokio::time::sleep(pause).await;
-            if pair.is_whole() && pair.has_agreed().await {
+            if pair.is_whole() && pair.has_agreed() {
                 end_alarm(pair).await;
             }
         }

@@ -8,8 +8,9 @@ use molecule_domain::id::{OrganizationId, WorkspaceId};
 use molecule_domain::limits::Limits;
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::policy::Policy;
-use molecule_provisioner::store::Store;
+use molecule_provisioner::store::{Expected, Store};
 use molecule_workspace::agent::{Patience, Verdict, judge};
+use molecule_workspace::record::WorkspaceRecord;
 use molecule_workspace::store::TenantStore;
 use molecule_workspace::store::memory::Data;
 use tokio::time::Instant;
@@ -214,11 +215,14 @@ impl Pair {
     }
 
     /// Whether every tenant has agreed with the control plane as both of them are now.
-    pub async fn has_agreed(&self) -> bool {
+    pub fn has_agreed(&self) -> bool {
         for tenant in &self.tenants {
-            let (meetings, _) = tenant.database().meetings(tenant.organization).await.unwrap_or_default();
-            let own = meetings.held.last().map(|own| own.id);
-            if meetings.agreed_in != own || meetings.provider != self.control.incarnation() {
+            let provider = self.control.incarnation();
+            let has_agreed = tenant.database().look(|data| {
+                let meetings = data.meetings();
+                meetings.agreed_in == meetings.held.last().map(|own| own.id) && meetings.provider == provider
+            });
+            if !has_agreed {
                 return false;
             }
         }
@@ -230,45 +234,42 @@ impl Pair {
         if self.world.is_busy() || !self.is_whole() || !self.cloud.is_calm() || !self.agents.is_calm() {
             return false;
         }
-        if !self.has_agreed().await {
+        if !self.has_agreed() {
             return false;
         }
+        let now = self.world.now();
         for tenant in &self.tenants {
-            let database = tenant.database();
-            let cursors = database.cursors(tenant.organization).await.unwrap_or_default();
-            let told = cursors.revision >= self.control.revision_of(tenant.organization);
-            if !told || database.waiting().await.is_ok_and(|waiting| !waiting.is_empty()) {
-                return false;
-            }
+            let newest = self.control.revision_of(tenant.organization);
             // whose agent has not connected is judged once its time is over, and time that passes at once counts as none
-            let (records, _) = database.snapshot(tenant.organization).await.unwrap_or_default();
-            if records
-                .iter()
-                .any(|record| judge(record, &AT_ONCE, self.world.now()) == Verdict::NeverConnected)
-            {
+            let is_judged =
+                |record: &WorkspaceRecord| judge(record, &AT_ONCE, now) == Verdict::NeverConnected;
+            let is_quiet = tenant.database().look(|data| {
+                data.cursors().revision >= newest && !data.is_waiting() && !data.live().any(is_judged)
+            });
+            if !is_quiet {
                 return false;
             }
         }
-        let expected = self.control.database().expectations(KIND).await.unwrap_or_default();
-        let machines = self.cloud.machines();
-        let explained = machines.iter().all(|machine| {
-            expected.instances.iter().any(|one| {
-                one.workspace == machine.instance.workspace
-                    && one.generation == machine.instance.generation
-                    && one.seq == Some(machine.seq)
-                    && one.up == machine.is_running()
-            })
-        });
-        let there = |one: &molecule_provisioner::store::Expected| {
-            machines.iter().filter(|machine| machine.instance.workspace == one.workspace).count()
-        };
-        let owners = self.cloud.volume_owners();
-        explained
-            && expected
-                .instances
-                .iter()
-                .all(|one| one.settled && there(one) <= 1 && (!one.up || there(one) == 1))
-            && owners.iter().all(|owner| expected.instances.iter().any(|one| one.workspace == *owner))
+        let expected = self.control.database().expectations(KIND).await.unwrap_or_default().instances;
+        if !expected.iter().all(|one| one.settled) {
+            return false;
+        }
+        self.cloud.look(|machines, volumes| {
+            let explained = machines.iter().all(|machine| {
+                expected.iter().any(|one| {
+                    one.workspace == machine.instance.workspace
+                        && one.generation == machine.instance.generation
+                        && one.seq == Some(machine.seq)
+                        && one.up == machine.is_running()
+                })
+            });
+            let there = |one: &Expected| {
+                machines.iter().filter(|machine| machine.instance.workspace == one.workspace).count()
+            };
+            explained
+                && expected.iter().all(|one| there(one) <= 1 && (!one.up || there(one) == 1))
+                && volumes.keys().all(|(of, _)| expected.iter().any(|one| one.workspace == *of))
+        })
     }
 
     /// Lets time pass until a moment. Where nothing is to be done by anybody, it passes at once.

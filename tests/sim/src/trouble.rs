@@ -136,7 +136,7 @@ fn twin(pair: &Pair) {
     Arc::clone(&pair.world).spawn(async move {
         let tenant = &pair.tenants[place];
         let Some(first) = tenant.last_process().filter(|first| !first.is_dead()) else { return };
-        if !pair.has_agreed().await {
+        if !pair.has_agreed() {
             return;
         }
         let incarnation = pair.world.incarnation();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use molecule_domain::error::ErrorReason;
-use molecule_domain::id::{IntentNumber, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
 use molecule_workspace::record::{AgentRecord, WorkspaceRecord};
 use molecule_workspace::store::memory::MemoryStore;
 use molecule_workspace::store::{StoreError, TenantStore};
@@ -63,7 +63,7 @@ impl Watcher {
         loop {
             commits.borrow_and_update();
             match self.catch_up(&*store).await {
-                Ok(()) => self.compare_now_and_then(&database).await,
+                Ok(()) => self.compare_now_and_then(&database),
                 Err(StoreError::Refused(error)) if error.reason == ErrorReason::RevisionTooOld => {
                     self.start_over();
                     continue;
@@ -128,27 +128,29 @@ impl Watcher {
         seen.at = Revision(0);
     }
 
-    async fn compare_now_and_then(&self, database: &MemoryStore) {
+    fn compare_now_and_then(&self, database: &MemoryStore) {
         if self.seen().uncompared < COMPARES_EVERY {
             return;
         }
         // after a restore a watcher is told to start over once the tenant has found that out
-        let (meetings, _) = database.meetings(self.organization).await.unwrap_or_default();
-        if meetings.agreed_in == meetings.held.last().map(|own| own.id) {
-            self.compares(database, "watches compared with a list at once").await;
+        let has_agreed = database.look(|data| {
+            let meetings = data.meetings();
+            meetings.agreed_in == meetings.held.last().map(|own| own.id)
+        });
+        if has_agreed {
+            self.compares(database, "watches compared with a list at once");
         }
     }
 
     /// Whether it has been told all, and then compares it with a list.
-    async fn compares(&self, database: &MemoryStore, figure: &'static str) -> bool {
-        let (list, revision) = database.snapshot(self.organization).await.unwrap_or_default();
+    fn compares(&self, database: &MemoryStore, figure: &'static str) -> bool {
         let mut seen = self.seen();
-        if seen.at != revision {
-            return false;
-        }
+        let compared = database
+            .look(|data| (seen.at == data.revision()).then(|| difference(data.live(), &seen.workspaces)));
+        let Some(difference) = compared else { return false };
         seen.uncompared = 0;
         self.world.coverage().figure(figure);
-        if let Some(what) = difference(&list, &seen.workspaces) {
+        if let Some(what) = difference {
             self.violated("watchers equal a list at any time", what);
         }
         true
@@ -157,7 +159,7 @@ impl Watcher {
     /// Compares what it has seen with a list, once the tenant has agreed and nothing is to be done.
     async fn check(&self, database: &MemoryStore) {
         for _ in 0..TURNS {
-            if self.compares(database, "watches compared with a list in a quiet moment").await {
+            if self.compares(database, "watches compared with a list in a quiet moment") {
                 // whatever was put back before, the watch has been told
                 self.seen().starts_over = 0;
                 return;
@@ -178,27 +180,60 @@ impl Watcher {
     }
 }
 
-/// What a client sees of a workspace.
-fn visible(record: &WorkspaceRecord) -> WorkspaceRecord {
-    WorkspaceRecord {
-        agent: AgentRecord { health: record.agent.health, ..AgentRecord::default() },
-        // what changes it is not told
-        instance_revision: Revision(0),
-        answered: IntentNumber(0),
-        ..record.clone()
-    }
+/// Whether a client sees the same of both. It is not told of what else the two may differ in: what an agent reports but its
+/// health, and how far the provider was heard.
+fn look_alike(one: &WorkspaceRecord, other: &WorkspaceRecord) -> bool {
+    let WorkspaceRecord {
+        workspace,
+        organization,
+        spec,
+        readiness,
+        intent,
+        answered: _,
+        generation,
+        highest,
+        desired,
+        phase,
+        phase_since,
+        reason,
+        message,
+        instance_generation,
+        instance_revision: _,
+        endpoint,
+        agent: AgentRecord { health, .. },
+        recovered,
+        refused,
+        pending,
+        trace,
+        created_at,
+        updated_at,
+        deleted_at,
+        revision,
+    } = one;
+    (revision, workspace, organization) == (&other.revision, &other.workspace, &other.organization)
+        && (readiness, intent, generation) == (&other.readiness, &other.intent, &other.generation)
+        && (highest, desired, phase) == (&other.highest, &other.desired, &other.phase)
+        && (phase_since, reason, message) == (&other.phase_since, &other.reason, &other.message)
+        && (instance_generation, endpoint) == (&other.instance_generation, &other.endpoint)
+        && (health, recovered, refused) == (&other.agent.health, &other.recovered, &other.refused)
+        && (pending, trace, created_at) == (&other.pending, &other.trace, &other.created_at)
+        && (updated_at, deleted_at, spec) == (&other.updated_at, &other.deleted_at, &other.spec)
 }
 
 /// The first difference between a list and what was seen.
-fn difference(list: &[WorkspaceRecord], seen: &BTreeMap<WorkspaceId, WorkspaceRecord>) -> Option<String> {
-    if list.len() != seen.len() {
-        return Some(format!("{} are listed and {} were seen", list.len(), seen.len()));
+fn difference<'a>(
+    list: impl Iterator<Item = &'a WorkspaceRecord>,
+    seen: &BTreeMap<WorkspaceId, WorkspaceRecord>,
+) -> Option<String> {
+    let mut count = 0;
+    for listed in list {
+        count += 1;
+        let known = seen.get(&listed.workspace);
+        if !known.is_some_and(|known| look_alike(listed, known)) {
+            return Some(format!("listed {listed:?}, seen {known:?}"));
+        }
     }
-    let differs = |record: &&WorkspaceRecord| {
-        seen.get(&record.workspace).is_none_or(|other| other != *record && visible(other) != visible(record))
-    };
-    let listed = list.iter().find(differs)?;
-    Some(format!("listed {listed:?}, seen {:?}", seen.get(&listed.workspace)))
+    (count != seen.len()).then(|| format!("{count} are listed and {} were seen", seen.len()))
 }
 
 impl Pair {
@@ -220,7 +255,6 @@ impl Pair {
     async fn check_late_follower(&self, tenant: &Tenant) {
         let (database, organization) = (tenant.database(), tenant.organization);
         let follower = Watcher::new(Arc::clone(&self.world), organization);
-        let (list, _) = database.snapshot(organization).await.unwrap_or_default();
         let limit = u32::try_from(self.world.rng().between(1, 50)).unwrap_or(1);
         loop {
             let at = follower.seen().at;
@@ -239,7 +273,8 @@ impl Pair {
                 Err(error) => return follower.violated("a watch goes on", error),
             }
         }
-        if let Some(what) = difference(&list, &follower.seen().workspaces) {
+        let seen = follower.seen();
+        if let Some(what) = database.look(|data| difference(data.live(), &seen.workspaces)) {
             follower.violated("watchers equal a list", what);
         }
     }
