@@ -112,14 +112,10 @@ fn cells(coverage: &Coverage) -> Vec<Cell> {
     }
     let listed: Vec<_> = all_steps().collect();
     for step in &listed {
-        cell(format!("step {step}"), count(&coverage.steps, step), None);
+        cell(format!("step {step}"), coverage.steps.of(step), None);
     }
-    for step in coverage.steps.keys().filter(|step| !listed.contains(step)) {
-        cell(
-            format!("step {step}, which no list names"),
-            count(&coverage.steps, step),
-            Some("all are listed"),
-        );
+    for step in coverage.steps.by_name().keys().filter(|step| !listed.contains(step)) {
+        cell(format!("step {step}, which no list names"), coverage.steps.of(step), Some("all are listed"));
     }
     for weather in Weather::ALL {
         cell(format!("weather {}", weather.name()), count(&coverage.troubles, &weather.name()), None);

@@ -1,6 +1,8 @@
 //! What a run has met: each count is a cell, and a cell that stays empty fails the run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use molecule_domain::lifecycle::{Phase, Reason};
 
@@ -49,13 +51,64 @@ pub enum Restored {
     ControlPlane,
 }
 
+/// How often each step was taken. Thousands are in a life: a name is found by where it stands.
+#[derive(Clone, Default)]
+pub struct Steps(HashMap<usize, (&'static str, u64), BuildHasherDefault<ByAddress>>);
+
+impl Steps {
+    fn add(&mut self, step: &'static str, count: u64) {
+        self.0.entry(step.as_ptr().addr()).or_insert((step, 0)).1 += count;
+    }
+
+    /// How often a step was taken.
+    pub fn of(&self, step: &str) -> u64 {
+        self.0.values().filter(|(name, _)| *name == step).map(|(_, count)| count).sum()
+    }
+
+    /// The counts by name. One name may stand in several places.
+    pub fn by_name(&self) -> BTreeMap<&'static str, u64> {
+        let mut all = BTreeMap::new();
+        for (step, count) in self.0.values() {
+            *all.entry(*step).or_default() += count;
+        }
+        all
+    }
+}
+
+impl fmt::Debug for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.by_name().fmt(f)
+    }
+}
+
+/// Tells addresses of names apart.
+#[derive(Clone, Copy, Debug, Default)]
+struct ByAddress(u64);
+
+impl Hasher for ByAddress {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_usize(usize::from(*byte));
+        }
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        self.0 = (self.0 ^ address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 32;
+    }
+}
+
 /// Counts of what was met.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
     /// How often each fault met each step.
     pub faults: BTreeMap<(Fault, &'static str), u64>,
     /// How often each step was taken.
-    pub steps: BTreeMap<&'static str, u64>,
+    pub steps: Steps,
     /// How often each kind of trouble came over the world.
     pub troubles: BTreeMap<&'static str, u64>,
     /// How often a wish of one kind met a last entry of another.
@@ -84,7 +137,7 @@ impl Coverage {
 
     /// A step was taken.
     pub fn step(&mut self, step: &'static str) {
-        *self.steps.entry(step).or_default() += 1;
+        self.steps.add(step, 1);
     }
 
     /// Trouble came over the world.
@@ -121,7 +174,7 @@ impl Coverage {
             }
         }
         add(&mut self.faults, &other.faults);
-        add(&mut self.steps, &other.steps);
+        other.steps.0.values().for_each(|(step, count)| self.steps.add(step, *count));
         add(&mut self.troubles, &other.troubles);
         add(&mut self.pairs, &other.pairs);
         add(&mut self.transitions, &other.transitions);

@@ -793,7 +793,7 @@ fn b6_a_stop_does_not_wait_for_launches_and_looks_are_shared() {
         let mut story =
             Story::with_one_that_runs(Shape { flavour: Flavour::Machines, ..Shape::small() }).await;
         let pair = story.pair.clone();
-        let looks = || pair.world.coverage().steps.get("backend.find").copied().unwrap_or_default();
+        let looks = || pair.world.coverage().steps.of("backend.find");
         let before = looks();
         for number in 2..=61 {
             let request = story.request(Ask::Create, Pair::workspace(number));
