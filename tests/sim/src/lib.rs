@@ -43,3 +43,7 @@ mod watchers;
 pub mod weather;
 pub mod wished;
 pub mod world;
+
+/// A life is made of small allocations: an eighth of its time is gained by an allocator that is quick at these.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
