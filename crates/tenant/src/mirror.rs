@@ -24,6 +24,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const SPREAD: Duration = Duration::from_secs(1);
 /// How often the provider hears how far this tenant's database is, while that changes.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How soon the provider is asked again for states that this tenant was told of and does not know: another replica of its may
+/// say more of them.
+const ASK_AGAIN_EVERY: Duration = Duration::from_secs(300);
 /// So many recovered workspaces the provider is told of.
 const MOST_RECOVERED: usize = 1000;
 
@@ -64,6 +67,7 @@ impl Outbox {
             info!("the provider answers again");
         }
         let (mut told, mut told_at) = (standpoints.own.revision, Instant::now());
+        let mut asked_at = told_at;
         loop {
             let taken = tokio::select! {
                 taken = self.take_over(standpoints) => taken?,
@@ -76,6 +80,12 @@ impl Outbox {
             if standpoints.seen.is_some() && told_at.elapsed() >= TELL_EVERY {
                 told = self.tell_standpoint(told).await?;
                 told_at = Instant::now();
+            }
+            if standpoints.seen.is_some() && asked_at.elapsed() >= ASK_AGAIN_EVERY {
+                asked_at = Instant::now();
+                if is_left_open(&self.store.snapshot(self.organization).await?.0) {
+                    return Ok(());
+                }
             }
         }
     }
@@ -115,7 +125,7 @@ impl Outbox {
         let (records, _) = self.store.snapshot(self.organization).await?;
         let (own, met) = self.greet(&meetings, revision, &records).await?;
         // whoever speaks now may be able to say more
-        let open = records.iter().any(|record| record.in_unknown_state);
+        let open = is_left_open(&records);
         match &met {
             Some(met) if doubted || open || meetings.must_agree(revision, met) => {
                 // a call that is out may change what the inventory shows
@@ -193,6 +203,11 @@ impl Outbox {
         }
         Ok(Taken::Over)
     }
+}
+
+/// Whether the provider has told of states that this version, or the replica that spoke, does not know.
+fn is_left_open(records: &[WorkspaceRecord]) -> bool {
+    records.iter().any(|record| record.in_unknown_state)
 }
 
 /// How long a provider is left alone that gave no answer, or asks to come back `after` a while. All its tenants have lost it

@@ -197,6 +197,7 @@ fn look_alike(one: &WorkspaceRecord, other: &WorkspaceRecord) -> bool {
         phase_since,
         reason,
         message,
+        in_unknown_state,
         instance_generation,
         instance_revision: _,
         endpoint,
@@ -215,6 +216,7 @@ fn look_alike(one: &WorkspaceRecord, other: &WorkspaceRecord) -> bool {
         && (highest, desired, phase) == (&other.highest, &other.desired, &other.phase)
         && (phase_since, reason, message) == (&other.phase_since, &other.reason, &other.message)
         && (instance_generation, endpoint) == (&other.instance_generation, &other.endpoint)
+        && in_unknown_state == &other.in_unknown_state
         && (health, recovered, refused) == (&other.agent.health, &other.recovered, &other.refused)
         && (pending, trace, created_at) == (&other.pending, &other.trace, &other.created_at)
         && (updated_at, deleted_at, spec) == (&other.updated_at, &other.deleted_at, &other.spec)
