@@ -352,7 +352,7 @@ async fn a_start_is_given_up_by_what_it_waits_for() {
         (Some(Reason::ProviderQuota), rooms, Reason::ProviderQuota),
     ] {
         let second = Duration::from_secs(1);
-        for (age, is_over) in [(deadline - second, false), (deadline + second, true)] {
+        for (age, is_over) in [(deadline.checked_sub(second).unwrap(), false), (deadline + second, true)] {
             let record = InstanceRecord {
                 phase: Phase::Launching,
                 phase_since: NOW - age,
