@@ -30,6 +30,12 @@ impl NetworkDirectory for Networks {
             "CONTROLPLANE_NETWORK_POOL: every /24 of the range is given out; widen it".to_owned()
         })
     }
+
+    async fn found(&self, organization: OrganizationId, network: &NetworkSpec) -> Result<bool, String> {
+        warn!(%organization, network.subnet, "this database did not know the network that an organisation has");
+        self.database.found_network(organization, network).await.map_err(|error| error.to_string())?;
+        Ok(true)
+    }
 }
 
 /// Takes the networks of deleted organisations away, until cancelled: their deletion is stored, this follows it until

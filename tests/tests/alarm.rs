@@ -253,7 +253,7 @@ async fn a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
     }
     let (steps, metrics) = (folder.path().join("steps"), ports::free().unwrap());
     let database = Scratch::new().await.unwrap();
-    let installation = Installation::for_several(CONTROL_PLANE, folder.path(), 52, 2, database)
+    let installation = Installation::for_several(CONTROL_PLANE, folder.path(), 52, 4, database)
         .await
         .unwrap()
         .with("CONTROLPLANE_METRICS_LISTEN", format!("127.0.0.1:{metrics}"))
@@ -261,7 +261,7 @@ async fn a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
     let replica = installation.start("one").await.unwrap();
     let limits = wire::Limits { workspaces: Some(20), ..wire::Limits::default() };
     let (ours, token) = installation.organization(&replica, limits.clone()).await.unwrap();
-    let (theirs, their_token) = installation.organization_at(&replica, limits, 1).await.unwrap();
+    let (theirs, their_token) = installation.organization_at(&replica, limits.clone(), 1).await.unwrap();
     let setup = installation.tenant(TENANT, &[&replica], &ours, &token).unwrap();
     let mut tenant = setup.start().await.unwrap();
     let setup_of_other = installation.tenant_at(TENANT, &[&replica], &theirs, &their_token, 1).unwrap();
@@ -329,8 +329,12 @@ async fn a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
     for workspace in left_alone {
         is_left_alone(&mut tenant, workspace).await;
     }
-    // everybody else is served
+    // everybody else is served, also one whose network would be the one that the database does not know
     let new = running(&mut tenant, "new").await;
+    let (thirds, token_of_third) = installation.organization_at(&replica, limits, 2).await.unwrap();
+    let third = installation.tenant_at(TENANT, &[&replica], &thirds, &token_of_third, 2).unwrap();
+    let mut third = third.start().await.unwrap();
+    let first = running(&mut third, "the first of its organisation").await;
     several_sweeps(&steps).await;
     untouched().await;
     installation.replace("one", &mut replica).await.unwrap();
@@ -343,6 +347,7 @@ async fn a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
     for workspace in [&kept, &new] {
         assert_eq!(tenant.get(workspace).await.unwrap().state(), WorkspaceState::Running);
     }
+    assert_eq!(third.get(&first).await.unwrap().state(), WorkspaceState::Running);
     assert_eq!(
         replica.whole_log().matches("ALARM: ").count(),
         2,
@@ -355,7 +360,7 @@ async fn a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
     assert!(shown.lines().any(is_unrecorded), "nobody has told of it yet: {shown}");
     assert!(shown.contains("ALARM at the backend docker"), "{shown}");
     assert!(left_alone.iter().all(|workspace| shown.contains(*workspace)), "{shown}");
-    assert!(!shown.contains(&kept) && !shown.contains(&new), "{shown}");
+    assert!([&kept, &new, &first].iter().all(|workspace| !shown.contains(*workspace)), "{shown}");
     assert!(
         shown.contains(&format!("\n  {theirs}\n")) && !shown.contains(&format!("\n  {ours}\n")),
         "{shown}"
@@ -398,6 +403,10 @@ async fn a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
     assert_eq!(left, wire::ListOrphansResponse::default());
     agree(&mut tenant, &replica, &token, 4).await;
     agree(&mut other, &replica, &their_token, 1).await;
+    agree(&mut third, &replica, &token_of_third, 1).await;
+    let networks = "SELECT string_agg(subnet, ' ' ORDER BY subnet) FROM networks";
+    let networks = installation.database.text(networks).await.unwrap();
+    assert_eq!(networks, "10.215.52.0/24 10.215.53.0/24 10.215.54.0/24");
     let now = installation.volumes().await.unwrap();
     // the others are a launch's, like its container
     let workspaces: Vec<_> = volumes.iter().filter(|(name, _)| name.ends_with("-workspace")).collect();
@@ -410,11 +419,12 @@ async fn a_restored_control_plane_removes_nothing_until_its_alarm_is_ended() {
     let same = containers.iter().filter(|(id, since)| now.get(*id) == Some(*since)).count();
     assert_eq!(
         (same, now.len()),
-        (1, 5),
+        (1, 6),
         "one runs on, and what was told again has other containers: {now:?}"
     );
     tenant.stop().await.unwrap();
     other.stop().await.unwrap();
+    third.stop().await.unwrap();
     replica.stop().await.unwrap();
     installation.finish().await.unwrap();
 }

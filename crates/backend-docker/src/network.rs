@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::Docker;
-use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
+use bollard::models::{Ipam, IpamConfig, Network, NetworkCreateRequest};
 use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptions};
 use molecule_domain::id::{InstallationId, OrganizationId};
 use molecule_domain::lifecycle::Reason;
@@ -27,6 +27,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub trait NetworkDirectory: Send + Sync + 'static {
     /// The organisation's network: always the same.
     async fn network_of(&self, organization: OrganizationId) -> Result<NetworkSpec, String>;
+
+    /// What is there is this organisation's network, whatever is known of it: a database that was put back gives its subnet to
+    /// another, which is given another one from now on. Whether that was noted.
+    async fn found(&self, _organization: OrganizationId, _network: &NetworkSpec) -> Result<bool, String> {
+        Ok(false)
+    }
 }
 
 /// The networks of one daemon.
@@ -53,16 +59,15 @@ impl Networks {
         docker: &Docker,
         organization: OrganizationId,
     ) -> Result<NetworkSpec, CallError> {
-        let spec = self.directory.network_of(organization).await.map_err(unknown)?;
-        let mut there = self.there.lock().await;
-        if there.contains(&spec.name) {
-            return Ok(spec);
+        loop {
+            let spec = self.directory.network_of(organization).await.map_err(unknown)?;
+            let mut there = self.there.lock().await;
+            let is_there = there.contains(&spec.name) || self.is_there(docker, &spec).await?;
+            if is_there || self.create(docker, organization, &spec).await? {
+                there.insert(spec.name.clone());
+                return Ok(spec);
+            }
         }
-        if !self.is_there(docker, &spec).await? {
-            self.create(docker, organization, &spec).await?;
-        }
-        there.insert(spec.name.clone());
-        Ok(spec)
     }
 
     fn is_ours(&self, labels: Option<&names::Labels>) -> bool {
@@ -102,12 +107,13 @@ impl Networks {
         }
     }
 
+    /// Whether it is there now; if not, another subnet is to be had.
     async fn create(
         &self,
         docker: &Docker,
         organization: OrganizationId,
         spec: &NetworkSpec,
-    ) -> Result<(), CallError> {
+    ) -> Result<bool, CallError> {
         let labels = [
             (names::INSTALLATION, self.installation.to_string()),
             (names::ORGANIZATION, organization.to_string()),
@@ -125,7 +131,7 @@ impl Networks {
             ..NetworkCreateRequest::default()
         };
         match docker.create_network(request).await.map_err(Problem::from) {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(true),
             Err(problem) => {
                 let error = problem.into_call_error("make the network").to_string();
                 if error.contains("overlaps") {
@@ -137,11 +143,12 @@ impl Networks {
     }
 
     /// The daemon says that the subnet is in use. By another network: that is definite. By none that can be seen:
-    /// then another replica is just making ours.
-    async fn overlapping(&self, docker: &Docker, spec: &NetworkSpec) -> Result<(), CallError> {
+    /// then another replica is just making ours. Whether ours is there; if not, it was another organisation's, and that is known
+    /// from now on.
+    async fn overlapping(&self, docker: &Docker, spec: &NetworkSpec) -> Result<bool, CallError> {
         for _ in 0..LOOKS {
             if self.is_there(docker, spec).await? {
-                return Ok(());
+                return Ok(true);
             }
             let listed = docker.list_networks(None::<ListNetworksOptions>).await;
             let listed = listed.map_err(|error| Problem::from(error).into_call_error("list the networks"))?;
@@ -155,6 +162,9 @@ impl Networks {
                         .any(|s| overlap(s, &spec.subnet))
             });
             if let Some(other) = other {
+                if self.is_known(&other, spec).await? {
+                    return Ok(false);
+                }
                 return Err(refused(
                     Reason::NetworkUnavailable,
                     format!(
@@ -169,6 +179,20 @@ impl Networks {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         Err(unknown(format!("the network {} is being made", spec.name)))
+    }
+
+    /// Whether the network that has this subnet is known to be another organisation's, now that it was found.
+    async fn is_known(&self, other: &Network, spec: &NetworkSpec) -> Result<bool, CallError> {
+        let labels = other.labels.as_ref().filter(|labels| self.is_ours(Some(labels)));
+        let owner = labels.and_then(|labels| labels.get(names::ORGANIZATION)?.parse().ok());
+        let (Some(owner), Some(name)) = (owner, other.name.clone()) else { return Ok(false) };
+        let configs = other.ipam.as_ref().and_then(|ipam| ipam.config.as_deref()).unwrap_or_default();
+        if name != NetworkSpec::name_of(self.installation, owner)
+            || !configs.iter().any(|config| config.subnet.as_ref() == Some(&spec.subnet))
+        {
+            return Ok(false);
+        }
+        self.directory.found(owner, &NetworkSpec { name, ..spec.clone() }).await.map_err(unknown)
     }
 }
 

@@ -52,6 +52,39 @@ impl Database {
         Ok(None)
     }
 
+    /// An organisation has this network at the provider, and nobody else its subnet.
+    pub async fn found_network(
+        &self,
+        organization: OrganizationId,
+        network: &NetworkSpec,
+    ) -> Result<(), StoreError> {
+        let once = || async {
+            let mut tx = self.begin().await?;
+            sqlx::query!(
+                "DELETE FROM networks WHERE subnet = $2 AND organization_id <> $1",
+                organization.as_uuid(),
+                network.subnet,
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error)?;
+            sqlx::query!(
+                "INSERT INTO networks (organization_id, name, subnet, gateway) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (organization_id) DO UPDATE
+                     SET name = excluded.name, subnet = excluded.subnet, gateway = excluded.gateway",
+                organization.as_uuid(),
+                network.name,
+                network.subnet,
+                network.gateway,
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error)?;
+            tx.commit().await.map_err(store_error)
+        };
+        self.transactions.run("found_network", once).await
+    }
+
     /// Organisations that are deleted and whose network has not been confirmed gone.
     pub async fn networks_left(&self) -> Result<Vec<OrganizationId>, StoreError> {
         let left = sqlx::query_scalar!(
