@@ -112,10 +112,12 @@ impl Planner<'_> {
         if is_replaced { self.on_present(sighting) } else { self.remove(sighting) }
     }
 
-    /// A late one of an earlier launch of ours. The orphan sweep, which has a grace and a budget, decides about it.
+    /// A late one of an earlier launch of ours. The orphan sweep, which has a grace and a budget, decides about it; under an alarm
+    /// it removes nothing, also nothing that this store knows: a store that was put back may know too little of the workspace.
     fn on_earlier(&self, sighting: &Sighting) -> Action {
         let message = format!(
-            "an instance of an earlier launch ({}) is in the way, and is removed unless an alarm stands",
+            "an instance of an earlier launch ({}) is in the way. A sweep removes it; if an alarm stands, none does, and this \
+             waits for an operator to end the alarm",
             sighting.found().seq
         );
         // longer than a sweep leaves it alone

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use molecule_domain::clock::ManualClock;
 use molecule_domain::id::{LaunchSeq, LeaseOwner, WorkspaceId};
+use molecule_domain::lifecycle::{Phase, Reason};
 use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::backend::Backend;
 use molecule_provisioner::faults::{Fault, Probe, Steps};
@@ -12,7 +13,7 @@ use molecule_provisioner::reconciler::orphans;
 use molecule_provisioner::reconciler::sweeper::Sweeper;
 use molecule_provisioner::samples;
 use molecule_provisioner::store::memory::MemoryStore;
-use molecule_provisioner::store::{Room, Store};
+use molecule_provisioner::store::{Alarm, Room, Store};
 
 use crate::world::{Op, World};
 
@@ -203,4 +204,45 @@ async fn an_unknown_launch_raises_the_alarm_although_volumes_are_not_listed() {
     world.sweep().await;
     assert_eq!(world.faults.taken(), ["backend.list", "backend.list_resources"], "and nothing is removed");
     assert_eq!(world.store.alarms().await.unwrap().len(), 1);
+}
+
+/// An alarm says that the store is of an earlier time, so nothing is removed while it stands: also not what the store knows, as what
+/// it knows of the workspace may be behind. What that is in the way of says whom it waits for.
+#[tokio::test]
+async fn what_is_in_the_way_stays_while_an_alarm_stands_and_says_so() {
+    for (op, waits, ends) in
+        [(Op::Delete, Phase::Up, Phase::Gone), (Op::Restart, Phase::Failed, Phase::Failed)]
+    {
+        let mut world = World::new();
+        let workspace = WorkspaceId::generate();
+        world.ask(workspace, Op::Create).await;
+        world.settle().await;
+        world.ask(workspace, Op::Vanish).await;
+        let stray = LaunchSeq(1);
+        world.executor.backend.launch(&samples::launch(workspace, stray)).await.unwrap();
+        world.store.end_alarm("memory", &[(stray, workspace)], world.clock.now()).await.unwrap();
+        let alarm = Alarm {
+            backend: "memory".to_owned(),
+            raised_at: world.clock.now(),
+            message: "a launch of another workspace is not known".to_owned(),
+        };
+        world.store.raise_alarm(&alarm).await.unwrap();
+        world.ask(workspace, op).await;
+        let pass = async |world: &mut World| {
+            for second in 0..30 * 60 {
+                world.tick().await;
+                if second % 15 == 0 {
+                    world.sweep().await;
+                }
+            }
+            world.record(workspace).await.unwrap()
+        };
+        let record = pass(&mut world).await;
+        assert_eq!((record.phase, record.reason), (waits, Some(Reason::NameTaken)), "{op:?}");
+        assert!(record.message.contains("waits for an operator to end the alarm"), "{}", record.message);
+        assert_eq!(world.host.instances().len(), 1, "{op:?}: nothing is removed");
+        world.store.end_alarm("memory", &[], world.clock.now()).await.unwrap();
+        assert_eq!(pass(&mut world).await.phase, ends, "{op:?}");
+        assert_eq!(world.host.instances().len(), 0, "{op:?}: the sweep has removed it");
+    }
 }
