@@ -95,7 +95,7 @@ enum Bench {
     },
     /// Admissions against pgbench, steady workspaces, watchers, and what forwarding adds.
     Controlplane,
-    /// From the daemon's word that a container has died to the stored fact.
+    /// From the daemon's word that a container has died to the moment at which the engine begins to store that.
     Crash {
         /// Kills, one after another.
         #[arg(long, default_value_t = 200)]

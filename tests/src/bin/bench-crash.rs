@@ -1,6 +1,9 @@
 //! Measures how soon the end of a container is known: from the moment of the daemon's own event to the stored fact, which the
 //! workspace's events tell. Kills come one after another over several workspaces. Prints a table in Markdown, against the limit
 //! that it is to keep.
+//!
+//! An event tells the moment at which the engine began to store it, by its clock: the daemon's word, the wake-up, the look at the
+//! container and its post-mortem are in it, the transaction itself is not, nor is how soon a client hears of it.
 
 use std::time::Duration;
 
