@@ -165,7 +165,7 @@ impl Oracle {
         let (mut all, now) = (lock(&self.all), self.world.now());
         for (workspace, wished) in all.iter_mut().filter(|(_, wished)| wished.organization == organization) {
             let Some(before) = wished.base else { continue };
-            if before.has_agreed && sides.tenant.contains_key(workspace) {
+            if before.has_agreed && sides.tenant_knows_all(*workspace) {
                 continue;
             }
             let (base, waiting) = sides.of(*workspace, wished, now);

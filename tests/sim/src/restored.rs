@@ -57,6 +57,13 @@ impl Sides {
         self.engine.keys().chain(self.tenant.keys()).copied()
     }
 
+    /// Whether a tenant has a workspace, and knows of all that the engine has granted. It may not where both were put back, and
+    /// now the engine is to a time in between.
+    pub(crate) fn tenant_knows_all(&self, workspace: WorkspaceId) -> bool {
+        let granted = self.engine.get(&workspace).map(|engine| engine.intent);
+        self.tenant.get(&workspace).is_some_and(|tenant| granted <= Some(tenant.record.intent))
+    }
+
     /// What holds of a workspace, and the wishes of its tenant's that are newer than that. `wished` is what was wished before.
     pub(crate) fn of(&self, id: WorkspaceId, wished: &Wished, now: Timestamp) -> (Base, Vec<SeenWish>) {
         let (engine, tenant) = (self.engine.get(&id), self.tenant.get(&id));
