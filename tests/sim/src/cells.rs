@@ -27,18 +27,19 @@ const TROUBLES: [&str; 14] = [
     "twin",
     "silent",
     "failing",
-    "standing",
+    "suspension",
     "restore",
 ];
 
 /// What must come of it now and then.
-const FIGURES: [&str; 14] = [
+const FIGURES: [&str; 15] = [
     "agreed after being set back",
     "agreed by telling again",
     "agreed by adopting",
     "agreed by recovering",
     "calls of refused wishes heard again",
     "records held until their tenants had agreed",
+    "started again after a suspension",
     "outcomes of stale plans",
     "instances in words that their reader does not know",
     "alarms raised",
@@ -86,10 +87,19 @@ const fn failure_cannot(reason: Reason) -> Option<&'static str> {
         Reason::AgentSilent | Reason::AgentErrors => Some("it is DEGRADED for that, not FAILED"),
         Reason::Restarting => Some("it is what a start after a crash says, until it is up or given up"),
         Reason::OrganizationSuspended => {
-            Some("a suspended organisation's are stopped by the accounts' store, which is not simulated")
+            Some("what its suspension stops is STOPPED for that, or FAILED for what hindered it")
         }
         Reason::Recovered => Some("it is what a tenant says of what it took back as it runs"),
         Reason::UnknownLaunch => Some("it is what is said of one that nothing is done about"),
+        _ => None,
+    }
+}
+
+/// Why a suspension does not meet what is to run in a phase, where it doesn't.
+const fn suspension_cannot(phase: Phase) -> Option<&'static str> {
+    match phase {
+        Phase::Stopped => Some("what is to run and does not is ADMITTED"),
+        Phase::Failed | Phase::Gone => Some("it is not to run"),
         _ => None,
     }
 }
@@ -145,6 +155,10 @@ fn cells(coverage: &Coverage) -> Vec<Cell> {
     for reason in Reason::ALL {
         let name = format!("FAILED for {reason}");
         cell(name, count(&coverage.failed, &reason.as_str()), failure_cannot(*reason));
+    }
+    for phase in Phase::ALL {
+        let name = format!("suspended while {phase}");
+        cell(name, count(&coverage.suspended, &phase), suspension_cannot(phase));
     }
     for restored in [Restored::Tenant, Restored::ControlPlane] {
         let cannot = (!RESTORES).then_some("databases are not restored yet");

@@ -298,7 +298,12 @@ impl Pair {
                 }
             }
             (Desired::Stopped, WorkspaceState::Stopped) => {
-                self.end("stopped as wished");
+                let is_shown = record.reason == Some(Reason::OrganizationSuspended);
+                self.end(if is_shown { "stopped by a suspension" } else { "stopped as wished" });
+                if is_shown != expected.suspension.is_some_and(|suspension| suspension.is_shown) {
+                    let what = format!("it is STOPPED for {:?}", record.reason);
+                    self.broken("what a suspension stops says so, and nothing else does", seen, what);
+                }
                 if as_machine.is_some() {
                     self.broken("what is STOPPED is stopped", seen, "a machine runs");
                 }

@@ -93,6 +93,8 @@ pub struct ControlPlane {
     alarm: Notify,
     /// The rolling upgrade that goes on.
     pub(crate) upgrade: Mutex<Option<Upgrade>>,
+    /// The organisations that an operator has suspended.
+    pub(crate) suspended: Mutex<BTreeSet<OrganizationId>>,
     /// Which replicas had each workspace at work, in order.
     claims: Mutex<BTreeMap<WorkspaceId, Vec<Claims>>>,
     /// What had failed when the database was put back.
@@ -163,6 +165,7 @@ impl ControlPlane {
             twins: Mutex::default(),
             alarm: Notify::new(),
             upgrade: Mutex::default(),
+            suspended: Mutex::default(),
             claims: Mutex::default(),
             failures_lost: Mutex::default(),
         })

@@ -117,6 +117,8 @@ pub struct Coverage {
     pub transitions: BTreeMap<(Phase, Phase), u64>,
     /// How often an instance FAILED for a reason.
     pub failed: BTreeMap<Reason0, u64>,
+    /// How often a suspension met what was to run, by the phase that it was in.
+    pub suspended: BTreeMap<Phase, u64>,
     /// How often a database was restored.
     pub restored: BTreeMap<Restored, u64>,
     /// What the workspaces were at the end of their lives.
@@ -179,6 +181,7 @@ impl Coverage {
         add(&mut self.pairs, &other.pairs);
         add(&mut self.transitions, &other.transitions);
         add(&mut self.failed, &other.failed);
+        add(&mut self.suspended, &other.suspended);
         add(&mut self.restored, &other.restored);
         add(&mut self.ends, &other.ends);
         add(&mut self.figures, &other.figures);

@@ -137,10 +137,11 @@ pub const ENGINE_STEPS: [&str; 31] = [
 ];
 
 /// Transactions of the control plane's store that are no steps of the engine's.
-pub const CONTROL_STEPS: [&str; 11] = [
+pub const CONTROL_STEPS: [&str; 12] = [
     "control.provision",
     "control.change",
     "control.refuse",
+    "control.suspend",
     "control.agree",
     "control.claim",
     "control.changed_after",
@@ -193,7 +194,7 @@ pub const TENANT_READS: [&str; 7] = [
 ];
 
 /// Steps that few lives come to: faults wait for them more often.
-pub const RARE_STEPS: [&str; 17] = [
+pub const RARE_STEPS: [&str; 18] = [
     "backend.post_mortem",
     "sweep.remove",
     "sweep.purge",
@@ -209,6 +210,7 @@ pub const RARE_STEPS: [&str; 17] = [
     "tenant.waiting",
     "tenant.restart_mirror",
     "tenant.judge_agent",
+    "control.suspend",
     "control.raise_alarm",
     "control.end_alarm",
 ];

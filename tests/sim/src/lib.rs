@@ -32,6 +32,7 @@ pub mod run;
 pub mod seam;
 pub mod secrets;
 pub mod story;
+mod suspension;
 pub mod switch;
 pub mod tenant;
 pub mod tenant_store;

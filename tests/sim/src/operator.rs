@@ -1,4 +1,4 @@
-//! What operators do: they put databases back, look over what no record explains then, and suspend organisations.
+//! What operators do: they put databases back, and look over what no record explains then.
 
 use std::time::Duration;
 
@@ -54,6 +54,9 @@ pub(crate) async fn restore_control(pair: &Pair, backup: Backup, age: Duration) 
     for organization in organizations {
         // the operator looks over the accounts
         set_standing(pair, organization, Standing::Good).await;
+        if pair.control.is_suspended(organization) {
+            pair.control.suspend_in(&pair.control.database(), organization, world.now()).await;
+        }
     }
 }
 
@@ -109,19 +112,8 @@ async fn end_alarm(pair: &Pair) {
     pair.world.coverage().figure("alarms ended");
 }
 
-/// An organisation may not launch for so long.
-pub async fn suspend(pair: &Pair, lasts: Duration) {
-    let world = &pair.world;
-    let tenant = usize::try_from(world.rng().below(pair.tenants.len() as u64)).unwrap_or(0);
-    let organization = pair.tenants[tenant].organization;
-    world.coverage().trouble("standing");
-    world.tell("operator", 63, || format!("tenant {} may not launch for {lasts:?}", tenant + 1));
-    set_standing(pair, organization, Standing::Suspended).await;
-    tokio::time::sleep(lasts).await;
-    set_standing(pair, organization, Standing::Good).await;
-}
-
-async fn set_standing(pair: &Pair, organization: OrganizationId, standing: Standing) {
+/// Changes whether an organisation may launch.
+pub(crate) async fn set_standing(pair: &Pair, organization: OrganizationId, standing: Standing) {
     let database = pair.control.database();
     if let Ok(account) = database.account(organization, pair.world.now()).await {
         // the memory store takes any account

@@ -25,10 +25,10 @@ const AS_ASKED: &str = "an accepted wish is stored as it was asked";
 /// What clients were promised.
 #[derive(Debug)]
 pub struct Oracle {
-    world: Arc<World>,
+    pub(crate) world: Arc<World>,
     /// Where it is told that a tenant has given a workspace up.
     given_up: Mutex<Option<mpsc::UnboundedSender<(OrganizationId, WorkspaceId)>>>,
-    all: Mutex<BTreeMap<WorkspaceId, Wished>>,
+    pub(crate) all: Mutex<BTreeMap<WorkspaceId, Wished>>,
     /// The requests of which something was stored. What a restore loses was stored all the same.
     stores: Mutex<Stores>,
     /// The calls that are under way now, and the most that ever were.
@@ -154,6 +154,7 @@ impl Oracle {
         for (workspace, wished) in all.iter_mut().filter(|(_, wished)| wished.organization == organization) {
             let (base, wishes) = sides.of(*workspace, wished, now);
             *wished = Wished { base: Some(base), wishes, ..Wished::new(organization) };
+            wished.suspended_in(sides, *workspace);
             self.world
                 .tell("oracle", 300, || format!("holds of {workspace}: {base:?}, and {:?}", wished.wishes));
         }
@@ -164,6 +165,7 @@ impl Oracle {
     pub(crate) fn control_set_back(&self, organization: OrganizationId, sides: &Sides) {
         let (mut all, now) = (lock(&self.all), self.world.now());
         for (workspace, wished) in all.iter_mut().filter(|(_, wished)| wished.organization == organization) {
+            wished.suspended_in(sides, *workspace);
             let Some(before) = wished.base else { continue };
             if before.has_agreed && sides.tenant_knows_all(*workspace) {
                 continue;
@@ -270,6 +272,10 @@ impl Oracle {
     pub fn granted(&self, workspace: WorkspaceId, number: IntentNumber, desired: Desired) {
         let mut all = lock(&self.all);
         let Some(wished) = all.get_mut(&workspace) else { return };
+        if desired == Desired::Running && wished.suspension.is_some() {
+            self.world.coverage().figure("started again after a suspension");
+        }
+        wished.granted_after_suspension(number, desired);
         if !wished.begun.contains_key(&number)
             && wished.base.as_mut().is_some_and(|base| base.hears(number, desired))
         {
@@ -350,6 +356,7 @@ impl Oracle {
             drop(all);
             return self.world.violated(Violation::new(REFUSED_FOR_GOOD, what));
         }
+        wished.granted_after_suspension(number, desired);
         if !wished.begun.contains_key(&number)
             && wished.base.as_mut().is_some_and(|base| base.hears(number, desired))
         {

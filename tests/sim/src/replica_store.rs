@@ -303,6 +303,15 @@ impl ReplicaStore {
         self.transaction("control.agree", agree).await
     }
 
+    /// An operator suspends an organisation.
+    pub(crate) async fn suspend(&self, organization: OrganizationId) -> Result<(), StoreError> {
+        let suspend = async {
+            self.control.suspend_in(&self.database, organization, self.process.world().now()).await;
+            Ok(())
+        };
+        self.transaction("control.suspend", suspend).await
+    }
+
     /// What was planned for an older wish writes facts, and decides nothing.
     fn check_stale(&self, before: &InstanceRecord, after: &InstanceRecord) {
         let decided = |record: &InstanceRecord| {

@@ -11,6 +11,7 @@ use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_provisioner::model::InstanceRecord;
 use molecule_workspace::{Entry, Wish, Workspace};
 
+use crate::suspension::is_suspended;
 use crate::wished::{Fields, SeenWish, Wished};
 
 /// What holds of a workspace from before its tenant's database was put back.
@@ -29,6 +30,11 @@ pub(crate) struct Base {
 }
 
 impl Base {
+    /// This is wanted, and nothing more is known.
+    fn new(desired: Option<Desired>, intent: IntentNumber, since: Timestamp) -> Self {
+        Self { desired, intent, failed_for: None, since, has_agreed: false }
+    }
+
     /// Whether something is to be there.
     pub(crate) fn is_live(&self) -> bool {
         self.desired.is_some_and(|desired| desired != Desired::Deleted)
@@ -67,8 +73,7 @@ impl Sides {
     /// What holds of a workspace, and the wishes of its tenant's that are newer than that. `wished` is what was wished before.
     pub(crate) fn of(&self, id: WorkspaceId, wished: &Wished, now: Timestamp) -> (Base, Vec<SeenWish>) {
         let (engine, tenant) = (self.engine.get(&id), self.tenant.get(&id));
-        let base =
-            |desired, intent| Base { desired, intent, failed_for: None, since: now, has_agreed: false };
+        let base = |desired, intent| Base::new(desired, intent, now);
         // of an earlier one of its id, whose creation was refused, nothing is left
         let is_of_now = |tenant: &&Workspace| {
             !tenant.record.refused || engine.is_none_or(|engine| engine.intent <= tenant.record.intent)
@@ -103,8 +108,11 @@ impl Wished {
     /// What the engine wants. It wants what has failed to be stopped, whatever was wished.
     fn base_of(&self, engine: &InstanceRecord, now: Timestamp) -> Base {
         let intent = engine.intent;
-        let as_it_says =
-            Base { desired: Some(engine.desired), intent, failed_for: None, since: now, has_agreed: false };
+        let as_it_says = Base::new(Some(engine.desired), intent, now);
+        if is_suspended(engine.desired, engine.reason) {
+            // it was to run, and its suspension is known besides
+            return Base { desired: Some(Desired::Running), ..as_it_says };
+        }
         if engine.phase != Phase::Failed {
             return as_it_says;
         }

@@ -94,6 +94,7 @@ impl Run {
         println!("steps: {:?}", coverage.steps);
         println!("troubles: {:?}", coverage.troubles);
         println!("FAILED for: {:?}", coverage.failed);
+        println!("suspended while: {:?}", coverage.suspended);
         println!("restored databases: {:?}", coverage.restored);
         print_table("fault and step", coverage.faults.iter().map(|((f, s), n)| ((s, format!("{f:?}")), n)));
         let pairs = coverage.pairs.iter();

@@ -14,6 +14,7 @@ use crate::judgement;
 use crate::life::RESTORES;
 use crate::operator;
 use crate::pair::Pair;
+use crate::suspension;
 use crate::upgrade;
 use crate::weather::Weather;
 use crate::world::Whom;
@@ -80,7 +81,7 @@ pub async fn happens(pair: &Pair) {
                 }
             }
         }
-        _ => operator::suspend(pair, long(pair)).await,
+        _ => suspension::happens(pair, long(pair)).await,
     }
 }
 
@@ -249,6 +250,7 @@ pub async fn ends(pair: &Pair) {
     pair.world.disarm();
     pair.world.ends();
     upgrade::ends(pair);
+    suspension::ends(pair).await;
     loop {
         let clears =
             pair.cloud.clears_at().map(|at| at.since(pair.world.now())).filter(|left| !left.is_zero());

@@ -11,6 +11,7 @@ use molecule_workspace::Wish;
 
 use crate::coverage::WishKind;
 use crate::restored::Base;
+use crate::suspension::Suspension;
 
 /// The variable whose value says which update set it.
 pub const MARK: &str = "MARK";
@@ -90,6 +91,8 @@ pub struct Wished {
     pub(crate) granted: BTreeMap<IntentNumber, Desired>,
     /// What holds from before its tenant's database was set back, where it was.
     pub(crate) base: Option<Base>,
+    /// The suspension that has stopped it since the last grant, where one has.
+    pub(crate) suspension: Option<Suspension>,
     /// Whether its creation was answered as not stored.
     pub denied: bool,
 }
@@ -101,6 +104,8 @@ pub struct Expected {
     pub desired: Option<Desired>,
     /// Why it must have failed, where its tenant said so.
     pub failed_for: Option<molecule_domain::lifecycle::Reason>,
+    /// The suspension that has stopped it, where one has.
+    pub(crate) suspension: Option<Suspension>,
     /// Every field.
     pub fields: Fields,
     /// Since when.
@@ -125,6 +130,7 @@ impl Wished {
             refusals: BTreeSet::new(),
             granted: BTreeMap::new(),
             base: None,
+            suspension: None,
             denied: false,
         }
     }
@@ -136,28 +142,23 @@ impl Wished {
 
     /// What follows from all that was wished and not refused.
     pub fn expected(&self) -> Expected {
-        let mut expected =
-            Expected { desired: None, failed_for: None, fields: Fields::new(), since: Timestamp::default() };
+        let mut expected = Expected {
+            desired: None,
+            failed_for: None,
+            suspension: None,
+            fields: Fields::new(),
+            since: Timestamp::default(),
+        };
         if let Some(base) = self.base {
             expected.desired = base.desired;
             expected.failed_for = base.failed_for;
             expected.since = base.since;
         }
         for wish in self.wishes.iter().filter(|wish| !wish.refused) {
-            expected.fields.extend(wish.sets.clone());
-            let Some(asked) = &wish.wish else { continue };
-            if self.base.is_some_and(|base| base.has_agreed && wish.number <= base.intent) {
-                // what the engine had granted before the restore is newer, and with this one its fields give way
-                wish.sets.keys().for_each(|field| drop(expected.fields.remove(field)));
-                continue;
-            }
-            expected.desired = Some(asked.desired());
-            expected.failed_for = match asked {
-                Wish::Stop(Some((reason, _))) => Some(*reason),
-                Wish::Stop(None) => expected.failed_for,
-                _ => None,
-            };
-            expected.since = wish.at;
+            self.add(wish, &mut expected);
+        }
+        if expected.desired.is_some_and(|desired| desired != Desired::Deleted) && self.suspension.is_some() {
+            (expected.desired, expected.suspension) = (Some(Desired::Stopped), self.suspension);
         }
         if self.base.is_some_and(|base| base.desired == Some(Desired::Deleted)) {
             expected.desired = Some(Desired::Deleted);
@@ -166,5 +167,23 @@ impl Wished {
             expected.desired = None;
         }
         expected
+    }
+
+    /// What follows from one more wish.
+    fn add(&self, wish: &SeenWish, expected: &mut Expected) {
+        expected.fields.extend(wish.sets.clone());
+        let Some(asked) = &wish.wish else { return };
+        if self.base.is_some_and(|base| base.has_agreed && wish.number <= base.intent) {
+            // what the engine had granted before the restore is newer, and with this one its fields give way
+            wish.sets.keys().for_each(|field| drop(expected.fields.remove(field)));
+            return;
+        }
+        expected.desired = Some(asked.desired());
+        expected.failed_for = match asked {
+            Wish::Stop(Some((reason, _))) => Some(*reason),
+            Wish::Stop(None) => expected.failed_for,
+            _ => None,
+        };
+        expected.since = wish.at;
     }
 }

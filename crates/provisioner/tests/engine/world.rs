@@ -132,7 +132,10 @@ impl World {
                 self.store.provision(&samples::provision(workspace), now).await.unwrap();
                 return;
             }
-            (Op::Suspend, _) => return self.store.suspend(ORG, now),
+            (Op::Suspend, _) => {
+                self.store.suspend(ORG, now);
+                return;
+            }
             (Op::ProviderAway, _) => return self.host.set(Trouble::Away, true),
             (Op::ProviderBack, _) => return self.host.clear(),
             (Op::LaunchesLate, _) => return self.host.set_late(Some(Duration::from_secs(30))),

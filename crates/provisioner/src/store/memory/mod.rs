@@ -78,17 +78,17 @@ impl MemoryStore {
         self.lock().instances.get(&workspace).cloned()
     }
 
-    /// Suspends an organisation: it launches nothing, and what is to run is to stop.
-    pub fn suspend(&self, organization: OrganizationId, now: Timestamp) {
+    /// Suspends an organisation: it launches nothing, and what is to run is to stop. The records of that as they are now.
+    pub fn suspend(&self, organization: OrganizationId, now: Timestamp) -> Vec<InstanceRecord> {
         let mut state = self.lock();
         state.accounts.entry(organization).or_default().standing = Standing::Suspended;
         let records = state.instances.values().filter(|record| record.organization == organization);
         let running: Vec<_> = records.filter(|record| record.desired == Desired::Running).cloned().collect();
-        for record in running {
-            state.admit(admission::suspend(&record, now), now);
-        }
+        let suspend = |record| state.admit(admission::suspend(&record, now), now);
+        let suspended = running.into_iter().map(suspend).collect();
         drop(state);
         self.wakes.committed(organization);
+        suspended
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
