@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::CloudBackend;
 use crate::book::Book;
+use crate::clocks::{MachineClock, ProcessClock};
 use crate::cloud::Cloud;
 use crate::life::{DAY, PATIENCE};
 use crate::machine::Machine;
@@ -136,8 +137,10 @@ impl Drop for OpenStream {
 pub struct Replica {
     /// Where it runs.
     pub(crate) place: usize,
-    /// How far its clock is ahead, in microseconds.
-    pub skew: i64,
+    /// The time as its machine has it from the database.
+    machine: Arc<MachineClock>,
+    /// The time that its process goes by.
+    pub(crate) clock: Arc<ProcessClock>,
     /// The process, dead or alive.
     pub process: Arc<Process>,
     /// Its engine.
@@ -356,18 +359,18 @@ impl ControlPlane {
     /// Starts a replica in a new place.
     pub fn add(self: &Arc<Self>, skew: i64) {
         let place = lock(&self.replicas).len();
-        let replica = self.boot(place, skew);
+        let replica = self.boot(place, MachineClock::new(Arc::clone(&self.world), skew));
         lock(&self.replicas).push(replica);
     }
 
     /// Starts the replica of a place again.
     pub fn restart(self: &Arc<Self>, place: usize) {
-        let skew = self.replica(place).skew;
-        let replica = self.boot(place, skew);
+        let machine = self.replica(place).machine;
+        let replica = self.boot(place, machine);
         lock(&self.replicas)[place] = replica;
     }
 
-    fn boot(self: &Arc<Self>, place: usize, skew: i64) -> Replica {
+    fn boot(self: &Arc<Self>, place: usize, machine: Arc<MachineClock>) -> Replica {
         let process = Process::new(format!("control-{place}"), Whom::Replica(place), Arc::clone(&self.world));
         if self.some_is_alive() {
             self.world.tell(&process.name, 4, || "starts");
@@ -383,7 +386,8 @@ impl ControlPlane {
             wakes: Wakes::default(),
         });
         let store: Arc<dyn Store> = Arc::clone(&own) as Arc<dyn Store>;
-        let clock: Arc<dyn Clock> = Arc::new(self.world.clock(skew));
+        let shown = machine.of_a_process();
+        let clock: Arc<dyn Clock> = Arc::clone(&shown) as Arc<dyn Clock>;
         let instances = Instances::new(Arc::clone(&store), Arc::clone(&clock));
         let engine = Engine::new(
             Arc::new(CloudBackend { cloud: Arc::clone(&self.cloud), process: Arc::clone(&process) }),
@@ -405,7 +409,8 @@ impl ControlPlane {
         });
         Replica {
             place,
-            skew,
+            machine,
+            clock: shown,
             process,
             engine,
             instances,

@@ -9,6 +9,7 @@ mod book;
 pub mod cells;
 pub mod checks;
 pub mod client;
+pub mod clocks;
 pub mod cloud;
 pub mod control;
 pub mod coverage;

@@ -203,7 +203,7 @@ impl Network {
                     let of = call.key().map(|(workspace, number)| format!(" {number} of {workspace}"));
                     format!("handles {}{}: {heard}", call.step(), of.unwrap_or_default())
                 });
-                let at = this.world.clock(replica.skew).now();
+                let at = replica.clock.now();
                 let result = result.map(|reply| Said { reply, at });
                 if let Some(answer) = answer {
                     // who has gone away needs no word

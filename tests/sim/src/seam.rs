@@ -23,13 +23,14 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::backend::KIND;
+use crate::clocks::ProcessClock;
 use crate::faults::Fault;
 use crate::network::{Call, Network, Reply, Said, unavailable};
 use crate::oracle::{Oracle, short};
 use crate::process::Process;
 use crate::refusals::is_refusal;
 use crate::violation::Violation;
-use crate::world::{SkewedClock, lock};
+use crate::world::lock;
 
 /// How long a tenant waits for an answer.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -49,7 +50,7 @@ pub struct Remote {
     network: Arc<Network>,
     oracle: Arc<Oracle>,
     process: Arc<Process>,
-    clock: SkewedClock,
+    clock: Arc<ProcessClock>,
     away: AtomicBool,
     heard: Mutex<Timestamp>,
     stream: Mutex<Option<Stream>>,
@@ -84,7 +85,7 @@ impl Remote {
         network: Arc<Network>,
         oracle: Arc<Oracle>,
         process: Arc<Process>,
-        clock: SkewedClock,
+        clock: Arc<ProcessClock>,
     ) -> Arc<Self> {
         let heard = Mutex::new(clock.now());
         Arc::new(Self {
@@ -245,7 +246,7 @@ impl Remote {
         let wish = (organization, workspace, intent);
         let granted = replica.instances.settled(&*replica.store, wish, Err(refusal)).await?;
         let heard = control.as_heard(replica.place, organization, InstanceView::from(granted));
-        let at = self.network.world.clock(replica.skew).now();
+        let at = replica.clock.now();
         Ok(Said { reply: Reply::Instance(Box::new(heard)), at })
     }
 
@@ -364,7 +365,7 @@ impl Remote {
         from.spawn(async move {
             // the session ends with this task
             let _open = open;
-            let clock = world.clock(replica.skew);
+            let clock = Arc::clone(&replica.clock);
             let (revision, event) = network.control.database().counters(organization);
             let incarnation = network.control.incarnation();
             let mut cursors = FeedCursors { revision: after.revision, event: after.event };

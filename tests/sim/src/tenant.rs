@@ -17,6 +17,7 @@ use molecule_workspace::store::TenantStore;
 use molecule_workspace::store::memory::{Data, MemoryStore};
 use tokio_util::sync::CancellationToken;
 
+use crate::clocks::MachineClock;
 use crate::life::DAY;
 use crate::network::Network;
 use crate::oracle::{Oracle, short};
@@ -64,8 +65,8 @@ pub static RULES: LazyLock<Arc<SpecRules>> = LazyLock::new(|| {
 pub struct Tenant {
     /// Whose it is.
     pub organization: OrganizationId,
-    /// How far its clock is ahead, in microseconds.
-    pub skew: i64,
+    /// The clock of its machine.
+    pub(crate) clock: Arc<MachineClock>,
     /// Its way to the control plane.
     pub network: Arc<Network>,
     /// Who follows its workspaces.
@@ -105,7 +106,7 @@ impl Tenant {
         let (own, now) = (world.incarnation(), world.clock(skew).now());
         Arc::new(Self {
             organization,
-            skew,
+            clock: MachineClock::new(Arc::clone(&world), skew),
             network,
             watcher: Watcher::new(Arc::clone(&world), organization),
             world,
@@ -184,7 +185,7 @@ impl Tenant {
         let process =
             Process::new(name.to_owned(), Whom::Organization(self.organization), Arc::clone(&self.world));
         self.world.tell(&process.name, 5, || "starts");
-        let clock = self.world.clock(self.skew);
+        let clock = self.clock.of_a_process();
         let store: Arc<dyn TenantStore> = Arc::new(ProcessStore {
             organization: self.organization,
             database,
@@ -196,10 +197,10 @@ impl Tenant {
             Arc::clone(&self.network),
             Arc::clone(oracle),
             Arc::clone(&process),
-            clock,
+            Arc::clone(&clock),
         );
         let rules = Arc::clone(&RULES);
-        let shared: Arc<dyn Clock> = Arc::new(clock);
+        let shared: Arc<dyn Clock> = clock;
         let outbox = Outbox::new(Parts {
             organization: self.organization,
             own,

@@ -9,6 +9,7 @@ use molecule_domain::id::WorkspaceId;
 use tokio::time::Instant;
 
 use crate::client::{Ask, Request};
+use crate::clocks;
 use crate::faults::{Armed, Fault, RARE_STEPS, RAREST_STEPS, all_pairs};
 use crate::judgement;
 use crate::life::RESTORES;
@@ -30,6 +31,9 @@ pub async fn happens(pair: &Pair) {
     }
     if world.rng().once_in(40) {
         return upgrade::begins(pair);
+    }
+    if world.rng().once_in(40) {
+        return clocks::is_set(pair);
     }
     let draw = world.rng().below(100);
     match draw {

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
+use molecule_domain::Timestamp;
 use molecule_domain::id::{IncarnationId, OrganizationId, WorkspaceId};
-use molecule_domain::{Clock, Timestamp};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -115,11 +115,6 @@ impl World {
     /// How long this world has been.
     pub fn age(&self) -> Duration {
         self.began.elapsed()
-    }
-
-    /// The clock of a machine that is `skew` microseconds ahead.
-    pub fn clock(&self, skew: i64) -> SkewedClock {
-        SkewedClock { began: self.began, skew }
     }
 
     /// Chance.
@@ -300,19 +295,5 @@ pub struct Busy(Arc<World>);
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The clock of one machine.
-#[derive(Clone, Copy, Debug)]
-pub struct SkewedClock {
-    began: Instant,
-    skew: i64,
-}
-
-impl Clock for SkewedClock {
-    fn now(&self) -> Timestamp {
-        let true_time = BEGIN + self.began.elapsed();
-        Timestamp::from_micros(true_time.micros() + self.skew)
     }
 }
