@@ -47,13 +47,15 @@ struct Seen<'a> {
 impl Seen<'_> {
     /// Whether its tenant tells it again to a control plane that has lost it and has no room for it, and says so.
     fn waits_for_room(&self) -> bool {
-        let live = self.engine.as_ref().is_some_and(|record| record.phase != Phase::Gone);
+        let is_up = |record: &InstanceRecord| !matches!(record.phase, Phase::Gone | Phase::Stopped);
+        let live =
+            self.engine.as_ref().is_some_and(is_up) || self.machines.iter().any(|one| one.is_running());
         let waits = |workspace: &Workspace| {
             let told = |pending: &Pending| pending.cause.contains("is over the limit");
             workspace.outbox.first().is_some_and(|first| first.retold)
                 && workspace.record.pending.as_ref().is_some_and(told)
         };
-        self.full && !live && self.machines.is_empty() && self.tenant.as_ref().is_some_and(waits)
+        self.full && !live && self.tenant.as_ref().is_some_and(waits)
     }
 }
 

@@ -51,20 +51,25 @@ impl Wished {
     /// A database was put back: what the control plane holds now, or is told by the tenant, says whether a suspension stops the
     /// workspace.
     pub(crate) fn suspended_in(&mut self, sides: &Sides, workspace: WorkspaceId) {
+        let was_suspended = self.suspension.is_some();
         let tenant = sides.tenant.get(&workspace).map(|tenant| &tenant.record);
         let answered = tenant.map_or(IntentNumber(0), |tenant| tenant.answered);
-        let engine = sides.engine.get(&workspace).filter(|engine| engine.intent >= answered);
-        self.suspension = if let Some(engine) = engine {
-            let is_suspended = is_suspended(engine.desired, engine.reason);
-            is_suspended.then_some(Suspension { after: engine.intent, is_shown: true })
-        } else {
-            // one of an older version may not know the reason
-            let was_suspended = self.suspension.is_some();
-            let tenant = tenant.filter(|tenant| {
-                is_suspended(tenant.desired, tenant.reason)
-                    || was_suspended && tenant.desired == Desired::Stopped
-            });
-            tenant.map(|tenant| Suspension { after: tenant.answered, is_shown: false })
+        let engine = sides.engine.get(&workspace);
+        let shown = engine.filter(|engine| is_suspended(engine.desired, engine.reason));
+        let is_newest = engine.is_some_and(|engine| engine.intent >= answered);
+        // whose last word is to stop it: the control plane's, or its tenant's, which is told where the other has not stopped it
+        let stops = if is_newest { engine.map(|one| one.desired) } else { tenant.map(|one| one.desired) };
+        let stops = stops == Some(Desired::Stopped);
+        // one of an older version may not know the reason
+        let says_why = tenant.is_some_and(|tenant| is_suspended(tenant.desired, tenant.reason));
+        self.suspension = match shown {
+            _ if !stops => None,
+            Some(engine) => Some(Suspension { after: engine.intent, is_shown: true }),
+            None if was_suspended || !is_newest && says_why => {
+                let after = engine.map_or(answered, |engine| engine.intent);
+                Some(Suspension { after, is_shown: false })
+            }
+            None => None,
         };
     }
 }

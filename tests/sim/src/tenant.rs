@@ -103,10 +103,11 @@ impl Tenant {
         organization: OrganizationId,
         skew: i64,
     ) -> Arc<Self> {
-        let (own, now) = (world.incarnation(), world.clock(skew).now());
+        let clock = MachineClock::new(Arc::clone(&world), skew);
+        let (own, now) = (world.incarnation(), clock.of_a_process().now());
         Arc::new(Self {
             organization,
-            clock: MachineClock::new(Arc::clone(&world), skew),
+            clock,
             network,
             watcher: Watcher::new(Arc::clone(&world), organization),
             world,
@@ -120,7 +121,7 @@ impl Tenant {
 
     /// What its machine's clock shows.
     fn now(&self) -> Timestamp {
-        self.world.clock(self.skew).now()
+        self.clock.of_a_process().now()
     }
 
     /// The database.
