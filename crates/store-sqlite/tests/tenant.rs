@@ -131,6 +131,9 @@ async fn a_watch_does_not_go_on_from_a_time_that_is_lost() {
     database.close().await;
 
     std::fs::copy(&backup, &file).unwrap();
+    // one whose clock was ahead, and that stored nothing before that was set right
+    let (database, _) = open_at(&folder, at(4000)).await;
+    database.close().await;
     let (_database, store) = open_at(&folder, at(30)).await;
     let newest = create(&store, 40).await;
     let refused = store.changes_after(ORG, lost, 10).await.unwrap_err();

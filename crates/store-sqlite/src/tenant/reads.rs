@@ -5,7 +5,7 @@ use molecule_domain::id::{OrganizationId, Revision, WorkspaceId};
 use molecule_domain::store::StoreError;
 use molecule_workspace::Workspace;
 use molecule_workspace::record::{StoredEvent, WorkspaceRecord};
-use molecule_workspace::store::{Place, check_revision};
+use molecule_workspace::store::{Place, check_revision, is_of_lost_time};
 
 use super::SqliteStore;
 use super::rows::load_record;
@@ -95,16 +95,14 @@ impl SqliteStore {
         .await
         .map_err(unavailable)?;
         let (newest, forgotten) = bounds.map_or((0, 0), |row| (row.revision, row.forgotten));
-        // the rule is `is_of_lost_time`
-        let of_lost_time = sqlx::query_scalar!(
-            r#"SELECT EXISTS (
-                   SELECT 1 FROM incarnations WHERE begins_at < ?1 AND ?1 < started_at
-               ) AS "lost: bool""#,
+        let started_at = sqlx::query_scalar!(
+            "SELECT started_at FROM incarnations WHERE begins_at < ? ORDER BY place DESC LIMIT 1",
             after.0,
         )
-        .fetch_one(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await
         .map_err(unavailable)?;
+        let of_lost_time = is_of_lost_time(after, started_at.map(Timestamp::from_micros));
         check_revision(after, Revision(newest), Revision(forgotten), of_lost_time)?;
         let rows = sqlx::query_scalar!(
             "SELECT record FROM changes WHERE organization_id = ? AND revision > ? ORDER BY revision LIMIT ?",

@@ -493,7 +493,8 @@ impl TenantStore for MemoryStore {
         limit: u32,
     ) -> Result<Vec<WorkspaceRecord>, StoreError> {
         let data = self.lock();
-        let of_lost_time = data.starts.iter().any(|(begins_at, at)| is_of_lost_time(after, *begins_at, *at));
+        let start = data.starts.iter().rfind(|(begins_at, _)| *begins_at < after);
+        let of_lost_time = is_of_lost_time(after, start.map(|(_, started_at)| *started_at));
         check_revision(after, data.revision, data.forgotten, of_lost_time)?;
         Ok(data
             .changes

@@ -315,8 +315,9 @@ pub fn check_revision(
     ))
 }
 
-/// Whether a revision was given out neither before a start of the tenant nor by it. What came before ends with the revision
-/// `begins_at`, and a start gives out none that is behind the clock as it was `started_at`.
-pub fn is_of_lost_time(revision: Revision, begins_at: Revision, started_at: Timestamp) -> bool {
-    begins_at < revision && revision.0 < started_at.micros()
+/// Whether a revision was given out in a time that this database does not hold. `started_at` is when the last start of the
+/// tenant's began before which a lower revision had been given out: the one that would have given this out, and that gives out
+/// none that is behind the clock as it was then.
+pub fn is_of_lost_time(revision: Revision, started_at: Option<Timestamp>) -> bool {
+    started_at.is_some_and(|started_at| revision.0 < started_at.micros())
 }

@@ -257,6 +257,18 @@ async fn a_watch_does_not_go_on_from_a_time_that_is_lost() {
     assert_eq!(again.changes_after(MINE, newest, 10).await.unwrap().len(), 1, "a start loses nothing");
 }
 
+/// A start whose clock was ahead stored nothing before the clock was set right.
+#[tokio::test]
+async fn a_watch_goes_on_although_a_clock_was_ahead() {
+    let store = opened();
+    create(&store, 1, second(10)).await;
+    let ahead = MemoryStore::open(store.data(), start_id(2), second(4000));
+    let again = MemoryStore::open(ahead.data(), start_id(3), second(30));
+    create(&again, 2, second(40)).await;
+    let (_, newest) = again.snapshot(MINE).await.unwrap();
+    assert_eq!(again.changes_after(MINE, newest, 10).await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn answers_and_failed_calls_are_kept() {
     let store = opened();
