@@ -24,20 +24,16 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
             "doubles",
             "slow boot",
             "full",
-            "restored",
         ],
         Reason::BackendUnreachable => &["away", "hangs", "slow", "replica frozen", "replica down"],
         Reason::BootTimeout => &["slow boot", "replica frozen", "replica down", "away", "hangs", "slow"],
         Reason::StopTimeout => &["slow stop", "slow", "hangs", "away", "replica frozen", "replica down"],
-        Reason::CrashLoop => &["crash loop", "init fails", "crash", "vanish", "shows late"],
+        // a launch that comes to two machines is taken away whole, however often that happens
+        Reason::CrashLoop => &["crash loop", "init fails", "crash", "vanish", "shows late", "doubles"],
         Reason::InitFailed => &["init fails"],
         Reason::AgentNotConnected => {
-            // what ends or vanishes without a hint is found by the next sweep only, and while the provider gives no answer by
-            // none: a restored control plane may hold for up what ended long before
+            // what ends or vanishes without a hint is found by the next sweep only
             &[
-                "away",
-                "hangs",
-                "slow",
                 "silent",
                 "tenant down",
                 "replica frozen",
