@@ -14,7 +14,7 @@ use crate::weather::Weather;
 pub const WHOLE_RUN: u64 = 20_000;
 
 /// What comes over a life beside weather and faults at steps.
-const TROUBLES: [&str; 16] = [
+const TROUBLES: [&str; 18] = [
     "kill",
     "freeze",
     "cut",
@@ -23,6 +23,8 @@ const TROUBLES: [&str; 16] = [
     "late launch",
     "late judgement",
     "upgrade",
+    "control clock set back",
+    "control clock set forward",
     "clock set back",
     "clock set forward",
     "lost answer",

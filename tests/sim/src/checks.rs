@@ -363,14 +363,14 @@ impl Pair {
 
     /// Whether something that went wrong explains a failure at this moment.
     fn explains_failure(&self, seen: &Seen<'_>, reason: Reason, failed_at: Timestamp) -> bool {
-        let since = failed_at - Duration::from_secs(50 * 60);
-        let until = failed_at + Duration::from_secs(60);
+        let since = failed_at - Duration::from_secs(50 * 60) - self.world.off();
+        let until = failed_at + Duration::from_secs(60) + self.world.off();
         self.world.was_wrong(explains(reason), &self.concerned(seen, since, until), since, until)
     }
 
     async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>, log: &[Stretch]) {
         let segments = self.control.database().segments(id).await.unwrap_or_default();
-        for segment in segments.iter().filter(|segment| !is_logged(segment, log, id)) {
+        for segment in segments.iter().filter(|segment| !is_logged(segment, log, id, self.world.off())) {
             let what = format!("{id}: the provider had nothing up when {segment:?} began");
             self.world.violated(Violation::new("segments tile", what));
         }

@@ -66,14 +66,16 @@ struct Claims {
 pub struct LostFailure {
     /// When it failed.
     pub failed_at: Timestamp,
-    /// When the database was put back.
+    /// When the database was put back, by the true clock.
     pub restored_at: Timestamp,
+    /// The same by the control plane's.
+    pub restored_by: Timestamp,
 }
 
 impl LostFailure {
     /// Whether what failed then is this one, which its tenant told the control plane again.
     pub fn is_told_again(&self, failed_at: Timestamp) -> bool {
-        failed_at > self.restored_at && failed_at < self.restored_at + PATIENCE
+        failed_at > self.restored_by && failed_at < self.restored_by + PATIENCE
     }
 }
 
@@ -87,13 +89,15 @@ pub struct ControlPlane {
     /// What is kept in the database beside the engine's records.
     book: Mutex<Book>,
     ledger: Mutex<Ledger>,
-    replicas: Mutex<Vec<Replica>>,
+    pub(crate) replicas: Mutex<Vec<Replica>>,
     streams: AtomicU64,
     /// Processes over copies of a tenant's database, which must not be served.
     twins: Mutex<BTreeMap<IncarnationId, Arc<Process>>>,
     alarm: Notify,
     /// The rolling upgrade that goes on.
     pub(crate) upgrade: Mutex<Option<Upgrade>>,
+    /// When all replicas show what the database's clock does.
+    pub(crate) clocks_agree_at: Mutex<Timestamp>,
     /// The organisations that an operator has suspended.
     pub(crate) suspended: Mutex<BTreeSet<OrganizationId>>,
     /// Which replicas had each workspace at work, in order.
@@ -138,7 +142,7 @@ pub struct Replica {
     /// Where it runs.
     pub(crate) place: usize,
     /// The time as its machine has it from the database.
-    machine: Arc<MachineClock>,
+    pub(crate) machine: Arc<MachineClock>,
     /// The time that its process goes by.
     pub(crate) clock: Arc<ProcessClock>,
     /// The process, dead or alive.
@@ -168,6 +172,7 @@ impl ControlPlane {
             twins: Mutex::default(),
             alarm: Notify::new(),
             upgrade: Mutex::default(),
+            clocks_agree_at: Mutex::default(),
             suspended: Mutex::default(),
             claims: Mutex::default(),
             failures_lost: Mutex::default(),
@@ -215,7 +220,7 @@ impl ControlPlane {
 
     /// Notes what had failed in the database that is being put back, and has not in the backup.
     fn note_failures(&self, known: impl Iterator<Item = WorkspaceId>, backup: &MemoryStore) {
-        let (database, restored_at) = (self.database(), self.world.now());
+        let (database, restored_at, restored_by) = (self.database(), self.world.now(), self.now());
         let mut lost = lock(&self.failures_lost);
         for record in known.filter_map(|workspace| database.find(workspace)) {
             let kept = backup.find(record.workspace);
@@ -225,7 +230,7 @@ impl ControlPlane {
                 let before =
                     lost.get(&record.workspace).filter(|lost| lost.is_told_again(record.phase_since));
                 let failed_at = before.map_or(record.phase_since, |lost| lost.failed_at);
-                lost.insert(record.workspace, LostFailure { failed_at, restored_at });
+                lost.insert(record.workspace, LostFailure { failed_at, restored_at, restored_by });
             }
         }
     }
@@ -256,7 +261,7 @@ impl ControlPlane {
         let id = self.world.incarnation();
         self.world.tell("control", 7, || format!("begins anew as {id}"));
         lock(&self.book).begin(id, begins_at);
-        self.database().begin(id, self.world.now());
+        self.database().begin(id, self.now());
     }
 
     /// The incarnation that its replicas are.
@@ -384,9 +389,10 @@ impl ControlPlane {
             place,
             process: Arc::clone(&process),
             wakes: Wakes::default(),
+            clock: machine.of_a_process(),
         });
         let store: Arc<dyn Store> = Arc::clone(&own) as Arc<dyn Store>;
-        let shown = machine.of_a_process();
+        let shown = Arc::clone(&own.clock);
         let clock: Arc<dyn Clock> = Arc::clone(&shown) as Arc<dyn Clock>;
         let instances = Instances::new(Arc::clone(&store), Arc::clone(&clock));
         let engine = Engine::new(
@@ -568,7 +574,7 @@ impl ControlPlane {
         let is_up = || self.cloud.look(|machines, _| machines.iter().any(is_it));
         let matters = matches!(record.phase, Phase::Up | Phase::Launching);
         let (is_up, now) = (matters && is_up(), self.world.now());
-        let objection = before.unwrap_or_default().objection(&segments, record, is_up, now);
+        let objection = before.unwrap_or_default().objection(&segments, record, is_up, now, self.world.off());
         if let Some(objection) = objection {
             let what = format!("{}: {objection}", record.workspace);
             self.world.violated(Violation::new("segments tile", what));

@@ -12,6 +12,7 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
         Reason::NameTaken => &["name taken", "shows late", "late", "doubles", "replica frozen", "restored"],
         Reason::LaunchRefused => &["refuses"],
         Reason::LaunchTimeout => &[
+            "clock",
             "away",
             "hangs",
             "slow",
@@ -25,15 +26,20 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
             "slow boot",
             "full",
         ],
-        Reason::BackendUnreachable => &["away", "hangs", "slow", "replica frozen", "replica down"],
-        Reason::BootTimeout => &["slow boot", "replica frozen", "replica down", "away", "hangs", "slow"],
-        Reason::StopTimeout => &["slow stop", "slow", "hangs", "away", "replica frozen", "replica down"],
+        Reason::BackendUnreachable => &["clock", "away", "hangs", "slow", "replica frozen", "replica down"],
+        Reason::BootTimeout => {
+            &["clock", "slow boot", "replica frozen", "replica down", "away", "hangs", "slow"]
+        }
+        Reason::StopTimeout => {
+            &["clock", "slow stop", "slow", "hangs", "away", "replica frozen", "replica down"]
+        }
         // a launch that comes to two machines is taken away whole, however often that happens
         Reason::CrashLoop => &["crash loop", "init fails", "crash", "vanish", "shows late", "doubles"],
         Reason::InitFailed => &["init fails"],
         Reason::AgentNotConnected => {
             // what ends or vanishes without a hint is found by the next sweep only
             &[
+                "clock",
                 "silent",
                 "tenant down",
                 "replica frozen",

@@ -55,7 +55,7 @@ pub(crate) async fn restore_control(pair: &Pair, backup: Backup, age: Duration) 
         // the operator looks over the accounts
         set_standing(pair, organization, Standing::Good).await;
         if pair.control.is_suspended(organization) {
-            pair.control.suspend_in(&pair.control.database(), organization, world.now()).await;
+            pair.control.suspend_in(&pair.control.database(), organization, pair.control.now()).await;
         }
     }
 }

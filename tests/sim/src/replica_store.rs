@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use molecule_domain::Timestamp;
 use molecule_domain::id::{IntentNumber, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::admission::{Account, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
 use molecule_provisioner::outcome::Outcome;
@@ -16,6 +16,7 @@ use molecule_provisioner::store::memory::MemoryStore;
 use molecule_provisioner::store::{Alarm, Expectations, Hold, RefusedWish, Room, Store, StoreError, Tenants};
 use molecule_provisioner::wakes::Wakes;
 
+use crate::clocks::ProcessClock;
 use crate::control::ControlPlane;
 use crate::faults::Fault;
 use crate::process::{Process, Unread};
@@ -28,6 +29,7 @@ pub(crate) struct ReplicaStore {
     pub(crate) place: usize,
     pub(crate) process: Arc<Process>,
     pub(crate) wakes: Wakes,
+    pub(crate) clock: Arc<ProcessClock>,
 }
 
 fn lost(step: &'static str) -> StoreError {
@@ -296,7 +298,7 @@ impl ReplicaStore {
         waiting: &[(WorkspaceId, IntentNumber)],
     ) -> Result<(), StoreError> {
         let agree = async {
-            self.database.agree(organization, waiting, self.process.world().now());
+            self.database.agree(organization, waiting, self.clock.now());
             self.control.wake(None);
             Ok(())
         };
@@ -306,7 +308,7 @@ impl ReplicaStore {
     /// An operator suspends an organisation.
     pub(crate) async fn suspend(&self, organization: OrganizationId) -> Result<(), StoreError> {
         let suspend = async {
-            self.control.suspend_in(&self.database, organization, self.process.world().now()).await;
+            self.control.suspend_in(&self.database, organization, self.clock.now()).await;
             Ok(())
         };
         self.transaction("control.suspend", suspend).await

@@ -39,6 +39,7 @@ impl Tiled {
         record: &InstanceRecord,
         is_up: bool,
         now: Timestamp,
+        off: Duration,
     ) -> Option<String> {
         let open = segments.last().filter(|last| last.until.is_none());
         match (record.phase, open) {
@@ -55,7 +56,7 @@ impl Tiled {
             (Phase::Up | Phase::Booting | Phase::Stopping | Phase::Failed, _) | (_, None) => {}
             (phase, Some(open)) => return Some(format!("it is {phase}, and {open:?} is open")),
         }
-        let is_now = |at: Timestamp| at <= now + SKEW && at + SKEW + LOOKS_FOR >= now;
+        let is_now = |at: Timestamp| at <= now + SKEW + off && at + SKEW + off + LOOKS_FOR >= now;
         let earlier = self.last.as_ref();
         let before = self.count.checked_sub(1).and_then(|place| segments.get(place));
         let closed = match (earlier, before) {
@@ -89,12 +90,17 @@ impl Tiled {
 
 /// What is wrong with a segment beside the provider's log, where something is: it begins while a machine of its generation is
 /// up. That its end is the provider's as well comes with priced usage.
-pub(crate) fn is_logged(segment: &Segment, log: &[Stretch], id: molecule_domain::id::WorkspaceId) -> bool {
+pub(crate) fn is_logged(
+    segment: &Segment,
+    log: &[Stretch],
+    id: molecule_domain::id::WorkspaceId,
+    off: Duration,
+) -> bool {
     let was_up =
         |one: &&Stretch| one.instance.workspace == id && one.instance.generation == segment.generation;
     log.iter().filter(was_up).any(|one| {
-        one.from <= segment.from + SKEW + A_LOOK
-            && one.until.is_none_or(|until| until + SKEW + LOOKS_FOR >= segment.from)
+        one.from <= segment.from + SKEW + off + A_LOOK
+            && one.until.is_none_or(|until| until + SKEW + off + LOOKS_FOR >= segment.from)
     })
 }
 

@@ -256,8 +256,12 @@ pub async fn ends(pair: &Pair) {
     upgrade::ends(pair);
     suspension::ends(pair).await;
     loop {
-        let clears =
-            pair.cloud.clears_at().map(|at| at.since(pair.world.now())).filter(|left| !left.is_zero());
+        let clears = pair
+            .cloud
+            .clears_at()
+            .max(Some(pair.control.clocks_agree_at()))
+            .map(|at| at.since(pair.world.now()))
+            .filter(|left| !left.is_zero());
         if pair.is_whole() && clears.is_none() {
             break;
         }

@@ -49,6 +49,8 @@ pub struct World {
     numbers: AtomicU64,
     starts: AtomicU64,
     over: AtomicBool,
+    /// By how much the control plane's time may be away from the true one, in microseconds.
+    off: AtomicU64,
     rng: Mutex<Rng>,
     story: Mutex<Story>,
     coverage: Mutex<Coverage>,
@@ -98,6 +100,7 @@ impl World {
             numbers: AtomicU64::new(100_000),
             starts: AtomicU64::new(0),
             over: AtomicBool::new(false),
+            off: AtomicU64::new(0),
             rng: Mutex::new(Rng::new(seed)),
             story: Mutex::new(Story::new(told)),
             coverage: Mutex::default(),
@@ -115,6 +118,16 @@ impl World {
     /// How long this world has been.
     pub fn age(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// By how much the control plane's time may be away from the true one, besides what clocks always are.
+    pub fn off(&self) -> Duration {
+        Duration::from_micros(self.off.load(Ordering::Relaxed))
+    }
+
+    /// The clock that the control plane goes by is set by so much.
+    pub(crate) fn sets_control(&self, by: Duration) {
+        self.off.fetch_add(u64::try_from(by.as_micros()).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Chance.
