@@ -47,14 +47,23 @@ pub struct Session {
     pub seen: Revision,
 }
 
-/// What the starts before the last one were when they ended, newest first. `held` are a database's starts in the order in which
-/// they began.
+/// What the starts before the last one were when they ended, newest first: the last few, and the last few that stored anything,
+/// which any number of starts that came to nothing must not push out. `held` are a database's starts in the order in which they
+/// began.
 pub fn predecessors(held: &[Incarnation]) -> Vec<Standpoint> {
-    let ended = held.windows(2).rev().take(PREDECESSORS);
-    ended.map(|two| Standpoint { incarnation: two[0].id, revision: two[1].begins_at }).collect()
+    let ended = held.windows(2).rev();
+    let (mut named, mut stored) = (0, 0);
+    let chosen = ended.filter(|two| {
+        let has_stored = two[1].begins_at > two[0].begins_at;
+        let is_chosen = named < PREDECESSORS || has_stored && stored < PREDECESSORS;
+        named += 1;
+        stored += usize::from(has_stored);
+        is_chosen
+    });
+    chosen.map(|two| Standpoint { incarnation: two[0].id, revision: two[1].begins_at }).collect()
 }
 
-/// How many predecessors a process names.
+/// How many predecessors of either kind a process names.
 pub const PREDECESSORS: usize = 10;
 
 /// Refuses a process of a tenant while another one is served: two of them work over copies of one database. One that names
@@ -116,9 +125,16 @@ mod tests {
             |place: usize, revision| Standpoint { incarnation: held[place].id, revision: Revision(revision) };
         assert_eq!(predecessors(&held), [ended(1, 200), ended(0, 100)]);
         assert_eq!(predecessors(&held[..1]), []);
-        let many: Vec<_> = (0..50).map(|n| Incarnation { begins_at: Revision(n), ..held[0] }).collect();
-        let named = predecessors(&many);
-        assert_eq!((named.len(), named[0].revision), (PREDECESSORS, Revision(49)));
+        let begun = |begins_at: &dyn Fn(i64) -> i64| -> Vec<_> {
+            (0..50).map(|n| Incarnation { begins_at: Revision(begins_at(n)), ..held[0] }).collect()
+        };
+        let revisions =
+            |held: &[Incarnation]| predecessors(held).iter().map(|one| one.revision.0).collect::<Vec<_>>();
+        assert_eq!(revisions(&begun(&|n| n)), (40..50).rev().collect::<Vec<_>>());
+        // twenty that could not serve, as where their port was taken
+        let failed = revisions(&begun(&|n| n.min(30)));
+        assert_eq!(failed[..10], [30; 10]);
+        assert_eq!(failed[10..], (21..=30).rev().collect::<Vec<_>>());
     }
 
     #[test]

@@ -18,7 +18,8 @@ use super::rows::add_row;
 use crate::Database;
 use crate::codec::{corrupt, id, unavailable};
 
-/// How many starts are kept: the provider remembers the last few only.
+/// How many starts are kept that have stored nothing, as where their port was taken; of others each may be the one that a
+/// provider has seen.
 const KEPT: i64 = 1000;
 
 /// Stores a new start.
@@ -34,7 +35,9 @@ pub(super) async fn begin(database: &Database, own: IncarnationId, now: Timestam
             now,
         ),
         sqlx::query!(
-            "DELETE FROM incarnations WHERE place <= (SELECT MAX(place) FROM incarnations) - ?",
+            "DELETE FROM incarnations WHERE place <= (SELECT MAX(place) FROM incarnations) - ?
+                 AND incarnation NOT IN (SELECT agreed_in FROM tenant_state WHERE agreed_in IS NOT NULL)
+                 AND begins_at = (SELECT MIN(next.begins_at) FROM incarnations next WHERE next.place > incarnations.place)",
             KEPT
         ),
     ] {

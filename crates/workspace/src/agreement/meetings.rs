@@ -58,10 +58,11 @@ impl Meetings {
     /// this database, whose highest revision is `current`, nobody knows.
     pub fn has_told_nothing(&self, start: IncarnationId, current: Revision, seen: &[Standpoint]) -> bool {
         let place = |id| self.held.iter().position(|held| held.id == id);
-        let agreed = self.agreed_in.and_then(place);
+        let agreed = self.agreed_in.map(place);
         let went_on = |one: &Standpoint| one.incarnation == start && is_behind(&self.held, current, one);
-        place(start).is_some_and(|place| agreed.is_none_or(|agreed| place > agreed))
-            && !seen.iter().any(went_on)
+        // where the start in which they agreed is not kept any more, nobody knows
+        let is_later = |place| agreed.is_none_or(|agreed| agreed.is_some_and(|agreed| place > agreed));
+        place(start).is_some_and(is_later) && !seen.iter().any(went_on)
     }
 
     /// Whether the two have to agree before anything is told.
@@ -112,6 +113,9 @@ mod tests {
         assert_eq!(told_nothing(&meetings), [false, false, true, true]);
         // start 3 went on after the backup: it may have agreed since, and told what waits here
         assert!(!meetings.has_told_nothing(id(3), Revision(12), &[standpoint(3, 13)]));
+        // nor is anything known where the start in which they agreed is not kept any more
+        let forgotten = Meetings { agreed_in: Some(id(8)), ..meetings.clone() };
+        assert_eq!(told_nothing(&forgotten), [false; 4]);
         // a clock that went back says nothing: the order in which they began does
         meetings.held = held(&[(9, 0), (3, 10), (4, 12)]);
         meetings.agreed_in = Some(id(9));
