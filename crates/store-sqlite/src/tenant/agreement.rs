@@ -120,7 +120,12 @@ impl SqliteStore {
         let held = held.iter().map(|row| id(row)).collect::<Result<Vec<WorkspaceId>, _>>()?;
         let known: HashSet<WorkspaceId> = held.iter().copied().collect();
         for workspace in &held {
-            let Some(before) = self.load_workspace(&mut tx, *workspace, false).await? else { continue };
+            let Some(mut before) = self.load_workspace(&mut tx, *workspace, false).await? else { continue };
+            if !before.outbox.is_empty() {
+                // one of its wishes may give way, with what it set of the private parts
+                let Some(whole) = self.load_workspace(&mut tx, *workspace, true).await? else { continue };
+                before = whole;
+            }
             let instance = has.get(workspace).copied();
             if before.record.phase == Phase::Gone && instance.is_none_or(InstanceView::is_ending) {
                 continue;

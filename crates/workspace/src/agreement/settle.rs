@@ -146,17 +146,22 @@ impl Workspace {
     }
 
     /// Wishes that were never told, and whose numbers the provider has given to others before the restore, get numbers
-    /// and generations above those. What stands before them was done by then. So does a stop whose number another was told by.
+    /// and generations above those. What stands before them was done by then. So does a stop whose number another
+    /// was told by, or a replacement that another one follows.
     fn number_anew(&mut self, instance: &InstanceView, terms: &Terms<'_>, effects: &mut SideEffects) {
         let done = instance.intent;
         let is_new =
             |entry: &Entry| terms.meetings.has_told_nothing(entry.asked_in, terms.revision, terms.seen);
         let never_told = self.outbox.iter().position(is_new);
         let never_told = never_told.filter(|place| terms.set_back && self.outbox[*place].number <= done);
-        // a deletion and a generation of which the provider has not heard are told again by the verdict
-        let is_another =
-            |entry: &Entry| matches!(entry.wish, Wish::Stop(_)) && entry.is_contradicted_by(instance);
-        let Some(first) = never_told.or_else(|| self.outbox.iter().position(is_another)) else { return };
+        // a deletion, and a last generation of which the provider has not heard, are told again by the verdict
+        let last = self.outbox.iter().rposition(|entry| entry.wish.launches());
+        let is_another = |(place, entry): (usize, &Entry)| {
+            (matches!(entry.wish, Wish::Stop(_)) || entry.wish.launches() && Some(place) != last)
+                && entry.is_contradicted_by(instance)
+        };
+        let another = self.outbox.iter().enumerate().position(is_another);
+        let Some(first) = never_told.or(another) else { return };
         let dropped = self.outbox.drain(..first).collect();
         for entry in self.give_way(dropped, instance, effects) {
             self.revert(0, &entry);

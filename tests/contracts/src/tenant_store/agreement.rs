@@ -11,7 +11,8 @@ use super::{ORG, PlainMinter, RESTART, Subject, at, instance, refused, sealed, t
 use molecule_workspace::agent::{Patience, Verdict};
 use molecule_workspace::aggregate::{Answer, Change};
 use molecule_workspace::agreement::{Met, Minter};
-use molecule_workspace::store::{Redeemed, Redemption};
+use molecule_workspace::private::SealedParts;
+use molecule_workspace::store::{Conditions, Redeemed, Redemption};
 use molecule_workspace::wish::Wish;
 
 pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
@@ -26,6 +27,8 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     what_the_tenant_does_not_know_is_taken_back_and_let_be(store().await).await;
     a_watch_from_before_a_restore_begins_anew(store().await).await;
     a_generation_whose_number_the_provider_gave_to_another_is_told_again(store().await).await;
+    a_replacement_before_another_is_told_anew(store().await).await;
+    private_parts_of_a_replacement_that_gives_way_go_with_it(store().await).await;
     a_restart_of_this_start_brings_a_generation_that_is_new(store().await).await;
     a_wish_that_gives_way_says_so(store().await).await;
     what_is_told_again_has_a_number_of_its_own(store().await).await;
@@ -318,6 +321,43 @@ async fn a_generation_whose_number_the_provider_gave_to_another_is_told_again(st
     assert_eq!(again.wish, Wish::Replace { run: false, reset_session: false });
     assert_eq!(again.generation, Generation(2));
     assert!(again.number > stop, "a call under the stop's number would be taken for a repeated one");
+}
+
+/// Two replacements wait, and the number of the first was given to another wish: neither must wait for ever.
+async fn a_replacement_before_another_is_told_anew(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let first = store.asks(workspace, RESTART).await.number.unwrap();
+    store.begins(workspace).await.unwrap();
+    store.asks(workspace, RESTART).await;
+    let other = instance(&up, first, Phase::Up, 6);
+    let agreed = store.meets(std::slice::from_ref(&other), false).await;
+    assert_eq!(agreed.taken_back, []);
+    let entry = store.begins(workspace).await.unwrap();
+    assert!(entry.number > first && !entry.is_contradicted_by(&other), "{entry:?}");
+    assert_eq!(store.outbox(workspace).await, [RESTART, RESTART]);
+}
+
+/// What it set is taken back, and what the one behind it set is not.
+async fn private_parts_of_a_replacement_that_gives_way_go_with_it(store: Subject) {
+    let up = store.up().await;
+    let workspace = up.workspace;
+    let updates = async |set: fn(&mut SealedParts)| {
+        let decide = move |found: &molecule_workspace::Workspace| {
+            let mut private = found.private.clone();
+            set(&mut private);
+            let token = Some(token(workspace, found.next_generation().0));
+            Ok(Change { wish: Some(RESTART), private: Some(private), token, ..Change::default() })
+        };
+        store.0.change(ORG, workspace, &Conditions::default(), at(3), Box::new(decide)).await.unwrap();
+    };
+    updates(|private| private.secrets = b"given way".to_vec()).await;
+    store.begins(workspace).await.unwrap();
+    updates(|private| private.config_files = b"asked for since".to_vec()).await;
+    let other = instance(&up, IntentNumber(3), Phase::Up, 9);
+    store.meets(&[other], false).await;
+    let expected = SealedParts { config_files: b"asked for since".to_vec(), ..sealed("private first") };
+    assert_eq!(store.0.load(ORG, workspace).await.unwrap().unwrap().private, expected);
 }
 
 /// It was asked for after the restore and before the two had met; the provider has further generations.
