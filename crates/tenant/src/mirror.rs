@@ -1,19 +1,20 @@
 //! Follows the provider: the two meet and agree, then every record and event of the provider's is taken over into the
 //! store, which wakes the watchers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::Revision;
 use molecule_domain::incarnation::{Standpoint, predecessors};
+use molecule_domain::instance::InstanceView;
 use molecule_provisioner::policy::spread;
 use molecule_workspace::agreement::{Meetings, Met};
-use molecule_workspace::record::WorkspaceRecord;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::outbox::Outbox;
-use crate::provider::{Greeting, Standpoints};
+use crate::provider::{Changes, Greeting, Standpoints};
 
 /// What may be waited before asking a provider again that did not answer: it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -67,11 +68,16 @@ impl Outbox {
             info!("the provider answers again");
         }
         let (mut told, mut told_at) = (standpoints.own.revision, Instant::now());
-        let mut asked_at = told_at;
+        let mut asked_at = None;
         loop {
-            let taken = tokio::select! {
-                taken = self.take_over(standpoints) => taken?,
-                () = self.agreement.is_doubted() => Taken::Doubted,
+            if asked_at.is_none_or(|at: Instant| at.elapsed() >= ASK_AGAIN_EVERY) {
+                self.ask_what_is_open(&standpoints).await?;
+                asked_at = Some(Instant::now());
+            }
+            let taken = match self.next_changes(standpoints).await? {
+                // once there is something, it is taken over whole: whoever is to hear of it is told
+                Some(changes) => self.take_over(changes, standpoints).await?,
+                None => Taken::Doubted,
             };
             if taken != Taken::Over {
                 *doubted = taken == Taken::Doubted;
@@ -81,13 +87,25 @@ impl Outbox {
                 told = self.tell_standpoint(told).await?;
                 told_at = Instant::now();
             }
-            if standpoints.seen.is_some() && asked_at.elapsed() >= ASK_AGAIN_EVERY {
-                asked_at = Instant::now();
-                if is_left_open(&self.store.snapshot(self.organization).await?.0) {
-                    return Ok(());
-                }
-            }
         }
+    }
+
+    /// Asks again for states that were left open: the replica that told of them was of an older version, or this tenant was.
+    async fn ask_what_is_open(&self, standpoints: &Standpoints) -> Result<()> {
+        let (records, _) = self.store.snapshot(self.organization).await?;
+        let open = records.iter().filter(|record| record.in_unknown_state);
+        let open: BTreeSet<_> = open.map(|record| record.workspace).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        let provider = standpoints.seen.unwrap_or(standpoints.own);
+        let inventory = self.provider.inventory(self.organization, &provider).await?;
+        let cursor = self.store.cursors(self.organization).await?.revision;
+        // what is newer than that comes by itself
+        let of_open = |one: &InstanceView| open.contains(&one.workspace) && one.revision <= cursor;
+        let told: Vec<_> = inventory.into_iter().filter(of_open).collect();
+        self.store.mirror(self.organization, &told, &[], self.clock.now()).await?;
+        Ok(())
     }
 
     /// Tells the provider how far this database is, where it is further than `told`: a restore of what no call has shown
@@ -95,22 +113,17 @@ impl Outbox {
     async fn tell_standpoint(&self, told: Revision) -> Result<Revision> {
         let (meetings, revision) = self.store.meetings(self.organization).await?;
         if revision > told {
-            let (records, _) = self.store.snapshot(self.organization).await?;
-            self.greet(&meetings, revision, &records).await?;
+            self.greet(&meetings, revision).await?;
         }
         Ok(revision)
     }
 
     /// Says where this database stands, what it has seen of the provider, and what it runs as recovered.
-    async fn greet(
-        &self,
-        meetings: &Meetings,
-        revision: Revision,
-        records: &[WorkspaceRecord],
-    ) -> Result<(Standpoint, Option<Met>)> {
+    async fn greet(&self, meetings: &Meetings, revision: Revision) -> Result<(Standpoint, Option<Met>)> {
         let cursor = self.store.cursors(self.organization).await?.revision;
         let seen = meetings.provider.map(|incarnation| Standpoint { incarnation, revision: cursor });
         let own = Standpoint { incarnation: self.own, revision };
+        let (records, _) = self.store.snapshot(self.organization).await?;
         let recovered = records.iter().filter(|record| record.has_lost_config());
         let recovered = recovered.map(|record| record.workspace).take(MOST_RECOVERED).collect();
         let predecessors = predecessors(&meetings.held);
@@ -122,32 +135,27 @@ impl Outbox {
     /// stood.
     async fn meet(&self, doubted: bool) -> Result<Standpoints> {
         let (meetings, revision) = self.store.meetings(self.organization).await?;
-        let (records, _) = self.store.snapshot(self.organization).await?;
-        let (own, met) = self.greet(&meetings, revision, &records).await?;
-        // whoever speaks now may be able to say more
-        let open = is_left_open(&records);
-        match &met {
-            Some(met) if doubted || open || meetings.must_agree(revision, met) => {
-                // a call that is out may change what the inventory shows
-                let _quiet = self.agreement.quiet().await;
-                self.agree(own, met).await?;
-            }
-            None if open => {
-                let cursors = self.store.cursors(self.organization).await?;
-                self.store.restart_mirror(self.organization, cursors.event).await?;
-            }
-            _ => {}
+        let (own, met) = self.greet(&meetings, revision).await?;
+        if let Some(met) = &met
+            && (doubted || meetings.must_agree(revision, met))
+        {
+            // a call that is out may change what the inventory shows
+            let _quiet = self.agreement.quiet().await;
+            self.agree(own, met, &meetings).await?;
         }
         let seen = met.map(|met| met.provider);
         self.set_agreed(seen);
         Ok(Standpoints { own, seen })
     }
 
-    async fn agree(&self, own: Standpoint, met: &Met) -> Result<()> {
+    async fn agree(&self, own: Standpoint, met: &Met, before: &Meetings) -> Result<()> {
         let inventory = self.provider.inventory(self.organization, &met.provider).await?;
         let now = self.clock.now();
         let agreed = self.store.agree(self.organization, met, &inventory, &*self.minter, now).await?;
-        self.agreement.note_reached(now);
+        let goes_on = before.agreed_in == Some(self.own) && before.provider == Some(met.provider.incarnation);
+        if agreed.set_back || !goes_on {
+            self.agreement.note_reached(now);
+        }
         if agreed.set_back {
             warn!(
                 adopted = agreed.adopted.len(),
@@ -167,21 +175,32 @@ impl Outbox {
             warn!(%workspace, "the provider has lost what it had granted of this workspace, and is told again");
             self.wake(workspace);
         }
+        // an agreement before this one may have ended before it woke anybody
+        agreed.waiting.iter().for_each(|(workspace, _)| self.wake(*workspace));
         // last: where this fails the two agree once more, and find nothing that differs
         let standpoints = Standpoints { own, seen: Some(met.provider) };
         self.provider.agree(self.organization, standpoints, &agreed.waiting).await
     }
 
-    /// Takes over one batch.
-    async fn take_over(&self, standpoints: Standpoints) -> Result<Taken> {
+    /// What the provider tells next; `None` where a doubt comes first.
+    async fn next_changes(&self, standpoints: Standpoints) -> Result<Option<Changes>> {
         let cursors = self.store.cursors(self.organization).await?;
-        let changes = self.provider.changes(self.organization, cursors, standpoints).await?;
+        tokio::select! {
+            biased;
+            () = self.agreement.is_doubted() => Ok(None),
+            changes = self.provider.changes(self.organization, cursors, standpoints) => changes.map(Some),
+        }
+    }
+
+    /// Takes over one batch.
+    async fn take_over(&self, changes: Changes, standpoints: Standpoints) -> Result<Taken> {
         if changes.incarnation.is_some()
             && changes.incarnation != standpoints.seen.map(|seen| seen.incarnation)
         {
             return Ok(Taken::AnotherSpeaks);
         }
         if let Some(event) = changes.restarted_after_event {
+            let cursors = self.store.cursors(self.organization).await?;
             warn!(revision = %cursors.revision, "the provider knows less than it told before, as after a restore");
             self.store.restart_mirror(self.organization, event).await?;
             return Ok(Taken::Doubted);
@@ -203,11 +222,6 @@ impl Outbox {
         }
         Ok(Taken::Over)
     }
-}
-
-/// Whether the provider has told of states that this version, or the replica that spoke, does not know.
-fn is_left_open(records: &[WorkspaceRecord]) -> bool {
-    records.iter().any(|record| record.in_unknown_state)
 }
 
 /// How long a provider is left alone that gave no answer, or asks to come back `after` a while. All its tenants have lost it
