@@ -30,7 +30,9 @@ CREATE TABLE tenant_sessions (
     recovered       uuid[] NOT NULL DEFAULT '{}',
     -- the control plane's start with which its tenant has agreed, and when; NULL while they agree anew
     agreed_with     uuid,
-    agreed_at       timestamptz
+    -- when the two agreed first in a start of the control plane's, and in which: deadlines count from then
+    agreed_at       timestamptz,
+    agreed_first    uuid
 );
 
 -- Wishes that a tenant had still to tell when it agreed: the number of each workspace's last one. Before that is heard, nothing

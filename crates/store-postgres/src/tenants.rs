@@ -65,8 +65,12 @@ impl Database {
             let mut tx = self.begin().await?;
             let served = sqlx::query!(
                 "UPDATE tenant_sessions SET
-                     agreed_with = CASE WHEN $4::boolean THEN $3 WHEN $5::boolean THEN NULL ELSE agreed_with END,
-                     agreed_at = CASE WHEN $4::boolean THEN $6 ELSE agreed_at END
+                     -- time counts from the first agreement with a start of the control plane
+                     agreed_at = CASE
+                         WHEN $4::boolean AND agreed_first IS DISTINCT FROM $3 THEN $6 ELSE agreed_at
+                     END,
+                     agreed_first = CASE WHEN $4::boolean THEN $3 ELSE agreed_first END,
+                     agreed_with = CASE WHEN $4::boolean THEN $3 WHEN $5::boolean THEN NULL ELSE agreed_with END
                  WHERE organization_id = $1 AND incarnation = $2",
                 organization,
                 process.standpoint.incarnation.as_uuid(),
@@ -107,9 +111,13 @@ impl Database {
             .await
             .map_err(store_error)?;
             if agreement.ends {
+                // in the one order of all locks
                 sqlx::query!(
-                    "UPDATE instances SET due_at = $2
-                     WHERE organization_id = $1 AND phase <> 'Gone' AND due_at > $2",
+                    "UPDATE instances SET due_at = $2 WHERE workspace_id IN (
+                         SELECT workspace_id FROM instances
+                         WHERE organization_id = $1 AND phase <> 'Gone' AND due_at > $2
+                         ORDER BY workspace_id FOR UPDATE
+                     )",
                     organization,
                     column(now),
                 )

@@ -20,7 +20,9 @@ impl Workspace {
         own: IncarnationId,
         effects: &mut SideEffects,
     ) {
-        let is_news = instance.revision > self.record.instance_revision;
+        let says_more = self.record.in_unknown_state && !instance.in_unknown_state;
+        let known = self.record.instance_revision;
+        let is_news = instance.revision > known || says_more && instance.revision == known;
         if self.record.phase == Phase::Gone {
             let is_another = self.record.refused && instance.intent > self.record.intent;
             if is_news && !instance.is_ending() && !is_another {

@@ -54,6 +54,7 @@ where
     nothing_is_launched_before_its_tenant_has_agreed(fresh(&make).await).await;
     what_waits_to_be_told_is_held_until_it_is_heard(fresh(&make).await).await;
     an_agreement_has_everything_looked_at(fresh(&make).await).await;
+    time_counts_from_the_first_agreement(fresh(&make).await).await;
 }
 
 async fn fresh<F>(make: &impl Fn() -> F) -> Subject
@@ -174,12 +175,34 @@ async fn another_process_may_use_the_number_again(subject: Subject) {
     let (first, second) = (IncarnationId::generate(), IncarnationId::generate());
     subject.service.meets(ORG, first).await;
     let request = first_wish();
-    let refusal = StoreError::Refused(molecule_domain::Error::new(ErrorReason::WrongState, "no"));
-    subject.refuse(request.workspace, 1, &refusal).await;
-    subject.service.meets(ORG, first).await;
-    error_of(subject.store.provision(&request, at(2)).await);
-    subject.service.meets(ORG, second).await;
-    subject.store.provision(&request, at(2)).await.unwrap();
+    let refused = RefusedWish {
+        organization: ORG,
+        workspace: request.workspace,
+        intent: IntentNumber(1),
+        process: Some(first),
+        reason: ErrorReason::WrongState,
+        message: "no".to_owned(),
+    };
+    subject.tenants.refuse(&refused, at(2)).await.unwrap();
+    for process in [first, second] {
+        subject.service.meets(ORG, process).await;
+        error_of(subject.store.provision(&asks(first, &request), at(2)).await);
+    }
+    subject.store.provision(&asks(second, &request), at(2)).await.unwrap();
+}
+
+/// Else nothing that is asked for would ever fail under a tenant that agrees over and over.
+async fn time_counts_from_the_first_agreement(subject: Subject) {
+    let process = IncarnationId::generate();
+    let record = subject.created().await;
+    subject.service.meets(ORG, process).await;
+    for second in [4, 400] {
+        subject.service.agrees(ORG, process, &[], at(second)).await;
+        assert_eq!(subject.holds(second).await, [(record.workspace, Hold::Released(at(4)))]);
+    }
+    subject.service.begins(at(500)).await;
+    subject.service.agrees(ORG, process, &[], at(600)).await;
+    assert_eq!(subject.holds(600).await, [(record.workspace, Hold::Released(at(600)))]);
 }
 
 async fn nothing_is_launched_before_its_tenant_has_agreed(subject: Subject) {

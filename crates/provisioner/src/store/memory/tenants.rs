@@ -72,6 +72,10 @@ impl MemoryStore {
         organization: OrganizationId,
         waiting: &[(WorkspaceId, IntentNumber)],
         now: Timestamp,
+            // time counts from the first agreement with a start of the service
+            if tenant.agreed.map(|(with, _)| with) != service.map(|(service, _)| service) {
+                tenant.agreed = service.map(|(service, _)| (service, now));
+            }
     ) {
         let mut state = self.lock();
         let service = state.tenants.service;
