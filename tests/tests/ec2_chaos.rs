@@ -44,6 +44,7 @@ fn change(record: &InstanceRecord, change: Change) -> ChangeRequest {
         intent,
         change,
         refusal_is_final: false,
+        process: None,
         trace: String::new(),
     }
 }

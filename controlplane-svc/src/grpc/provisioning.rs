@@ -3,7 +3,7 @@
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use molecule_domain::error::{Error, Result};
-use molecule_domain::id::{Generation, IntentNumber, Revision, WorkspaceId};
+use molecule_domain::id::{Generation, IncarnationId, IntentNumber, Revision, WorkspaceId};
 use molecule_domain::lifecycle::Phase;
 use molecule_proto::controlplane::v1::provisioning_service_server::ProvisioningService;
 use molecule_proto::controlplane::v1::{
@@ -12,9 +12,9 @@ use molecule_proto::controlplane::v1::{
     GetWorkspaceInstanceRequest, GetWorkspaceInstanceResponse, Instance, InstanceSpec, LimitCheck,
     ListInstancesRequest, ListInstancesResponse, MeetRequest, MeetResponse, PreviewAdmissionRequest,
     PreviewAdmissionResponse, ProvisionWorkspaceRequest, ProvisionWorkspaceResponse, RestartWorkspaceRequest,
-    RestartWorkspaceResponse, StartWorkspaceRequest, StartWorkspaceResponse, StopWorkspaceRequest,
-    StopWorkspaceResponse, StreamInstanceLogsRequest, StreamInstanceLogsResponse, UpdateWorkspaceRequest,
-    UpdateWorkspaceResponse, WatchInstancesRequest, WatchInstancesResponse,
+    RestartWorkspaceResponse, Standpoint, StartWorkspaceRequest, StartWorkspaceResponse,
+    StopWorkspaceRequest, StopWorkspaceResponse, StreamInstanceLogsRequest, StreamInstanceLogsResponse,
+    UpdateWorkspaceRequest, UpdateWorkspaceResponse, WatchInstancesRequest, WatchInstancesResponse,
 };
 use molecule_provisioner::admission::{self, Change, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::backend::{LogChunk, LogOptions};
@@ -42,6 +42,7 @@ pub(crate) struct ProvisioningApi(pub(super) Parts);
 
 /// A replacement, as both RPCs that ask for one bring it.
 struct Replacement {
+    process: Option<IncarnationId>,
     intent: u64,
     generation: u32,
     spec: Option<InstanceSpec>,
@@ -50,12 +51,24 @@ struct Replacement {
     refusal_is_final: bool,
 }
 
+/// Who asks, and whether it takes a refusal for the last word.
+#[derive(Clone, Copy)]
+struct Caller {
+    process: Option<IncarnationId>,
+    refusal_is_final: bool,
+}
+
+/// The process of a tenant's that a request names.
+fn process(tenant: Option<&Standpoint>) -> Result<Option<IncarnationId>> {
+    Ok(peers::standpoint(tenant, "tenant")?.map(|standpoint| standpoint.incarnation))
+}
+
 impl ProvisioningApi {
     async fn provision(&self, holder: &Holder, request: ProvisionWorkspaceRequest) -> Result<Instance> {
         let workspace = workspace_id(&request.workspace_id)?;
         let generation = Generation(request.generation.max(1));
         let (intent, run) = (intent(request.intent.max(1))?, !request.stopped);
-        let refusal_is_final = request.refusal_is_final;
+        let (process, refusal_is_final) = (process(request.tenant.as_ref())?, request.refusal_is_final);
         let asked = async {
             let token = &request.bootstrap_token;
             let (spec, sealed_token) = launch(&self.0, holder, workspace, generation, request.spec, token)?;
@@ -69,36 +82,43 @@ impl ProvisioningApi {
                 spec,
                 sealed_token,
                 refusal_is_final,
+                process,
                 trace: trace::current(),
             };
             self.0.instances.provision(&request).await
         };
-        self.settled(holder, (workspace, intent), refusal_is_final, asked.await).await
+        let caller = Caller { process, refusal_is_final };
+        self.settled(holder, (workspace, intent), caller, asked.await).await
     }
 
     async fn change(&self, holder: &Holder, id: &str, number: u64, change: Change) -> Result<Instance> {
         let (workspace, intent) = (workspace_id(id)?, intent(number)?);
-        let record = self.asked(holder, (workspace, intent), change, false).await?;
+        // a stop and a deletion are never refused for good
+        let caller = Caller { process: None, refusal_is_final: false };
+        let record = self.asked(holder, (workspace, intent), change, caller).await?;
         Ok(convert::instance(record))
     }
 
     async fn start(&self, holder: &Holder, request: StartWorkspaceRequest) -> Result<Instance> {
         let wish = (workspace_id(&request.workspace_id)?, intent(request.intent)?);
-        let asked = self.asked(holder, wish, Change::Start, request.refusal_is_final).await;
-        self.settled(holder, wish, request.refusal_is_final, asked).await
+        let process = process(request.tenant.as_ref())?;
+        let caller = Caller { process, refusal_is_final: request.refusal_is_final };
+        let asked = self.asked(holder, wish, Change::Start, caller).await;
+        self.settled(holder, wish, caller, asked).await
     }
 
     async fn replace(&self, holder: &Holder, id: &str, replacement: Replacement) -> Result<Instance> {
         let wish = (workspace_id(id)?, intent(replacement.intent)?);
         let generation = Generation(replacement.generation);
-        let Replacement { run, refusal_is_final, .. } = replacement;
+        let Replacement { run, process, refusal_is_final, .. } = replacement;
+        let caller = Caller { process, refusal_is_final };
         let asked = async {
             let token = &replacement.bootstrap_token;
             let (spec, sealed_token) = launch(&self.0, holder, wish.0, generation, replacement.spec, token)?;
             let change = Change::Replace { generation, spec: Box::new(spec), sealed_token, run };
-            self.asked(holder, wish, change, refusal_is_final).await
+            self.asked(holder, wish, change, caller).await
         };
-        self.settled(holder, wish, refusal_is_final, asked.await).await
+        self.settled(holder, wish, caller, asked.await).await
     }
 
     async fn asked(
@@ -106,10 +126,11 @@ impl ProvisioningApi {
         holder: &Holder,
         (workspace, intent): (WorkspaceId, IntentNumber),
         change: Change,
-        refusal_is_final: bool,
+        Caller { process, refusal_is_final }: Caller,
     ) -> Result<InstanceRecord> {
         let (organization, trace) = (holder.organization, trace::current());
-        let request = ChangeRequest { organization, workspace, intent, change, refusal_is_final, trace };
+        let request =
+            ChangeRequest { organization, workspace, intent, change, refusal_is_final, process, trace };
         self.0.instances.change(&request).await
     }
 
@@ -118,12 +139,12 @@ impl ProvisioningApi {
         &self,
         holder: &Holder,
         (workspace, intent): (WorkspaceId, IntentNumber),
-        refusal_is_final: bool,
+        caller: Caller,
         asked: Result<InstanceRecord>,
     ) -> Result<Instance> {
         let wish = (holder.organization, workspace, intent);
-        let record = if refusal_is_final {
-            self.0.instances.settled(&self.0.store, wish, asked).await?
+        let record = if caller.refusal_is_final {
+            self.0.instances.settled(&self.0.store, wish, caller.process, asked).await?
         } else {
             asked?
         };
@@ -231,10 +252,12 @@ impl ProvisioningService for ProvisioningApi {
                 bootstrap_token,
                 run,
                 refusal_is_final,
+                tenant,
                 ..
             } = request.into_inner();
+            let process = process(tenant.as_ref())?;
             let replacement =
-                Replacement { intent, generation, spec, bootstrap_token, run, refusal_is_final };
+                Replacement { process, intent, generation, spec, bootstrap_token, run, refusal_is_final };
             let instance = self.replace(&holder, &workspace_id, replacement).await?;
             let control_plane = self.0.control_plane_after(&holder, &instance);
             Ok(UpdateWorkspaceResponse { instance: Some(instance), control_plane })
@@ -304,10 +327,12 @@ impl ProvisioningService for ProvisioningApi {
                 spec,
                 bootstrap_token,
                 refusal_is_final,
+                tenant,
                 ..
             } = request.into_inner();
+            let (process, run) = (process(tenant.as_ref())?, true);
             let replacement =
-                Replacement { intent, generation, spec, bootstrap_token, run: true, refusal_is_final };
+                Replacement { process, intent, generation, spec, bootstrap_token, run, refusal_is_final };
             let instance = self.replace(&holder, &workspace_id, replacement).await?;
             let control_plane = self.0.control_plane_after(&holder, &instance);
             Ok(RestartWorkspaceResponse { instance: Some(instance), control_plane })

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason, Result};
-use molecule_domain::id::{ChargeId, Generation, IntentNumber, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{
+    ChargeId, Generation, IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId,
+};
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_domain::limits::{Amounts, Counted, LimitCheck, Limits, Permits, Standing};
@@ -32,6 +34,8 @@ pub struct ProvisionRequest {
     pub sealed_token: Vec<u8>,
     /// Whether its tenant takes a refusal for the last word: then no other call of the wish is granted after it.
     pub refusal_is_final: bool,
+    /// The process of its tenant that asks; `None` where the caller names none.
+    pub process: Option<IncarnationId>,
     /// The trace that it belongs to; empty where nothing is traced.
     pub trace: String,
 }
@@ -49,6 +53,8 @@ pub struct ChangeRequest {
     pub change: Change,
     /// Whether its tenant takes a refusal for the last word: then no other call of the wish is granted after it.
     pub refusal_is_final: bool,
+    /// The process of its tenant that asks; `None` where the caller names none.
+    pub process: Option<IncarnationId>,
     /// The trace that it belongs to; empty where nothing is traced.
     pub trace: String,
 }

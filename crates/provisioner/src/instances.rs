@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use molecule_domain::id::{IntentNumber, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::{Clock, Error, Result};
 use tokio::sync::watch;
 
@@ -49,12 +49,13 @@ impl Instances {
         &self,
         tenants: &dyn Tenants,
         (organization, workspace, intent): (OrganizationId, WorkspaceId, IntentNumber),
+        process: Option<IncarnationId>,
         asked: Result<InstanceRecord>,
     ) -> Result<InstanceRecord> {
         match asked {
             Err(refusal) if refusal.reason.is_refusal() => {
                 let (reason, message) = (refusal.reason, refusal.message.clone());
-                let refused = RefusedWish { organization, workspace, intent, reason, message };
+                let refused = RefusedWish { organization, workspace, intent, process, reason, message };
                 tenants.refuse(&refused, self.clock.now()).await?.ok_or(refusal)
             }
             asked => asked,

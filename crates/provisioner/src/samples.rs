@@ -41,6 +41,7 @@ pub fn provision(workspace: WorkspaceId) -> ProvisionRequest {
         spec: spec(),
         sealed_token: b"sealed".to_vec(),
         refusal_is_final: false,
+        process: None,
         trace: "of the request".to_owned(),
     }
 }

@@ -28,7 +28,7 @@ CREATE TABLE tenant_sessions (
     left_at         timestamptz,
     -- the workspaces that it runs as recovered after a restore of its own database
     recovered       uuid[] NOT NULL DEFAULT '{}',
-    -- the control plane's start with which its tenant has agreed, and when; NULL while they agree anew
+    -- the control plane's start with which its tenant has agreed; NULL while they agree anew
     agreed_with     uuid,
     -- when the two agreed first in a start of the control plane's, and in which: deadlines count from then
     agreed_at       timestamptz,
@@ -44,8 +44,8 @@ CREATE TABLE tenant_waiting (
     PRIMARY KEY (organization_id, workspace_id)
 );
 
--- The last wish of each workspace that was refused to the process that is served: a call of it that is heard late is refused as
--- well.
+-- The last wish of each workspace that was refused to a process of its tenant's: a call of it that is heard late is refused as
+-- well. Whoever names no process has the name of zeros.
 CREATE TABLE tenant_refusals (
     organization_id uuid NOT NULL REFERENCES organizations,
     workspace_id    uuid NOT NULL,
@@ -53,7 +53,8 @@ CREATE TABLE tenant_refusals (
     reason          text NOT NULL,
     message         text NOT NULL,
     at              timestamptz NOT NULL,
-    PRIMARY KEY (organization_id, workspace_id)
+    incarnation     uuid NOT NULL,
+    PRIMARY KEY (organization_id, workspace_id, incarnation)
 );
 
 CREATE INDEX tenant_refusals_by_age ON tenant_refusals (at);

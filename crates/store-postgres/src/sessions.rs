@@ -15,7 +15,6 @@ use crate::Database;
 use crate::codec::{column, moment};
 use crate::engine::organization_not_found;
 use crate::sqlstate::store_error;
-use crate::tenants::forget_refusals;
 
 /// How long a process counts as living after it was last heard.
 pub const SESSION: Duration = Duration::from_secs(30);
@@ -255,7 +254,6 @@ async fn serve(
         seen: Revision(row.seen),
     });
     check_session(served.as_ref(), incarnation, &process.predecessors, &process.address, now)?;
-    forget_refusals(db, process.organization, incarnation).await?;
     sqlx::query!(
         "UPDATE tenant_sessions SET incarnation = $2, until = $4, left_at = NULL,
              stream = COALESCE($5, CASE WHEN incarnation = $2 THEN stream END),

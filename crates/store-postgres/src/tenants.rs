@@ -136,9 +136,9 @@ pub(crate) async fn holds(pool: &PgPool, workspaces: &[Uuid]) -> Result<HashMap<
     let rows = sqlx::query!(
         r#"SELECT i.workspace_id, newest.at AS began, s.agreed_at,
                s.agreed_with IS NOT DISTINCT FROM newest.incarnation AND NOT EXISTS (
-                   SELECT 1 FROM tenant_waiting w LEFT JOIN tenant_refusals r USING (organization_id, workspace_id)
+                   SELECT 1 FROM tenant_waiting w
                    WHERE w.organization_id = i.organization_id AND w.workspace_id = i.workspace_id
-                       AND w.intent > GREATEST(i.intent, r.intent)
+                       AND w.intent > i.intent
                ) AS "released!"
            FROM instances i JOIN tenant_sessions s USING (organization_id) CROSS JOIN (
                SELECT incarnation, at FROM control_plane_incarnations ORDER BY number DESC LIMIT 1
@@ -159,18 +159,25 @@ pub(crate) async fn holds(pool: &PgPool, workspaces: &[Uuid]) -> Result<HashMap<
     Ok(holds.collect())
 }
 
+/// A process of a tenant's in a column; whoever names none has this name.
+fn named(process: Option<IncarnationId>) -> Uuid {
+    process.map_or(Uuid::nil(), |process| *process.as_uuid())
+}
+
 /// Refuses a call of a wish that was refused before. To be called under the organisation's lock.
 pub(crate) async fn check_refused(
     db: &mut PgConnection,
     organization: OrganizationId,
     workspace: WorkspaceId,
-    intent: IntentNumber,
+    (intent, process): (IntentNumber, Option<IncarnationId>),
     change: Option<&Change>,
 ) -> Result<(), StoreError> {
     let row = sqlx::query!(
-        "SELECT intent, reason, message FROM tenant_refusals WHERE organization_id = $1 AND workspace_id = $2",
+        "SELECT intent, reason, message FROM tenant_refusals
+         WHERE organization_id = $1 AND workspace_id = $2 AND incarnation = $3",
         organization.as_uuid(),
         workspace.as_uuid(),
+        named(process),
     )
     .fetch_optional(db)
     .await
@@ -182,28 +189,11 @@ pub(crate) async fn check_refused(
         organization,
         workspace,
         intent: IntentNumber(row.intent),
+        process,
         reason,
         message: row.message,
     };
     Ok(refused.check(intent, change)?)
-}
-
-/// Forgets what was refused to the process that was served, where another one is from now on.
-pub(crate) async fn forget_refusals(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    served: IncarnationId,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "DELETE FROM tenant_refusals r USING tenant_sessions s
-         WHERE r.organization_id = $1 AND s.organization_id = $1 AND s.incarnation <> $2",
-        organization.as_uuid(),
-        served.as_uuid(),
-    )
-    .execute(db)
-    .await
-    .map_err(store_error)?;
-    Ok(())
 }
 
 #[async_trait]
@@ -229,9 +219,10 @@ impl Tenants for EngineStore {
                 return Ok(Some(record));
             }
             sqlx::query!(
-                "INSERT INTO tenant_refusals AS r (organization_id, workspace_id, intent, reason, message, at)
-                 VALUES ($1, $2, $3, $4, $5, $6)
-                 ON CONFLICT (organization_id, workspace_id) DO UPDATE
+                "INSERT INTO tenant_refusals AS r
+                     (organization_id, workspace_id, intent, reason, message, at, incarnation)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)
+                 ON CONFLICT (organization_id, workspace_id, incarnation) DO UPDATE
                      SET intent = excluded.intent, reason = excluded.reason, message = excluded.message,
                          at = excluded.at
                      WHERE r.intent < excluded.intent",
@@ -241,6 +232,17 @@ impl Tenants for EngineStore {
                 refused.reason.as_str(),
                 refused.message,
                 column(now),
+                named(refused.process),
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error)?;
+            sqlx::query!(
+                "DELETE FROM tenant_waiting
+                 WHERE organization_id = $1 AND workspace_id = $2 AND intent <= $3",
+                organization.as_uuid(),
+                refused.workspace.as_uuid(),
+                refused.intent.0,
             )
             .execute(&mut *tx)
             .await

@@ -89,7 +89,7 @@ impl Subject {
         let StoreError::Refused(error) = error else { panic!("{error:?}") };
         let (reason, message) = (error.reason, error.message.clone());
         let intent = IntentNumber(intent);
-        let refused = RefusedWish { organization: ORG, workspace, intent, reason, message };
+        let refused = RefusedWish { organization: ORG, workspace, intent, process: None, reason, message };
         self.tenants.refuse(&refused, at(2)).await.unwrap()
     }
 
@@ -105,6 +105,7 @@ impl Subject {
             intent: IntentNumber(intent),
             change,
             refusal_is_final: true,
+            process: None,
             trace: String::new(),
         };
         self.store.change(&request, at(3)).await
@@ -170,9 +171,12 @@ async fn a_grant_that_came_first_holds(subject: Subject) {
     subject.change(&record, 3, Change::Start).await.unwrap();
 }
 
-/// Who is not served any more is not heard, and where its database was put back the number may come again.
+/// A call that was on its way when its process ended is refused as well; but where the database was put back the number may
+/// come again.
 async fn another_process_may_use_the_number_again(subject: Subject) {
     let (first, second) = (IncarnationId::generate(), IncarnationId::generate());
+    let asks =
+        |process, request: &ProvisionRequest| ProvisionRequest { process: Some(process), ..request.clone() };
     subject.service.meets(ORG, first).await;
     let request = first_wish();
     let refused = RefusedWish {
@@ -249,6 +253,9 @@ async fn what_waits_to_be_told_is_held_until_it_is_heard(subject: Subject) {
     // what is refused was heard
     let refusal = StoreError::Refused(molecule_domain::Error::new(ErrorReason::WrongState, "no"));
     subject.refuse(two.workspace, 2, &refusal).await;
+    assert_eq!(held(subject.holds(8).await), []);
+    // and stays so when nothing is known of the refusal any more
+    subject.store.prune(at(9)).await.unwrap();
     assert_eq!(held(subject.holds(8).await), []);
     // an agreement takes the place of the one before
     subject.service.agrees(ORG, process, &[(three.workspace, IntentNumber(9))], at(9)).await;

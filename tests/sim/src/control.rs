@@ -282,7 +282,7 @@ impl ControlPlane {
         let now = self.world.now();
         let mut book = lock(&self.book);
         let before = book.meet(organization, own, predecessors, now)?;
-        let agreed = self.database().meet(organization, own.incarnation);
+        let agreed = self.database().meet(organization);
         self.check_is_no_twin(own);
         if seen.is_some_and(|seen| book.is_behind(revision, &seen)) {
             self.world.coverage().figure("tenants that had seen more than there is");

@@ -107,14 +107,22 @@ impl Call {
                 let asked = instances.provision(request).await;
                 let wish = (organization, request.workspace, request.intent);
                 let is_final = request.refusal_is_final;
-                if is_final { instances.settled(&*replica.store, wish, asked).await? } else { asked? }
+                if is_final {
+                    instances.settled(&*replica.store, wish, request.process, asked).await?
+                } else {
+                    asked?
+                }
             }
             Self::Change(request) => {
                 control.heard(organization, standpoints)?;
                 let asked = instances.change(request).await;
                 let wish = (organization, request.workspace, request.intent);
                 let is_final = request.refusal_is_final;
-                if is_final { instances.settled(&*replica.store, wish, asked).await? } else { asked? }
+                if is_final {
+                    instances.settled(&*replica.store, wish, request.process, asked).await?
+                } else {
+                    asked?
+                }
             }
         };
         Ok(Reply::Instance(Box::new(heard(instance.into()))))

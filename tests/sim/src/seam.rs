@@ -235,16 +235,16 @@ impl Remote {
         let Some((workspace, intent)) = call.key() else { return Err(unavailable("nothing was asked")) };
         let replica = control.some_replica().ok_or_else(|| unavailable("no replica is there"))?;
         let refusal = Error::new(ErrorReason::WrongState, "it can't be done in this state");
-        let is_final = match call {
-            Call::Provision(request) => request.refusal_is_final,
-            Call::Change(request) => request.refusal_is_final,
-            _ => false,
+        let (is_final, process) = match call {
+            Call::Provision(request) => (request.refusal_is_final, request.process),
+            Call::Change(request) => (request.refusal_is_final, request.process),
+            _ => (false, None),
         };
         if !is_final {
             return Err(refusal);
         }
         let wish = (organization, workspace, intent);
-        let granted = replica.instances.settled(&*replica.store, wish, Err(refusal)).await?;
+        let granted = replica.instances.settled(&*replica.store, wish, process, Err(refusal)).await?;
         let heard = control.as_heard(replica.place, organization, InstanceView::from(granted));
         let at = replica.clock.now();
         Ok(Said { reply: Reply::Instance(Box::new(heard)), at })

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::id::{IntentNumber, OrganizationId, WorkspaceId};
+use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, WorkspaceId};
 
 use super::StoreError;
 use crate::admission::Change;
@@ -14,8 +14,9 @@ use crate::model::InstanceRecord;
 #[async_trait]
 pub trait Tenants: Send + Sync + 'static {
     /// Notes that a wish is refused, so that a call of it that is heard late is refused as well. Where another call of it, or
-    /// a later wish, was granted meanwhile, nothing is noted, and the record is returned. Kept for as long as the same process
-    /// of the tenant's is served: another one's calls are refused in its time, and it may use the number again.
+    /// a later wish, was granted meanwhile, nothing is noted, and the record is returned. Whatever waited to be told of the
+    /// workspace up to this wish was heard with it. Kept for a month, for calls of the same process of the tenant's: another one,
+    /// whose database may have been put back, may use the number again.
     async fn refuse(
         &self,
         refused: &RefusedWish,
@@ -32,6 +33,8 @@ pub struct RefusedWish {
     pub workspace: WorkspaceId,
     /// The number of the wish.
     pub intent: IntentNumber,
+    /// The process that asked for it.
+    pub process: Option<IncarnationId>,
     /// Why it is refused.
     pub reason: ErrorReason,
     /// The same for people.

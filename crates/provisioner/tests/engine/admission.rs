@@ -33,6 +33,7 @@ fn asked(
         intent: IntentNumber(intent),
         change,
         refusal_is_final: false,
+        process: None,
         trace: "of the change".to_owned(),
     };
     admission::change(account, before, &request, NOW)

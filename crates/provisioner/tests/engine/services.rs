@@ -230,6 +230,7 @@ async fn wishes_are_stored_and_told_of() {
         intent: IntentNumber(2),
         change: Change::Stop(None),
         refusal_is_final: false,
+        process: None,
         trace: String::new(),
     };
     let stopped = instances.change(&stop).await.unwrap();
@@ -352,6 +353,7 @@ async fn what_was_overtaken_is_neither_stopped_nor_started() {
             intent: IntentNumber(intent),
             change,
             refusal_is_final: false,
+            process: None,
             trace: String::new(),
         };
         store.provision(&samples::provision(workspace), NOW).await.unwrap();

@@ -164,6 +164,7 @@ impl World {
             intent,
             change,
             refusal_is_final: false,
+            process: None,
             trace: String::new(),
         };
         let _ = self.store.change(&request, now).await;

@@ -76,7 +76,8 @@ impl Store for EngineStore {
                 }
                 return Err(admission::workspace_taken(request.workspace).into());
             }
-            check_refused(&mut tx, organization, request.workspace, request.intent, None).await?;
+            let wish = (request.intent, request.process);
+            check_refused(&mut tx, organization, request.workspace, wish, None).await?;
             let admitted = admission::provision(&account, request, now)?;
             let mut record = admitted.record;
             write::insert(&mut tx, &mut record, admitted.asked, &admitted.event, now).await?;
@@ -98,8 +99,8 @@ impl Store for EngineStore {
             let account = account_locked(&mut tx, organization, now).await?;
             let account = account.ok_or_else(|| organization_not_found(organization))?;
             if request.intent > before.intent && request.change.launches() {
-                let change = Some(&request.change);
-                check_refused(&mut tx, organization, request.workspace, request.intent, change).await?;
+                let wish = (request.intent, request.process);
+                check_refused(&mut tx, organization, request.workspace, wish, Some(&request.change)).await?;
             }
             let Some(admitted) = admission::change(&account, &before, request, now)? else {
                 return Ok(before);

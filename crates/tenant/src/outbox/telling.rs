@@ -141,6 +141,7 @@ impl Outbox {
                     spec: launch_spec(false)?,
                     sealed_token,
                     refusal_is_final: entry.may_be_refused(),
+                    process: Some(self.own),
                     trace: trace::current(),
                 };
                 return Ok(Request::Provision(Box::new(request)));
@@ -155,8 +156,15 @@ impl Outbox {
                 run: *run,
             },
         };
-        let (refusal_is_final, trace) = (entry.may_be_refused(), trace::current());
-        let request = ChangeRequest { organization, workspace, intent, change, refusal_is_final, trace };
+        let request = ChangeRequest {
+            organization,
+            workspace,
+            intent,
+            change,
+            refusal_is_final: entry.may_be_refused(),
+            process: Some(self.own),
+            trace: trace::current(),
+        };
         Ok(Request::Change(Box::new(request)))
     }
 }

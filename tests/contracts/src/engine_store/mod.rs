@@ -66,6 +66,7 @@ fn ask(record: &InstanceRecord, change: Change) -> ChangeRequest {
         intent: record.intent.next(),
         change,
         refusal_is_final: false,
+        process: None,
         trace: "of the change".to_owned(),
     }
 }

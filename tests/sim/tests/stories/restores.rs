@@ -263,6 +263,7 @@ fn a_stop_whose_number_another_was_told_by_is_told_anew() {
             intent,
             change: Change::Start,
             refusal_is_final: false,
+            process: None,
             trace: String::new(),
         };
         story.pair.control.database().change(&start, story.pair.world.now()).await.unwrap();

@@ -192,7 +192,8 @@ impl Store for MemoryStore {
             }
             return Err(admission::workspace_taken(request.workspace).into());
         }
-        if let Some(refused) = state.tenants.refusal(request.organization, request.workspace) {
+        if let Some(refused) = state.tenants.refusal(request.organization, request.workspace, request.process)
+        {
             refused.check(request.intent, None)?;
         }
         let account = state.account(request.organization, now);
@@ -210,7 +211,7 @@ impl Store for MemoryStore {
             .filter(|record| record.organization == request.organization)
             .cloned()
             .ok_or_else(|| Error::workspace_not_found(request.workspace))?;
-        if let Some(refused) = state.tenants.refusal(request.organization, request.workspace)
+        if let Some(refused) = state.tenants.refusal(request.organization, request.workspace, request.process)
             && request.intent > before.intent
         {
             refused.check(request.intent, Some(&request.change))?;

@@ -16,13 +16,12 @@ pub(super) struct Kept {
     /// The start of the service that goes on now.
     service: Option<(IncarnationId, Timestamp)>,
     met: BTreeMap<OrganizationId, Tenant>,
-    refused: BTreeMap<(OrganizationId, WorkspaceId), RefusedWish>,
+    refused: BTreeMap<(OrganizationId, WorkspaceId, Option<IncarnationId>), RefusedWish>,
 }
 
 /// A tenant that has met the service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Tenant {
-    process: IncarnationId,
     agreed: Option<(IncarnationId, Timestamp)>,
     waiting: BTreeMap<WorkspaceId, IntentNumber>,
 }
@@ -32,15 +31,14 @@ impl Kept {
         &self,
         organization: OrganizationId,
         workspace: WorkspaceId,
+        process: Option<IncarnationId>,
     ) -> Option<&RefusedWish> {
-        self.refused.get(&(organization, workspace))
+        self.refused.get(&(organization, workspace, process))
     }
 
     pub(super) fn hold(&self, record: &InstanceRecord) -> Hold {
         let Some(tenant) = self.met.get(&record.organization) else { return Hold::None };
-        let refused = self.refusal(record.organization, record.workspace).map(|refused| refused.intent);
-        let heard = refused.map_or(record.intent, |refused| refused.max(record.intent));
-        let waits = tenant.waiting.get(&record.workspace).is_some_and(|number| heard < *number);
+        let waits = tenant.waiting.get(&record.workspace).is_some_and(|number| record.intent < *number);
         match (tenant.agreed, self.service) {
             (Some((with, at)), Some((service, _))) if with == service && !waits => Hold::Released(at),
             (_, service) => Hold::Held(service.map_or(record.created_at, |(_, began)| began)),
@@ -54,14 +52,11 @@ impl MemoryStore {
         self.lock().tenants.service = Some((service, now));
     }
 
-    /// A process of a tenant's is served from now on. Whether its tenant has agreed with this start of the service.
-    pub fn meet(&self, organization: OrganizationId, process: IncarnationId) -> bool {
+    /// A tenant has met the service. Whether it has agreed with this start of the service.
+    pub fn meet(&self, organization: OrganizationId) -> bool {
         let kept = &mut self.lock().tenants;
         let met = kept.met.entry(organization);
-        let tenant = met.or_insert_with(|| Tenant { process, agreed: None, waiting: BTreeMap::new() });
-        if std::mem::replace(&mut tenant.process, process) != process {
-            kept.refused.retain(|(owner, _), _| *owner != organization);
-        }
+        let tenant = met.or_default();
         let service = kept.service.map(|(service, _)| service);
         tenant.agreed.is_some_and(|(with, _)| Some(with) == service)
     }
@@ -72,16 +67,15 @@ impl MemoryStore {
         organization: OrganizationId,
         waiting: &[(WorkspaceId, IntentNumber)],
         now: Timestamp,
-            // time counts from the first agreement with a start of the service
-            if tenant.agreed.map(|(with, _)| with) != service.map(|(service, _)| service) {
-                tenant.agreed = service.map(|(service, _)| (service, now));
-            }
     ) {
         let mut state = self.lock();
         let service = state.tenants.service;
         if let Some(tenant) = state.tenants.met.get_mut(&organization) {
-            tenant.agreed = service.map(|(service, _)| (service, now));
             tenant.waiting = waiting.iter().copied().collect();
+            // time counts from the first agreement with a start of the service
+            if tenant.agreed.map(|(with, _)| with) != service.map(|(service, _)| service) {
+                tenant.agreed = service.map(|(service, _)| (service, now));
+            }
         }
         state.wake_all(organization, now);
         drop(state);
@@ -112,7 +106,12 @@ impl Tenants for MemoryStore {
         if let Some(granted) = mine.filter(|record| record.intent >= refused.intent) {
             return Ok(Some(granted.clone()));
         }
-        let key = (refused.organization, refused.workspace);
+        if let Some(tenant) = state.tenants.met.get_mut(&refused.organization) {
+            tenant
+                .waiting
+                .retain(|workspace, number| *workspace != refused.workspace || *number > refused.intent);
+        }
+        let key = (refused.organization, refused.workspace, refused.process);
         let kept = state.tenants.refused.entry(key).or_insert_with(|| refused.clone());
         if kept.intent < refused.intent {
             kept.clone_from(refused);
