@@ -12,7 +12,7 @@ use anyhow::{bail, ensure};
 use super::INTERRUPTED;
 use super::list::{List, Mutant};
 use super::results::{Results, Word};
-use super::suites::{self, NO_TEST, Outcome, Suite};
+use super::suites::{self, NO_TEST, Outcome, Part, Suite};
 use super::tree::{FOLDER, Tree};
 use crate::shell::say;
 
@@ -25,7 +25,7 @@ pub(super) fn baseline(suites: &mut [Suite]) -> anyhow::Result<()> {
     for suite in suites.iter_mut() {
         let began = Instant::now();
         let outcomes: Vec<_> = std::thread::scope(|scope| {
-            let run = |worker| suite.run(0, None, Duration::from_secs(1800), &scratch(worker));
+            let run = |worker| suite.run(0, Part::Without(&[]), Duration::from_secs(1800), &scratch(worker));
             let running: Vec<_> = (0..workers()).map(|worker| scope.spawn(move || run(worker))).collect();
             running.into_iter().map(|one| one.join().unwrap_or_else(|_| bail!("a thread ended"))).collect()
         });
@@ -61,11 +61,13 @@ pub(super) fn all(mutants: &[&Mutant], suites: &[Suite], results: &Mutex<Results
                 while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let began = Instant::now();
                     let before = caught_before(mutant, results);
-                    let judged =
-                        verdict(mutant, mutant.number, suites, &before, worker).and_then(|(word, by)| {
-                            progress.tell(mutant, word, &by, began.elapsed());
-                            results.lock().unwrap_or_else(PoisonError::into_inner).add(mutant, word, &by)
-                        });
+                    let run = |suite: &Suite, part: Part<'_>| {
+                        suite.run(mutant.number, part, suite.limit(), &scratch(worker))
+                    };
+                    let judged = verdict(mutant, suites, &before, run).and_then(|(word, by)| {
+                        progress.tell(mutant, word, &by, began.elapsed());
+                        results.lock().unwrap_or_else(PoisonError::into_inner).add(mutant, word, &by)
+                    });
                     if let Err(error) = judged {
                         next.store(usize::MAX / 2, Ordering::Relaxed);
                         failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
@@ -105,7 +107,9 @@ pub(super) fn alone(
                     suite.usual = usual.get(suite.name.as_str()).copied().unwrap_or_default();
                 }
                 suites.sort_by_key(|suite| suite.usual);
-                verdict(mutant, 0, &suites, &caught_before(mutant, results), 0)?
+                verdict(mutant, &suites, &caught_before(mutant, results), |suite, part| {
+                    suite.run(0, part, suite.limit(), &scratch(0))
+                })?
             }
         };
         progress.tell(mutant, word, &by, began.elapsed());
@@ -120,36 +124,56 @@ fn caught_before(mutant: &Mutant, results: &Mutex<Results>) -> String {
     results.caught_before(mutant).unwrap_or_default().to_owned()
 }
 
-/// Runs the programs one after another, those of the mutant's own package first, up to one that fails. One that runs out of
-/// time or memory does not end the search, since a later one may fail. The test that caught the mutant before comes first: it
-/// mostly does so again, in much less time.
+/// Runs the programs one after another, those of the mutant's own package first, up to one in which a test fails twice: in all
+/// of the program, and once more alone. A test that did so once only is left out of what is run of the program then. One that
+/// runs out of time or memory does not end the search, since a later one may fail. The test that caught the mutant before comes
+/// first: it mostly does so again, in much less time.
 fn verdict(
     mutant: &Mutant,
-    number: u32,
     suites: &[Suite],
     before: &str,
-    worker: usize,
+    run: impl Fn(&Suite, Part<'_>) -> anyhow::Result<Outcome>,
 ) -> anyhow::Result<(Word, String)> {
     let before = before.split_once(": ").filter(|(_, test)| !test.starts_with(NO_TEST));
-    if let Some((suite, test)) = before
-        && let Some(suite) = suites.iter().find(|one| one.name == suite)
-        && suite.run(number, Some(test), suite.limit(), &scratch(worker))? == Outcome::Failed(test.to_owned())
+    if let Some((name, test)) = before
+        && let Some(suite) = suites.iter().find(|one| one.name == name)
     {
-        return Ok((Word::Caught, format!("{}: {test}", suite.name)));
+        let failed = Outcome::Failed(test.to_owned());
+        if run(suite, Part::One(test))? == failed && run(suite, Part::One(test))? == failed {
+            return Ok((Word::Caught, format!("{name}: {test}")));
+        }
     }
     let (own, others): (Vec<&Suite>, Vec<&Suite>) =
         suites.iter().partition(|suite| suite.name == mutant.package);
     let mut hung = None;
     for suite in own.into_iter().chain(others) {
-        match suite.run(number, None, suite.limit(), &scratch(worker))? {
-            Outcome::Passed => {}
-            Outcome::Failed(test) => return Ok((Word::Caught, format!("{}: {test}", suite.name))),
-            Outcome::TimedOut => {
-                hung.get_or_insert_with(|| suite.name.clone());
+        let name = &suite.name;
+        let mut once = Vec::new();
+        loop {
+            let mut outcome = run(suite, Part::Without(&once))?;
+            if let Outcome::Failed(failed) = &outcome {
+                let names_test = !failed.starts_with(NO_TEST);
+                let again = run(suite, if names_test { Part::One(failed) } else { Part::Without(&once) })?;
+                if again == outcome {
+                    return Ok((Word::Caught, format!("{name}: {failed}")));
+                }
+                println!("failed once only: {name}: {failed}, {again:?} then, {}", mutant.name);
+                if names_test {
+                    once.push(failed.clone());
+                    continue;
+                }
+                outcome = again;
             }
-            Outcome::OutOfMemory => {
-                hung.get_or_insert_with(|| format!("{}: out of memory", suite.name));
+            match outcome {
+                Outcome::Passed | Outcome::Failed(_) => {}
+                Outcome::TimedOut => {
+                    hung.get_or_insert_with(|| name.clone());
+                }
+                Outcome::OutOfMemory => {
+                    hung.get_or_insert_with(|| format!("{name}: out of memory"));
+                }
             }
+            break;
         }
     }
     Ok(match hung {
@@ -196,5 +220,62 @@ impl Progress {
                 left.as_secs() / 60
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::super::list::tests::two;
+    use super::*;
+
+    /// The verdict on a mutant where the programs have these outcomes one after another, and what was run.
+    fn judged(before: &str, outcomes: Vec<Outcome>) -> (Word, String, Vec<String>) {
+        let list = two();
+        let suites = ["a", "b"].map(Suite::named);
+        let outcomes = RefCell::new(outcomes.into_iter());
+        let ran = RefCell::new(Vec::new());
+        let run = |suite: &Suite, part: Part<'_>| {
+            ran.borrow_mut().push([&[&*suite.name], &part.arguments()[..]].concat().join(" "));
+            Ok(outcomes.borrow_mut().next().unwrap_or(Outcome::Passed))
+        };
+        let (word, by) = verdict(&list.mutants[0], &suites, before, run).unwrap();
+        (word, by, ran.into_inner())
+    }
+
+    fn failed(test: &str) -> Outcome {
+        Outcome::Failed(test.to_owned())
+    }
+
+    #[test]
+    fn a_test_that_fails_twice_has_caught_the_mutant() {
+        let (word, by, ran) = judged("", vec![failed("t"), failed("t")]);
+        assert_eq!((word, &*by), (Word::Caught, "a: t"));
+        assert_eq!(ran, ["a", "a --exact t"]);
+        let (word, by, ran) = judged("b: t", vec![failed("t"), failed("t")]);
+        assert_eq!((word, &*by), (Word::Caught, "b: t"));
+        assert_eq!(ran, ["b --exact t", "b --exact t"]);
+        let ended = failed("the program: signal 9");
+        assert_eq!(judged("", vec![ended.clone(), ended]).0, Word::Caught);
+    }
+
+    #[test]
+    fn a_test_that_fails_once_only_has_caught_nothing() {
+        let (word, by, ran) = judged("", vec![failed("t"), Outcome::Passed, failed("u"), failed("u")]);
+        assert_eq!((word, &*by), (Word::Caught, "a: u"), "another test of the program has");
+        assert_eq!(ran, ["a", "a --exact t", "a --exact --skip t", "a --exact u"]);
+        let (word, _, ran) = judged("", vec![failed("t")]);
+        assert_eq!(word, Word::Missed);
+        assert_eq!(ran, ["a", "a --exact t", "a --exact --skip t", "b"]);
+        assert_eq!(judged("b: t", vec![failed("t")]).0, Word::Missed);
+        assert_eq!(judged("", vec![failed("the program: signal 9")]).0, Word::Missed);
+    }
+
+    #[test]
+    fn a_program_that_hangs_does_not_end_the_search() {
+        assert_eq!(judged("", vec![Outcome::TimedOut, failed("t"), failed("t")]).1, "b: t");
+        assert_eq!(judged("", vec![Outcome::TimedOut]).0, Word::Timeout);
+        assert_eq!(judged("", vec![Outcome::OutOfMemory]).0, Word::Timeout);
     }
 }

@@ -37,8 +37,28 @@ pub(super) struct Suite {
     pub(super) usual: Duration,
 }
 
+/// What of a program is run.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Part<'a> {
+    /// All of its tests but these.
+    Without(&'a [String]),
+    One(&'a str),
+}
+
+impl Part<'_> {
+    pub(super) fn arguments(&self) -> Vec<&str> {
+        match self {
+            Self::Without([]) => Vec::new(),
+            Self::Without(tests) => {
+                ["--exact"].into_iter().chain(tests.iter().flat_map(|test| ["--skip", test])).collect()
+            }
+            Self::One(test) => vec!["--exact", test],
+        }
+    }
+}
+
 /// What came of a program.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Passed,
     /// What failed: a test, or the program itself.
@@ -91,25 +111,29 @@ fn package_of(manifest: &Path) -> anyhow::Result<String> {
 }
 
 impl Suite {
+    #[cfg(test)]
+    pub(super) fn named(name: &str) -> Self {
+        let (executable, folder) = (PathBuf::new(), PathBuf::new());
+        Self { name: name.to_owned(), executable, folder, usual: Duration::ZERO }
+    }
+
     /// How long the program may take with a mutant.
     pub(super) fn limit(&self) -> Duration {
         self.usual * 10 + Duration::from_secs(20)
     }
 
-    /// Runs the program, or one test of it, under the mutant of a number or none, until a test fails.
+    /// Runs a part of the program under the mutant of a number or none, until a test fails.
     pub(super) fn run(
         &self,
         mutant: u32,
-        test: Option<&str>,
+        part: Part<'_>,
         limit: Duration,
         scratch: &Path,
     ) -> anyhow::Result<Outcome> {
         fs::create_dir_all(scratch)?;
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\"")]).arg(&self.executable);
-        if let Some(test) = test {
-            command.args([test, "--exact"]);
-        }
+        command.args(part.arguments());
         command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder).env("TMPDIR", scratch);
         determined(&mut command).env(CHOICE, mutant.to_string()).env("MOLECULE_SIM_STOP", "1");
         command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true").env("PROPTEST_MAX_SHRINK_ITERS", "0");
