@@ -79,6 +79,9 @@ enum Mutants {
         /// Only those whose name holds this.
         #[arg(long)]
         only: Option<String>,
+        /// Those too that no test has caught of the code and the tests as they are.
+        #[arg(long)]
+        again: bool,
     },
     /// Sum up, by file, what all shards have found of the code and the tests as they are; fail where too little is caught
     /// or a survivor has no reason.
@@ -117,7 +120,9 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(Bench::Controlplane) => bench::controlplane(),
         Task::Bench(Bench::Crash { kills }) => bench::crash(kills),
         Task::Mutants(Mutants::Suspects { only }) => mutants::suspects(only.as_deref()),
-        Task::Mutants(Mutants::All { shard, only }) => mutants::all(shard.as_deref(), only.as_deref()),
+        Task::Mutants(Mutants::All { shard, only, again }) => {
+            mutants::all(shard.as_deref(), only.as_deref(), again)
+        }
         Task::Mutants(Mutants::Report) => mutants::report(),
         Task::Soak { cases, lives, first } => checks::soak(cases, lives, first),
     }

@@ -1,5 +1,6 @@
 //! Every mutant that cargo-mutants finds, compiled into one build and judged one by one.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -12,16 +13,17 @@ use super::viable::{self, Route};
 use super::{INTERRUPTED, constant, judge, state, suites, summary, switch};
 use crate::shell::say;
 
-/// Judges the mutants of one shard, or all, whose name holds a text, or any. What was caught in this state of the code
-/// and the tests is not tried again.
-pub(crate) fn run(shard: Option<&str>, only: Option<&str>) -> anyhow::Result<()> {
+/// Judges the mutants of one shard, or all, whose name holds a text, or any. What was found in this state of the code and the
+/// tests stands, but where a mutant ran out of time, or where what no test has caught is to be judged again.
+pub(crate) fn run(shard: Option<&str>, only: Option<&str>, again: bool) -> anyhow::Result<()> {
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst))?;
     let list = List::new()?;
     let (k, n) = shard.map_or(Ok((0, 1)), parse)?;
     let chosen = list.mutants.iter().filter(|one| one.shard(n) == k);
     let chosen: Vec<&Mutant> = chosen.filter(|one| only.is_none_or(|only| one.name.contains(only))).collect();
     let results = Results::load(&state::now()?)?;
-    let open: Vec<&Mutant> = chosen.iter().copied().filter(|one| !results.is_settled(one)).collect();
+    let open: Vec<&Mutant> =
+        chosen.iter().copied().filter(|one| results.known().is_open(one, again)).collect();
     say(&format!("{} mutants, of which {} are to be judged", chosen.len(), open.len()));
     let results = Mutex::new(results);
     let judged = if open.is_empty() { Ok(()) } else { judge(&list, &open, &results) };
@@ -52,30 +54,32 @@ fn judge(list: &List, open: &[&Mutant], results: &Mutex<Results>) -> anyhow::Res
     say(&format!("without any mutant, after {:.0} s of building", built.elapsed().as_secs_f64()));
     judge::baseline(&mut suites)?;
     let together = of(Route::Switch);
-    judge::all(&together, &suites, results)?;
-    let mut alone = of(Route::Single);
     // one that survives where the compiler runs it for a constant may do so only in this build
-    let survivors = survivors(list, &together, results);
+    let survivors = judge::all(&together, &constant(list, &together), &suites, results)?;
+    let mut alone = of(Route::Single);
     if !survivors.is_empty() {
         say(&format!("finding out which of {} survivors the compiler runs itself", survivors.len()));
         let names = constant::functions()?;
-        alone.extend(survivors.iter().filter(|one| constant::holds(&names, one)));
+        for (mutant, word, by) in survivors {
+            if constant::holds(&names, mutant) {
+                alone.push(mutant);
+            } else {
+                results.lock().unwrap_or_else(PoisonError::into_inner).add(mutant, word, &by)?;
+            }
+        }
     }
     if alone.is_empty() { Ok(()) } else { judge::alone(list, &alone, &suites, results) }
 }
 
-/// The mutants in functions that are `const` which no test has caught.
-fn survivors<'a>(list: &List, mutants: &[&'a Mutant], results: &Mutex<Results>) -> Vec<&'a Mutant> {
-    let results = results.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut found = Vec::new();
+/// The mutants in functions that are `const`, by number.
+fn constant(list: &List, mutants: &[&Mutant]) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
     for (file, source) in &list.sources {
         let of_file: Vec<_> = mutants.iter().copied().filter(|one| one.file == *file).collect();
         let (functions, _) = switch::functions(source, &of_file);
-        found.extend(
-            functions.into_iter().filter(|function| function.is_const).flat_map(|function| function.mutants),
-        );
+        let functions = functions.into_iter().filter(|function| function.is_const);
+        found.extend(functions.flat_map(|function| function.mutants).map(|mutant| mutant.number));
     }
-    found.retain(|one| matches!(results.of(one), Some(Word::Missed | Word::Timeout)));
     found
 }
 

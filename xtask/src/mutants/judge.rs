@@ -1,6 +1,6 @@
 //! What tests say of each mutant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,18 +45,28 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, NonZero::get)
 }
 
-/// Judges mutants that are all in one build, as many at once as there are processors.
-pub(super) fn all(mutants: &[&Mutant], suites: &[Suite], results: &Mutex<Results>) -> anyhow::Result<()> {
+/// What was found of a mutant.
+pub(super) type Verdict<'a> = (&'a Mutant, Word, String);
+
+/// Judges mutants that are all in one build, as many at once as there are processors. Gives back what was found of those that
+/// survive though they need not do so elsewhere; of the others it is kept.
+pub(super) fn all<'a>(
+    mutants: &[&'a Mutant],
+    elsewhere: &BTreeSet<u32>,
+    suites: &[Suite],
+    results: &Mutex<Results>,
+) -> anyhow::Result<Vec<Verdict<'a>>> {
     if mutants.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     say(&format!("judging {} mutants in one build", mutants.len()));
     let progress = Progress::new(mutants.len());
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
+    let unsettled = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for worker in 0..workers() {
-            let (progress, next, failure) = (&progress, &next, &failure);
+            let (progress, next, failure, unsettled) = (&progress, &next, &failure, &unsettled);
             scope.spawn(move || {
                 while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let began = Instant::now();
@@ -66,6 +76,11 @@ pub(super) fn all(mutants: &[&Mutant], suites: &[Suite], results: &Mutex<Results
                     };
                     let judged = verdict(mutant, suites, &before, run).and_then(|(word, by)| {
                         progress.tell(mutant, word, &by, began.elapsed());
+                        if word.survives() && elsewhere.contains(&mutant.number) {
+                            let found = (*mutant, word, by);
+                            unsettled.lock().unwrap_or_else(PoisonError::into_inner).push(found);
+                            return Ok(());
+                        }
                         results.lock().unwrap_or_else(PoisonError::into_inner).add(mutant, word, &by)
                     });
                     if let Err(error) = judged {
@@ -76,7 +91,8 @@ pub(super) fn all(mutants: &[&Mutant], suites: &[Suite], results: &Mutex<Results
             });
         }
     });
-    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    let unsettled = unsettled.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(unsettled), Err)
 }
 
 /// Judges mutants that have a build each. A mutant that does not compile here is none.

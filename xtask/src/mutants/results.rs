@@ -37,6 +37,11 @@ impl Word {
         }
     }
 
+    /// Whether no test has caught the mutant, which compiles.
+    pub(super) const fn survives(self) -> bool {
+        matches!(self, Self::Missed | Self::Timeout)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|word| word.as_str() == text)
     }
@@ -92,9 +97,29 @@ impl Known {
         }
     }
 
+    /// Adds what another shard has found. Where two differ about a mutant, chance has a part in it, and it survives.
+    fn add(&mut self, shard: Self) {
+        self.before.extend(shard.before);
+        for (key, found) in shard.found {
+            if !self.found.get(&key).is_some_and(|known| known.word.survives()) {
+                self.found.insert(key, found);
+            }
+        }
+    }
+
     /// What was found of a mutant.
     pub(super) fn of_mutant(&self, mutant: &Mutant) -> Option<&Found> {
         self.found.get(&mutant.key)
+    }
+
+    /// Whether the mutant is to be judged in this state. What a test notices by chance alone would be caught one day if what
+    /// survived were tried again each time, so that is done only where it is asked for.
+    pub(super) fn is_open(&self, mutant: &Mutant, again: bool) -> bool {
+        match self.of_mutant(mutant).map(|found| found.word) {
+            None | Some(Word::Timeout) => true,
+            Some(Word::Missed) => again,
+            Some(Word::Caught | Word::Unviable) => false,
+        }
     }
 
     fn line(&self, mutant: &Mutant, found: &Found) -> String {
@@ -127,7 +152,9 @@ impl Results {
         let mut paths = paths.collect::<anyhow::Result<Vec<PathBuf>>>()?;
         paths.sort_unstable();
         for path in paths {
-            known.read(&fs::read_to_string(&path).with_context(|| path.display().to_string())?);
+            let mut shard = Known::of(state);
+            shard.read(&fs::read_to_string(&path).with_context(|| path.display().to_string())?);
+            known.add(shard);
         }
         let path = format!("{FOLDER}/results.tsv");
         known.read(&fs::read_to_string(&path).unwrap_or_default());
@@ -138,16 +165,6 @@ impl Results {
     /// All that is known.
     pub(super) const fn known(&self) -> &Known {
         &self.known
-    }
-
-    /// Whether the mutant needs no other try in this state.
-    pub(super) fn is_settled(&self, mutant: &Mutant) -> bool {
-        matches!(self.of(mutant), Some(Word::Caught | Word::Unviable))
-    }
-
-    /// What was found of a mutant.
-    pub(super) fn of(&self, mutant: &Mutant) -> Option<Word> {
-        self.known.of_mutant(mutant).map(|found| found.word)
     }
 
     /// What caught a mutant in another state.
@@ -184,11 +201,30 @@ mod tests {
         let mut there = Known::of("now");
         there.found.insert(other.key.clone(), Found { word: Word::Missed, by: String::new() });
         let mut sum = Known::of("now");
-        sum.read(&here.lines(&[other, one]));
-        sum.read(&there.lines(&[other, one]));
+        for shard in [here, there] {
+            let mut read = Known::of("now");
+            read.read(&shard.lines(&[other, one]));
+            sum.add(read);
+        }
         assert_eq!(sum.of_mutant(one).unwrap().word, Word::Caught);
         assert_eq!(sum.of_mutant(other).unwrap().word, Word::Missed);
         assert_eq!(sum.lines(&[other, one]).lines().count(), 2);
+    }
+
+    #[test]
+    fn what_one_of_two_shards_has_caught_survives() {
+        let list = two();
+        let one = &list.mutants[0];
+        let shard = |word| {
+            let mut known = Known::of("now");
+            known.found.insert(one.key.clone(), Found { word, by: String::new() });
+            known
+        };
+        for (first, second) in [(Word::Caught, Word::Missed), (Word::Missed, Word::Caught)] {
+            let mut sum = shard(first);
+            sum.add(shard(second));
+            assert_eq!(sum.of_mutant(one).unwrap().word, Word::Missed);
+        }
     }
 
     #[test]
@@ -202,6 +238,23 @@ mod tests {
         assert_eq!((now.of_mutant(one), now.before.get(&one.key).map(String::as_str)), (None, Some("a: t")));
         now.read("caught\tends in the middle of a li");
         assert!(now.found.is_empty());
+    }
+
+    #[test]
+    fn what_survives_is_judged_anew_only_where_that_is_asked_for() {
+        let list = two();
+        let one = &list.mutants[0];
+        let mut known = Known::of("now");
+        assert!(known.is_open(one, false), "nothing is known of it");
+        for (word, open, again) in [
+            (Word::Caught, false, false),
+            (Word::Missed, false, true),
+            (Word::Timeout, true, true),
+            (Word::Unviable, false, false),
+        ] {
+            known.found.insert(one.key.clone(), Found { word, by: String::new() });
+            assert_eq!((known.is_open(one, false), known.is_open(one, true)), (open, again), "{word}");
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Summary {
             };
             counts[found.word as usize] += 1;
             summary.no_test += u32::from(found.names_no_test());
-            if matches!(found.word, Word::Missed | Word::Timeout) {
+            if found.word.survives() {
                 summary.survivors.insert(mutant.name.clone(), (found.word, mutant.key.clone()));
             }
         }
