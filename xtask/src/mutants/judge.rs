@@ -142,7 +142,7 @@ fn caught_before(mutant: &Mutant, results: &Mutex<Results>) -> String {
 
 /// Runs the programs one after another, those of the mutant's own package first, up to one in which a test fails twice: in all
 /// of the program, and once more alone. A test that did so once only is left out of what is run of the program then. One that
-/// runs out of time or memory does not end the search, since a later one may fail. The test that caught the mutant before comes
+/// runs out of time, memory or stack does not end the search, since a later one may fail. The test that caught the mutant before comes
 /// first: it mostly does so again, in much less time.
 fn verdict(
     mutant: &Mutant,
@@ -187,6 +187,9 @@ fn verdict(
                 }
                 Outcome::OutOfMemory => {
                     hung.get_or_insert_with(|| format!("{name}: out of memory"));
+                }
+                Outcome::OutOfStack => {
+                    hung.get_or_insert_with(|| format!("{name}: out of stack"));
                 }
             }
             break;
@@ -293,5 +296,6 @@ mod tests {
         assert_eq!(judged("", vec![Outcome::TimedOut, failed("t"), failed("t")]).1, "b: t");
         assert_eq!(judged("", vec![Outcome::TimedOut]).0, Word::Timeout);
         assert_eq!(judged("", vec![Outcome::OutOfMemory]).0, Word::Timeout);
+        assert_eq!(judged("", vec![Outcome::OutOfStack]).0, Word::Timeout);
     }
 }

@@ -22,6 +22,8 @@ const MEMORY: u64 = 4 * 1024 * 1024;
 pub(super) const NO_TEST: &str = "the program: ";
 /// What Rust says where a program can't have more.
 const OUT_OF_MEMORY: &str = "memory allocation of ";
+/// What Rust says where a thread can't call any deeper.
+const OUT_OF_STACK: &str = " has overflowed its stack";
 /// How often a running program is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -66,6 +68,8 @@ pub(super) enum Outcome {
     TimedOut,
     /// The program took all the memory that it may have, as an endless loop does that keeps something.
     OutOfMemory,
+    /// The program took all of a stack, as an endless recursion does.
+    OutOfStack,
 }
 
 /// Builds the programs of a copy. Where that fails, the error is what the compiler says.
@@ -164,7 +168,7 @@ fn watch(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
     let errors = std::thread::spawn(move || {
         let lines = BufReader::new(stderr).split(b'\n').map_while(Result::ok);
         // all are read, so that the program does not wait for that
-        lines.fold(false, |told, line| told | String::from_utf8_lossy(&line).starts_with(OUT_OF_MEMORY))
+        lines.fold(None, |told, line| told.or_else(|| taken(&String::from_utf8_lossy(&line))))
     });
     let ended = loop {
         match failed.recv_timeout(LOOK_EVERY) {
@@ -188,17 +192,25 @@ fn watch(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
     let status = child.wait()?;
     // the output ends with the last process that holds it
     let _ = reader.join();
-    let out_of_memory = errors.join().unwrap_or_default();
+    let taken = errors.join().unwrap_or_default();
     Ok(match ended {
         Some(outcome) => outcome,
         None if status.success() => Outcome::Passed,
-        None => match (failed.try_recv(), status.signal()) {
-            (Ok(test), _) => Outcome::Failed(test),
-            _ if out_of_memory => Outcome::OutOfMemory,
-            (_, Some(signal)) => Outcome::Failed(format!("{NO_TEST}signal {signal}")),
-            (_, None) => Outcome::Failed(format!("{NO_TEST}{status}")),
+        None => match (failed.try_recv(), taken, status.signal()) {
+            (Ok(test), ..) => Outcome::Failed(test),
+            (_, Some(taken), _) => taken,
+            (_, _, Some(signal)) => Outcome::Failed(format!("{NO_TEST}signal {signal}")),
+            (..) => Outcome::Failed(format!("{NO_TEST}{status}")),
         },
     })
+}
+
+/// What a line of a program's errors says that the program took all of.
+fn taken(line: &str) -> Option<Outcome> {
+    if line.starts_with(OUT_OF_MEMORY) {
+        return Some(Outcome::OutOfMemory);
+    }
+    line.contains(OUT_OF_STACK).then_some(Outcome::OutOfStack)
 }
 
 /// The test that a line of a program's output says has failed.
@@ -246,6 +258,24 @@ mod tests {
         let test = "mutants::suites::tests::takes_all_memory";
         let script = format!("ulimit -v 2000000; exec {} --exact {test} --ignored", this.display());
         assert_eq!(ran(&script, Duration::from_secs(60)), Outcome::OutOfMemory);
+    }
+
+    /// The runtime says so, and ends the program by a signal.
+    #[test]
+    fn a_program_that_recurses_for_ever_has_failed_no_test() {
+        let this = std::env::current_exe().unwrap();
+        let test = "mutants::suites::tests::recurses_for_ever";
+        let script = format!("exec {} --exact {test} --ignored", this.display());
+        assert_eq!(ran(&script, Duration::from_secs(60)), Outcome::OutOfStack);
+    }
+
+    #[test]
+    #[ignore = "it takes all of its stack; the test above runs it"]
+    fn recurses_for_ever() {
+        fn depth(from: u64) -> u64 {
+            if from == u64::MAX { 0 } else { std::hint::black_box(depth(from + 1)) + 1 }
+        }
+        depth(0);
     }
 
     #[test]

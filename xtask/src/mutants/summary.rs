@@ -66,7 +66,7 @@ impl Summary {
 
     fn text(&self) -> String {
         let mut lines = vec![
-            "# caught, missed, timeout (or out of memory), unviable, open; written by `cargo xtask mutants`"
+            "# caught, missed, timeout (or out of memory or stack), unviable, open; written by `cargo xtask mutants`"
                 .to_owned(),
         ];
         for (file, counts) in &self.files {
