@@ -49,7 +49,10 @@ impl List {
     /// Lists the mutants that cargo-mutants finds, and the listed bugs of the mutated crates behind them.
     pub(super) fn new() -> anyhow::Result<Self> {
         let tool = cargo_tool("cargo-mutants", &["cargo-mutants"])?;
-        let mut list = command(tool, &["mutants", "--list", "--json"]);
+        nothing_is_skipped()?;
+        // a person's or the repository's configuration may leave mutants out, as may what the tool does by itself
+        let mut list = command(tool, &["mutants", "--list", "--json", "--no-config"]);
+        list.arg("--skip-calls-defaults=false");
         for package in PACKAGES {
             list.args(["--package", package]);
         }
@@ -153,6 +156,26 @@ impl Mutant {
     }
 }
 
+/// Fails where the sources of a mutated crate leave mutants out by an attribute.
+fn nothing_is_skipped() -> anyhow::Result<()> {
+    let sources = PACKAGES.map(|package| format!("crates/{}/*.rs", package.trim_start_matches("molecule-")));
+    let listed =
+        command("git", &["ls-files", "-z", "--"]).args(&sources).output().context("git can't be run")?;
+    ensure!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr));
+    for file in String::from_utf8(listed.stdout)?.split_terminator('\0') {
+        // what was removed and is listed still is no part of it
+        let Ok(source) = fs::read_to_string(file) else { continue };
+        ensure!(!skips(&source), "{file}: `mutants::skip` leaves mutants out; each that compiles must count");
+    }
+    Ok(())
+}
+
+/// Whether a source names `mutants::skip`, in whichever attribute.
+fn skips(source: &str) -> bool {
+    let spaceless: String = source.split_whitespace().collect();
+    spaceless.contains("mutants::skip")
+}
+
 /// `file:line:column: what is changed` without the line and the column.
 fn name_of(one: &Value) -> anyhow::Result<String> {
     let (file, name) = (text(one, "file")?, text(one, "name")?);
@@ -251,6 +274,13 @@ pub(super) mod tests {
         }
         let (before, after) = (list(SOURCE, &[found(22, "<=")]), list(&moved, &[shifted]));
         assert_eq!(before.mutants[0].key, after.mutants[0].key);
+    }
+
+    #[test]
+    fn an_attribute_that_leaves_mutants_out_is_found() {
+        assert!(skips("#[mutants::skip]\nfn f() {}"));
+        assert!(skips("#[cfg_attr(test, mutants :: skip)]\nfn f() {}"));
+        assert!(!skips("fn mutants() { items.iter().skip(1) }"));
     }
 
     #[test]
