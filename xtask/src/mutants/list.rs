@@ -22,8 +22,6 @@ pub(super) struct Mutant {
     pub(super) name: String,
     pub(super) file: String,
     pub(super) package: String,
-    /// Whether the mutant replaces a whole body by a value that cargo-mutants guesses from the type.
-    pub(super) is_value: bool,
     /// The function that the mutant is in, attributes included. A constant's mutants have none.
     pub(super) function: Option<Range<usize>>,
     pub(super) function_name: String,
@@ -91,7 +89,6 @@ impl List {
             name: format!("{}: {}", suspect.file, suspect.name),
             file: suspect.file.to_owned(),
             package,
-            is_value: false,
             function: around.and_then(|one| one.function.clone()),
             function_name: around.map(|one| one.function_name.clone()).unwrap_or_default(),
             is_opaque: around.is_some_and(|one| one.is_opaque),
@@ -126,7 +123,6 @@ impl List {
                 name: if times[name.as_str()] > 1 { format!("{name} #{met}") } else { name.clone() },
                 file: file.to_owned(),
                 package: text(one, "package")?.to_owned(),
-                is_value: text(one, "genre")? == "FnValue",
                 function: if function.is_null() { None } else { Some(range(source, &function["span"])?) },
                 function_name: function_name.to_owned(),
                 is_opaque: function["return_type"].as_str().is_some_and(|shown| shown.contains("impl ")),

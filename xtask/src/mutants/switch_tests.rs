@@ -8,7 +8,6 @@ fn mutant(source: &str, number: u32, function: &str, text: &str, with: &str) -> 
         name: format!("{text} -> {with}"),
         file: "a.rs".to_owned(),
         package: "a".to_owned(),
-        is_value: false,
         function: Some(start..start + function.len()),
         function_name: String::new(),
         is_opaque: false,

@@ -50,28 +50,38 @@ pub(super) fn sort<'a>(list: &List, chosen: &[&'a Mutant]) -> anyhow::Result<(Tr
         if errors.is_empty() {
             return Ok((tree, routes));
         }
-        let mut unviable = BTreeMap::<u32, bool>::new();
-        let mut alone = BTreeSet::new();
-        for error in &errors {
-            match attributed(error, &switched) {
-                Blame::Mutant(number, sure) => *unviable.entry(number).or_default() |= sure,
-                Blame::Function(numbers) => {
-                    println!("no mutant of its own:\n{}", error.text);
-                    alone.extend(numbers);
-                }
-                Blame::Nobody => bail!("no mutant causes this error:\n{}", error.text),
-            }
-        }
-        for number in alone {
-            routes.entry(number).and_modify(|(route, _)| *route = Route::Single);
-        }
-        for (number, sure) in unviable {
-            routes.entry(number).and_modify(|(route, mutant)| {
-                *route = if sure || mutant.is_value { Route::Unviable } else { Route::Single };
-            });
-        }
+        reroute(&mut routes, &errors, &switched)?;
     }
     unreachable!("rounds have no end but a build or an error")
+}
+
+/// Takes what does not compile out of the one build.
+fn reroute(
+    routes: &mut Routes<'_>,
+    errors: &[Fault],
+    switched: &BTreeMap<String, Switched>,
+) -> anyhow::Result<()> {
+    let mut unviable = BTreeMap::<u32, bool>::new();
+    let mut alone = BTreeSet::new();
+    for error in errors {
+        match attributed(error, switched) {
+            Blame::Mutant(number, sure) => *unviable.entry(number).or_default() |= sure,
+            Blame::Function(numbers) => {
+                println!("no mutant of its own:\n{}", error.text);
+                alone.extend(numbers);
+            }
+            Blame::Nobody => bail!("no mutant causes this error:\n{}", error.text),
+        }
+    }
+    for number in alone {
+        routes.entry(number).and_modify(|(route, _)| *route = Route::Single);
+    }
+    // what leaves the denominator must be sure not to compile
+    for (number, sure) in unviable {
+        let to = if sure { Route::Unviable } else { Route::Single };
+        routes.entry(number).and_modify(|(route, _)| *route = to);
+    }
+    Ok(())
 }
 
 /// The switched files, by name. Mutants that are in no function's body go to builds of their own.
@@ -201,6 +211,7 @@ fn attributed(fault: &Fault, switched: &BTreeMap<String, Switched>) -> Blame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutants::list::tests::two;
     use crate::mutants::switch::Arm;
 
     #[test]
@@ -218,5 +229,19 @@ mod tests {
         assert_eq!(blame(&[("a.rs", 4..=4), ("a.rs", 5..=5)]), Blame::Mutant(7, true));
         assert_eq!(blame(&[("a.rs", 3..=12)]), Blame::Function(vec![7, 8]));
         assert_eq!(blame(&[("b.rs", 5..=5)]), Blame::Nobody);
+    }
+
+    #[test]
+    fn what_may_be_the_switch_s_fault_gets_a_build_of_its_own() {
+        let list = two();
+        let mut routes: Routes<'_> =
+            list.mutants.iter().map(|one| (one.number, (Route::Switch, one))).collect();
+        let arm = |number, lines, changed| Arm { number, lines, changed };
+        let arms = vec![arm(1, 3..=6, 5..=5), arm(2, 7..=10, 9..=9)];
+        let switched = Switched { arms, ..Switched::default() };
+        let fault = |line| Fault { text: String::new(), places: vec![("a.rs".to_owned(), line..=line)] };
+        reroute(&mut routes, &[fault(5), fault(7)], &[("a.rs".to_owned(), switched)].into()).unwrap();
+        assert_eq!(routes[&1].0, Route::Unviable, "the error is in the line that the mutant changed");
+        assert_eq!(routes[&2].0, Route::Single, "it is in another of the mutant's lines");
     }
 }
