@@ -65,10 +65,14 @@ enum Task {
 
 #[derive(Debug, Subcommand)]
 enum Mutants {
-    /// Plant the bugs of a list that are in other crates, one by one; each must be caught.
+    /// Plant the bugs of a list that are in other crates, one by one, and keep in tests/mutants what was found; each must be
+    /// caught.
     Suspects {
         /// Only those whose name holds this.
         only: Option<String>,
+        /// Those too that no test has caught of the code and the tests as they are.
+        #[arg(long)]
+        again: bool,
     },
     /// Compile every mutant of the pure crates, and the listed bugs, into one build, judge each by the tests, and keep in
     /// tests/mutants what was found of the code and the tests as they are. It goes on where it was ended.
@@ -119,7 +123,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(Bench::Create { rounds }) => bench::create(rounds),
         Task::Bench(Bench::Controlplane) => bench::controlplane(),
         Task::Bench(Bench::Crash { kills }) => bench::crash(kills),
-        Task::Mutants(Mutants::Suspects { only }) => mutants::suspects(only.as_deref()),
+        Task::Mutants(Mutants::Suspects { only, again }) => mutants::suspects(only.as_deref(), again),
         Task::Mutants(Mutants::All { shard, only, again }) => {
             mutants::all(shard.as_deref(), only.as_deref(), again)
         }

@@ -23,7 +23,7 @@ pub(crate) fn run(shard: Option<&str>, only: Option<&str>, again: bool) -> anyho
     let chosen: Vec<&Mutant> = chosen.filter(|one| only.is_none_or(|only| one.name.contains(only))).collect();
     let results = Results::load(&state::now()?)?;
     let open: Vec<&Mutant> =
-        chosen.iter().copied().filter(|one| results.known().is_open(one, again)).collect();
+        chosen.iter().copied().filter(|one| results.known().is_open(&one.key, again)).collect();
     say(&format!("{} mutants, of which {} are to be judged", chosen.len(), open.len()));
     let results = Mutex::new(results);
     let judged = if open.is_empty() { Ok(()) } else { judge(&list, &open, &results) };

@@ -140,10 +140,9 @@ fn caught_before(mutant: &Mutant, results: &Mutex<Results>) -> String {
     results.caught_before(mutant).unwrap_or_default().to_owned()
 }
 
-/// Runs the programs one after another, those of the mutant's own package first, up to one in which a test fails twice: in all
-/// of the program, and once more alone. A test that did so once only is left out of what is run of the program then. One that
-/// runs out of time, memory or stack does not end the search, since a later one may fail. The test that caught the mutant before comes
-/// first: it mostly does so again, in much less time.
+/// Runs the programs one after another, those of the mutant's own package first, up to one in which a test fails. One that runs
+/// out of time, memory or stack does not end the search, since a later one may fail. The test that caught the mutant before
+/// comes first: it mostly does so again, in much less time.
 fn verdict(
     mutant: &Mutant,
     suites: &[Suite],
@@ -161,44 +160,49 @@ fn verdict(
     }
     let (own, others): (Vec<&Suite>, Vec<&Suite>) =
         suites.iter().partition(|suite| suite.name == mutant.package);
-    let mut hung = None;
+    let mut found = (Word::Missed, String::new());
     for suite in own.into_iter().chain(others) {
-        let name = &suite.name;
-        let mut once = Vec::new();
-        loop {
-            let mut outcome = run(suite, Part::Without(&once))?;
-            if let Outcome::Failed(failed) = &outcome {
-                let names_test = !failed.starts_with(NO_TEST);
-                let again = run(suite, if names_test { Part::One(failed) } else { Part::Without(&once) })?;
-                if again == outcome {
-                    return Ok((Word::Caught, format!("{name}: {failed}")));
-                }
-                println!("failed once only: {name}: {failed}, {again:?} then, {}", mutant.name);
-                if names_test {
-                    once.push(failed.clone());
-                    continue;
-                }
-                outcome = again;
-            }
-            match outcome {
-                Outcome::Passed | Outcome::Failed(_) => {}
-                Outcome::TimedOut => {
-                    hung.get_or_insert_with(|| name.clone());
-                }
-                Outcome::OutOfMemory => {
-                    hung.get_or_insert_with(|| format!("{name}: out of memory"));
-                }
-                Outcome::OutOfStack => {
-                    hung.get_or_insert_with(|| format!("{name}: out of stack"));
-                }
-            }
-            break;
+        let (word, how) = searched(&mutant.name, |part| run(suite, part))?;
+        if word == Word::Caught {
+            return Ok((word, format!("{}: {how}", suite.name)));
+        }
+        if word == Word::Timeout && found.0 == Word::Missed {
+            found = (word, format!("{}: {how}", suite.name));
         }
     }
-    Ok(match hung {
-        Some(suite) => (Word::Timeout, suite),
-        None => (Word::Missed, String::new()),
-    })
+    Ok(found)
+}
+
+/// Runs a program up to a test that fails twice: in all of the program, and once more alone. A test that did so once only is left
+/// out of what is run of the program then. Where the program names no test, all of it must fail in the same way twice.
+pub(super) fn searched(
+    mutant: &str,
+    run: impl Fn(Part<'_>) -> anyhow::Result<Outcome>,
+) -> anyhow::Result<(Word, String)> {
+    let mut once = Vec::new();
+    loop {
+        let mut outcome = run(Part::Without(&once))?;
+        if let Outcome::Failed(failed) = &outcome {
+            let names_test = !failed.starts_with(NO_TEST);
+            let again = run(if names_test { Part::One(failed) } else { Part::Without(&once) })?;
+            if again == outcome {
+                return Ok((Word::Caught, failed.clone()));
+            }
+            println!("failed once only: {failed}, then {again:?}, {mutant}");
+            if names_test {
+                once.push(failed.clone());
+                continue;
+            }
+            outcome = again;
+        }
+        let how = match outcome {
+            Outcome::Passed | Outcome::Failed(_) => return Ok((Word::Missed, String::new())),
+            Outcome::TimedOut => "out of time",
+            Outcome::OutOfMemory => "out of memory",
+            Outcome::OutOfStack => "out of stack",
+        };
+        return Ok((Word::Timeout, how.to_owned()));
+    }
 }
 
 /// Where the programs of one worker put temporary files.

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use super::PACKAGES;
-use super::suspects::{self, Judge, Suspect};
+use super::suspects::{self, Suspect};
 use crate::shell::command;
 use crate::tools::cargo_tool;
 
@@ -65,7 +65,7 @@ impl List {
             }
         }
         let mut list = Self::of(&found, sources)?;
-        for suspect in suspects::ALL.iter().filter(|one| one.judge == Judge::Pure) {
+        for suspect in suspects::ALL.iter().filter(|one| !one.is_alone()) {
             list.add(suspect)?;
         }
         Ok(list)
@@ -86,7 +86,7 @@ impl List {
         let around = self.mutants.iter().find(holds);
         let mut mutant = Mutant {
             number: u32::try_from(self.mutants.len())? + 1,
-            name: format!("{}: {}", suspect.file, suspect.name),
+            name: suspect.full_name(),
             file: suspect.file.to_owned(),
             package,
             function: around.and_then(|one| one.function.clone()),

@@ -68,6 +68,19 @@ impl Found {
     }
 }
 
+/// What a result is of: a name for people, and a key that is the same as long as the mutation is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject<'a> {
+    pub(super) name: &'a str,
+    pub(super) key: &'a str,
+}
+
+impl<'a> From<&'a Mutant> for Subject<'a> {
+    fn from(mutant: &'a Mutant) -> Self {
+        Self { name: &mutant.name, key: &mutant.key }
+    }
+}
+
 /// What was found up to now, by key. Each line of a file is a word, a name, what caught the mutant, the key, and the state of
 /// the code and the tests. Of other states only what caught a mutant is remembered: that is tried first.
 #[derive(Debug, Default)]
@@ -107,31 +120,38 @@ impl Known {
         }
     }
 
-    /// What was found of a mutant.
-    pub(super) fn of_mutant(&self, mutant: &Mutant) -> Option<&Found> {
-        self.found.get(&mutant.key)
+    /// What was found under a key.
+    pub(super) fn get(&self, key: &str) -> Option<&Found> {
+        self.found.get(key)
     }
 
-    /// Whether the mutant is to be judged in this state. What a test notices by chance alone would be caught one day if what
+    /// Takes what was found down.
+    pub(super) fn set(&mut self, key: &str, word: Word, by: &str) {
+        let by = by.replace(['\t', '\n'], " ");
+        self.found.insert(key.to_owned(), Found { word, by });
+    }
+
+    /// Whether the mutant of a key is to be judged in this state. What a test notices by chance alone would be caught one day if what
     /// survived were tried again each time, so that is done only where it is asked for.
-    pub(super) fn is_open(&self, mutant: &Mutant, again: bool) -> bool {
-        match self.of_mutant(mutant).map(|found| found.word) {
+    pub(super) fn is_open(&self, key: &str, again: bool) -> bool {
+        match self.get(key).map(|found| found.word) {
             None | Some(Word::Timeout) => true,
             Some(Word::Missed) => again,
             Some(Word::Caught | Word::Unviable) => false,
         }
     }
 
-    fn line(&self, mutant: &Mutant, found: &Found) -> String {
-        format!("{}\t{}\t{}\t{}\t{}\n", found.word, mutant.name, found.by, mutant.key, self.state)
+    /// The line of a subject, where something was found of it.
+    fn line(&self, Subject { name, key }: Subject<'_>) -> Option<String> {
+        let Found { word, by } = self.get(key)?;
+        Some(format!("{word}\t{name}\t{by}\t{key}\t{}\n", self.state))
     }
 
-    /// The lines of these mutants, in the order of their names.
-    fn lines(&self, mutants: &[&Mutant]) -> String {
-        let mut mutants = mutants.to_vec();
-        mutants.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        let found = mutants.iter().filter_map(|mutant| Some((mutant, self.of_mutant(mutant)?)));
-        found.map(|(mutant, found)| self.line(mutant, found)).collect()
+    /// The lines of these, in the order of their names.
+    pub(super) fn lines<'a>(&self, subjects: impl IntoIterator<Item = Subject<'a>>) -> String {
+        let mut subjects: Vec<_> = subjects.into_iter().collect();
+        subjects.sort_unstable_by_key(|one| one.name);
+        subjects.into_iter().filter_map(|one| self.line(one)).collect()
     }
 }
 
@@ -174,16 +194,15 @@ impl Results {
 
     /// Keeps what was found of a mutant.
     pub(super) fn add(&mut self, mutant: &Mutant, word: Word, by: &str) -> anyhow::Result<()> {
-        let found = Found { word, by: by.replace(['\t', '\n'], " ") };
-        self.file.write_all(self.known.line(mutant, &found).as_bytes())?;
-        self.known.found.insert(mutant.key.clone(), found);
-        Ok(())
+        self.known.set(&mutant.key, word, by);
+        let line = self.known.line(mutant.into()).unwrap_or_default();
+        Ok(self.file.write_all(line.as_bytes())?)
     }
 
     /// Writes what is known of a shard to its file in the repository.
     pub(super) fn keep(&self, mutants: &[&Mutant], shard: u32, of: u32) -> anyhow::Result<()> {
         let path = format!("{SHARDS}/{shard}-of-{of}.tsv");
-        fs::write(&path, self.known.lines(mutants)).context(path)
+        fs::write(&path, self.known.lines(mutants.iter().map(|one| (*one).into()))).context(path)
     }
 }
 
@@ -203,12 +222,12 @@ mod tests {
         let mut sum = Known::of("now");
         for shard in [here, there] {
             let mut read = Known::of("now");
-            read.read(&shard.lines(&[other, one]));
+            read.read(&shard.lines([other.into(), one.into()]));
             sum.add(read);
         }
-        assert_eq!(sum.of_mutant(one).unwrap().word, Word::Caught);
-        assert_eq!(sum.of_mutant(other).unwrap().word, Word::Missed);
-        assert_eq!(sum.lines(&[other, one]).lines().count(), 2);
+        assert_eq!(sum.get(&one.key).unwrap().word, Word::Caught);
+        assert_eq!(sum.get(&other.key).unwrap().word, Word::Missed);
+        assert_eq!(sum.lines([other.into(), one.into()]).lines().count(), 2);
     }
 
     #[test]
@@ -223,7 +242,7 @@ mod tests {
         for (first, second) in [(Word::Caught, Word::Missed), (Word::Missed, Word::Caught)] {
             let mut sum = shard(first);
             sum.add(shard(second));
-            assert_eq!(sum.of_mutant(one).unwrap().word, Word::Missed);
+            assert_eq!(sum.get(&one.key).unwrap().word, Word::Missed);
         }
     }
 
@@ -234,8 +253,8 @@ mod tests {
         let mut then = Known::of("then");
         then.found.insert(one.key.clone(), Found { word: Word::Caught, by: "a: t".to_owned() });
         let mut now = Known::of("now");
-        now.read(&then.lines(&[one]));
-        assert_eq!((now.of_mutant(one), now.before.get(&one.key).map(String::as_str)), (None, Some("a: t")));
+        now.read(&then.lines([one.into()]));
+        assert_eq!((now.get(&one.key), now.before.get(&one.key).map(String::as_str)), (None, Some("a: t")));
         now.read("caught\tends in the middle of a li");
         assert!(now.found.is_empty());
     }
@@ -245,7 +264,7 @@ mod tests {
         let list = two();
         let one = &list.mutants[0];
         let mut known = Known::of("now");
-        assert!(known.is_open(one, false), "nothing is known of it");
+        assert!(known.is_open(&one.key, false), "nothing is known of it");
         for (word, open, again) in [
             (Word::Caught, false, false),
             (Word::Missed, false, true),
@@ -253,7 +272,8 @@ mod tests {
             (Word::Unviable, false, false),
         ] {
             known.found.insert(one.key.clone(), Found { word, by: String::new() });
-            assert_eq!((known.is_open(one, false), known.is_open(one, true)), (open, again), "{word}");
+            let found = [false, true].map(|again| known.is_open(&one.key, again));
+            assert_eq!(found, [open, again], "{word}");
         }
     }
 

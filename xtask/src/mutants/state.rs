@@ -20,10 +20,33 @@ const FOLDERS: [&str; 8] = [
     "tests/sim",
 ];
 
+/// All that judges what is planted one by one, with the services and whatever these are built from.
+const ALL: [&str; 9] = [
+    "Cargo.toml",
+    "cli",
+    "controlplane-svc",
+    "crates",
+    "proto",
+    "tenant-svc",
+    "tests",
+    "workspace-init",
+    // what was found decides nothing
+    ":(exclude)tests/mutants",
+];
+
 /// Stands for the text of all that decides what becomes of a mutant, as it is now: whatever changes in the code, or in a test,
 /// may change that. The versions of dependencies are left out.
 pub(super) fn now() -> anyhow::Result<String> {
-    let listed = Command::new("git").args(["ls-files", "-z", "--"]).args(FOLDERS).output();
+    of(&FOLDERS)
+}
+
+/// The same for what is planted one by one.
+pub(super) fn of_all() -> anyhow::Result<String> {
+    of(&ALL)
+}
+
+fn of(folders: &[&str]) -> anyhow::Result<String> {
+    let listed = Command::new("git").args(["ls-files", "-z", "--"]).args(folders).output();
     let listed = listed.context("git can't be run")?;
     ensure!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr));
     let listed = String::from_utf8(listed.stdout)?;
@@ -42,6 +65,18 @@ mod tests {
 
     use super::*;
     use crate::mutants::JUDGES;
+
+    #[test]
+    fn all_of_the_workspace_judges_what_is_planted_alone() {
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+        let manifest = fs::read_to_string(manifest).unwrap();
+        let (members, _) = manifest.split_once("members = [").unwrap().1.split_once(']').unwrap();
+        let members: Vec<_> = members.split('"').skip(1).step_by(2).filter(|one| *one != "xtask").collect();
+        assert!(members.len() > 10, "{members:?}");
+        for member in members {
+            assert!(ALL.contains(&member.split('/').next().unwrap()), "{member}");
+        }
+    }
 
     #[test]
     fn all_that_judges_is_part_of_the_state() {

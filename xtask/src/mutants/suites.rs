@@ -123,7 +123,7 @@ impl Suite {
 
     /// How long the program may take with a mutant.
     pub(super) fn limit(&self) -> Duration {
-        self.usual * 10 + Duration::from_secs(20)
+        limit(self.usual)
     }
 
     /// Runs a part of the program under the mutant of a number or none, until a test fails.
@@ -144,14 +144,29 @@ impl Suite {
         command.env("RUST_BACKTRACE", "0").env_remove("RUSTC_BOOTSTRAP");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let child = command.spawn().with_context(|| format!("{} can't be run", self.executable.display()))?;
-        let outcome = watch(child, limit);
+        let outcome = watch(child, limit, Until::Failure);
         fs::remove_dir_all(scratch)?;
         outcome
     }
 }
 
-/// Waits for a program's end, its first failed test, or the limit. Nothing that the program has started survives it.
-fn watch(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
+/// How long may be taken with a mutant by what takes so long without.
+pub(super) fn limit(usual: Duration) -> Duration {
+    usual * 10 + Duration::from_secs(20)
+}
+
+/// When a program has run for long enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Once a test has failed.
+    Failure,
+    /// Once it has ended by itself, so that it can clear away what it has made elsewhere.
+    End,
+}
+
+/// Waits for a program's end, its first failed test, or the limit. Nothing that the program has started survives it. Its output
+/// and its errors are piped, and it has a process group of its own.
+pub(super) fn watch(mut child: Child, limit: Duration, until: Until) -> anyhow::Result<Outcome> {
     let began = Instant::now();
     let group = child.id();
     let stdout = child.stdout.take().context("a program's output is piped")?;
@@ -170,9 +185,11 @@ fn watch(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
         // all are read, so that the program does not wait for that
         lines.fold(None, |told, line| told.or_else(|| taken(&String::from_utf8_lossy(&line))))
     });
+    let mut first = None;
     let ended = loop {
         match failed.recv_timeout(LOOK_EVERY) {
-            Ok(test) => break Some(Outcome::Failed(test)),
+            Ok(test) if until == Until::Failure => break Some(Outcome::Failed(test)),
+            Ok(test) => first = first.or(Some(test)),
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(1)),
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -180,7 +197,7 @@ fn watch(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
             break None;
         }
         if began.elapsed() > limit {
-            break Some(Outcome::TimedOut);
+            break Some(first.take().map_or(Outcome::TimedOut, Outcome::Failed));
         }
         if INTERRUPTED.load(Ordering::SeqCst) {
             kill(group);
@@ -196,8 +213,8 @@ fn watch(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
     Ok(match ended {
         Some(outcome) => outcome,
         None if status.success() => Outcome::Passed,
-        None => match (failed.try_recv(), taken, status.signal()) {
-            (Ok(test), ..) => Outcome::Failed(test),
+        None => match (first.or_else(|| failed.try_recv().ok()), taken, status.signal()) {
+            (Some(test), ..) => Outcome::Failed(test),
             (_, Some(taken), _) => taken,
             (_, _, Some(signal)) => Outcome::Failed(format!("{NO_TEST}signal {signal}")),
             (..) => Outcome::Failed(format!("{NO_TEST}{status}")),
@@ -235,7 +252,23 @@ mod tests {
     fn ran(script: &str, limit: Duration) -> Outcome {
         let mut sh = Command::new("sh");
         sh.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        watch(sh.spawn().unwrap(), limit).unwrap()
+        watch(sh.spawn().unwrap(), limit, Until::Failure).unwrap()
+    }
+
+    #[test]
+    fn a_program_that_has_to_clear_away_ends_by_itself() {
+        let mut sh = Command::new("sh");
+        let script = "echo 'test a ... FAILED'; sleep 0.2; echo 'test b ... FAILED'; exit 101";
+        sh.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let began = Instant::now();
+        let outcome = watch(sh.spawn().unwrap(), Duration::from_secs(60), Until::End).unwrap();
+        assert_eq!(outcome, Outcome::Failed("a".to_owned()));
+        assert!(began.elapsed() >= Duration::from_millis(200));
+        let mut sh = Command::new("sh");
+        sh.args(["-c", "echo 'test a ... FAILED'; exec sleep 60"]).process_group(0);
+        let child = sh.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let outcome = watch(child, Duration::from_millis(100), Until::End).unwrap();
+        assert_eq!(outcome, Outcome::Failed("a".to_owned()), "another test hangs");
     }
 
     #[test]

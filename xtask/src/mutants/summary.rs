@@ -6,6 +6,7 @@ use std::fs;
 use anyhow::{Context, bail, ensure};
 
 use super::list::List;
+use super::planted::{self, Planted};
 use super::results::{Known, Results, Word};
 use super::state;
 
@@ -18,7 +19,7 @@ const LEAST: (f64, f64) = (95.0, 90.0);
 
 /// Writes and shows the sum of all mutants of a list: the counts of each file, then every mutant that no test caught.
 pub(super) fn write(list: &List, results: &Results) -> anyhow::Result<()> {
-    let summary = Summary::of(list, results.known());
+    let summary = Summary::of(list, results.known(), &planted::found()?);
     fs::write(SUMMARY, summary.text()).context(SUMMARY)?;
     summary.show();
     Ok(())
@@ -41,10 +42,14 @@ struct Summary {
 }
 
 impl Summary {
-    fn of(list: &List, known: &Known) -> Self {
+    /// Of a list, and of the suspects that were planted one by one.
+    fn of(list: &List, known: &Known, planted: &Planted) -> Self {
         let mut summary = Self::default();
+        for (name, word) in planted {
+            summary.suspects.insert(name.clone(), word.map_or("open", Word::as_str).to_owned());
+        }
         for mutant in &list.mutants {
-            let found = known.of_mutant(mutant);
+            let found = known.get(&mutant.key);
             if mutant.is_suspect {
                 let word = found.map_or("open", |found| found.word.as_str());
                 summary.suspects.insert(mutant.name.clone(), word.to_owned());
@@ -168,7 +173,7 @@ pub(crate) fn report() -> anyhow::Result<()> {
     let (list, results) = (List::new()?, Results::load(&state::now()?)?);
     write(&list, &results)?;
     let reasons = reasons(&fs::read_to_string(SURVIVORS).unwrap_or_default())?;
-    let problems = Summary::of(&list, results.known()).problems(&reasons);
+    let problems = Summary::of(&list, results.known(), &planted::found()?).problems(&reasons);
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(())
 }
@@ -198,10 +203,10 @@ mod tests {
         let list = two();
         let [one, other] = &list.mutants[..] else { panic!() };
         let mut known = Known::of("now");
-        assert_eq!(Summary::of(&list, &known).files["a.rs"], [0, 0, 0, 0, 2]);
+        assert_eq!(Summary::of(&list, &known, &Planted::new()).files["a.rs"], [0, 0, 0, 0, 2]);
         known.read(&format!("caught\t{}\ta: the program: signal 6\t{}\tnow\n", one.name, one.key));
         known.read(&format!("timeout\t{}\ta: out of memory\t{}\tnow\n", other.name, other.key));
-        let found = Summary::of(&list, &known);
+        let found = Summary::of(&list, &known, &Planted::new());
         assert_eq!((found.files["a.rs"], found.no_test), ([1, 0, 1, 0, 0], 1));
         let text = found.text();
         assert!(text.contains("file\ta.rs\t1\t0\t1\t0\t0\n"), "{text}");
@@ -214,6 +219,20 @@ mod tests {
         let suspects = suspects.map(|(name, word)| (name.to_owned(), word.to_owned())).into();
         let found = Summary { suspects, ..Summary::default() };
         assert_eq!(found.problems(&BTreeMap::new()), ["missed, and must be caught: a.rs: it is lost"]);
+    }
+
+    #[test]
+    fn what_is_planted_alone_must_be_caught_too() {
+        let planted =
+            [("pg.rs: a", None), ("pg.rs: b", Some(Word::Missed)), ("pg.rs: c", Some(Word::Caught))];
+        let planted = planted.map(|(name, word)| (name.to_owned(), word)).into();
+        let mut known = Known::of("now");
+        let list = two();
+        for mutant in &list.mutants {
+            known.set(&mutant.key, Word::Caught, "a: t");
+        }
+        let expected = ["open, and must be caught: pg.rs: a", "missed, and must be caught: pg.rs: b"];
+        assert_eq!(Summary::of(&list, &known, &planted).problems(&BTreeMap::new()), expected);
     }
 
     #[test]

@@ -27,12 +27,38 @@ pub(super) enum Judge {
     Postgres,
 }
 
+impl Judge {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Pure => "pure",
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
 impl Suspect {
     /// The package that it is in, where that is one of those that are mutated.
     pub(super) fn package(&self) -> Option<String> {
         let folder = self.file.strip_prefix("crates/")?.split('/').next()?;
         let package = format!("molecule-{folder}");
         PACKAGES.contains(&package.as_str()).then_some(package)
+    }
+
+    /// Whether it is planted by itself, and not together with all mutants.
+    pub(super) fn is_alone(&self) -> bool {
+        self.judge != Judge::Pure || self.package().is_none()
+    }
+
+    /// The name that its results have.
+    pub(super) fn full_name(&self) -> String {
+        format!("{}: {}", self.file, self.name)
+    }
+
+    /// A source with the mutation in it.
+    pub(super) fn applied(&self, source: &str) -> anyhow::Result<String> {
+        let place = self.place(source)?;
+        Ok([&source[..place], self.with, &source[place + self.text.len()..]].concat())
     }
 
     /// Where the text begins in its file, which must hold it once.
