@@ -10,4 +10,5 @@ mod services;
 mod sweep;
 mod sweeper;
 mod told;
+mod watch;
 mod world;

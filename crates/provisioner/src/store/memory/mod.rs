@@ -3,12 +3,13 @@
 mod tenants;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::tenants::Kept;
 use super::{Alarm, Expectations, Expected, Room, Store, StoreError, WHOLE};
 use crate::admission::{self, Account, Admitted, ChangeRequest, LAUNCH_WINDOW, ProvisionRequest};
+use crate::faults::{Probe, Steps};
 use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment, Wanted};
 use crate::outcome::{self, Outcome};
 use crate::reconciler::orphans::Launched;
@@ -25,6 +26,7 @@ use molecule_domain::{Error, Timestamp};
 pub struct MemoryStore {
     state: Mutex<State>,
     wakes: Wakes,
+    steps: Steps,
 }
 
 /// What a [`MemoryStore`] holds; a copy of it is a backup.
@@ -53,7 +55,12 @@ struct State {
 impl MemoryStore {
     /// Opens what an earlier process, or a backup, has left.
     pub fn open(data: Data) -> Self {
-        Self { state: Mutex::new(data.0), wakes: Wakes::default() }
+        Self { state: Mutex::new(data.0), ..Self::default() }
+    }
+
+    /// An empty store whose reads of events are steps under a test's probe.
+    pub fn probed(probe: Arc<dyn Probe>) -> Self {
+        Self { steps: Steps::probed(probe), ..Self::default() }
     }
 
     /// All that is stored.
@@ -65,6 +72,14 @@ impl MemoryStore {
     pub fn counters(&self, organization: OrganizationId) -> (Revision, i64) {
         let state = self.lock();
         (state.revisions.get(&organization).copied().unwrap_or_default(), state.events_told)
+    }
+
+    fn told_after(&self, organization: OrganizationId, after: i64, limit: u32) -> Vec<Event> {
+        let state = self.lock();
+        // their numbers only grow
+        let later = state.events.partition_point(|(_, event)| event.id <= after);
+        let mine = state.events[later..].iter().filter(|(owner, _)| *owner == organization);
+        mine.take(limit as usize).map(|(_, event)| event.clone()).collect()
     }
 
     /// All records of an organisation's.
@@ -253,11 +268,9 @@ impl Store for MemoryStore {
         after: i64,
         limit: u32,
     ) -> Result<Vec<Event>, StoreError> {
-        let state = self.lock();
-        // their numbers only grow
-        let later = state.events.partition_point(|(_, event)| event.id <= after);
-        let mine = state.events[later..].iter().filter(|(owner, _)| *owner == organization);
-        Ok(mine.take(limit as usize).map(|(_, event)| event.clone()).collect())
+        let read = || async { self.told_after(organization, after, limit) };
+        let read = self.steps.run("store.events_after", read).await;
+        read.map_err(|injected| StoreError::Unavailable(injected.to_string().into()))
     }
 
     async fn claim(
