@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use bollard::Docker;
 use bollard::models::ContainerCreateBody;
-use bollard::query_parameters::{CreateContainerOptions, InspectContainerOptions, ListNetworksOptions};
+use bollard::query_parameters::{
+    CreateContainerOptions, InspectContainerOptions, ListNetworksOptions, RemoveContainerOptions,
+};
 use molecule_domain::error::ErrorReason;
 use molecule_proto::controlplane::v1 as wire;
 use molecule_service_kit::status::from_status;
@@ -88,6 +90,13 @@ async fn what_is_unknown_goes_by_an_operators_word(
         }
     })
     .await;
+    // whose tenant may still tell of something is named, whether the database knows the organisation or not
+    let lost = uuid::Uuid::new_v4().to_string();
+    let of_lost = orphan(&docker, installation, &lost, 998).await;
+    let listed = operator.list_alarms(wire::ListAlarmsRequest {}).await.unwrap().into_inner();
+    assert_eq!(listed.organizations_without_agreement, [organization]);
+    assert_eq!(listed.unknown_organizations, [lost]);
+    docker.remove_container(&of_lost, None::<RemoveContainerOptions>).await.unwrap();
     let listed = operator.list_orphans(wire::ListOrphansRequest {}).await.unwrap().into_inner();
     assert_eq!(listed.alarms.len(), 1);
     // whatever else there is of its workspace goes with it, and is shown

@@ -20,7 +20,7 @@ use molecule_provisioner::shown::Shown;
 use molecule_provisioner::store::{Room, Store, StoreError};
 use molecule_store_postgres::accounts::{Accounts, Audit, Organization};
 use molecule_store_postgres::engine::EngineStore;
-use molecule_store_postgres::{Agreement, Database, Process};
+use molecule_store_postgres::{Agreement, Database, Missing, Process};
 use molecule_tests::postgres::{Scratch, execute};
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
@@ -494,6 +494,37 @@ async fn a_record_of_a_newer_version_harms_nobody() {
     write(set_phase("Admitted")).await;
     assert_eq!(claim(3).await, [], "it is left to others for a while");
     assert_eq!(claim(8).await, [(newer, None)]);
+    cancel.cancel();
+}
+
+/// Who is missing before an alarm is ended: whoever was met and has not agreed, and whoever owns something of what is listed, as
+/// where its tenant came only after the backup, or where it is not in the database at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_tenant_may_know_more_is_named() {
+    let (scratch, cancel) = (Arc::new(Scratch::new().await.unwrap()), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let service = Service { database: database.clone(), scratch: Arc::clone(&scratch) };
+    let accounts = Accounts::new(database.clone());
+    let mut made = Vec::new();
+    for _ in 0..5 {
+        let org = organization(Limits::default());
+        made.push(accounts.create(&org, &operator("create"), at(0)).await.unwrap().id);
+    }
+    let [met, agreed, never_met, deleted, _owns_nothing] = made[..] else { panic!("five") };
+    tenants::Service::begins(&service, at(0)).await;
+    for org in [met, agreed] {
+        let process = IncarnationId::generate();
+        tenants::Service::meets(&service, org, process).await;
+        if org == agreed {
+            tenants::Service::agrees(&service, org, process, &[], at(1)).await;
+        }
+    }
+    accounts.delete(deleted, &operator("delete"), at(2)).await.unwrap();
+    let lost = OrganizationId::generate();
+    let missing = database.without_agreement(&[agreed, never_met, never_met, deleted, lost]).await.unwrap();
+    let mut named = vec![met, never_met];
+    named.sort_unstable();
+    assert_eq!(missing, Missing { without_agreement: named, unknown: vec![lost] });
     cancel.cancel();
 }
 

@@ -72,6 +72,7 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
                 orphans: listed.orphans,
                 unreachable_backends: listed.unreachable_backends,
                 organizations_without_agreement: listed.organizations_without_agreement,
+                unknown_organizations: listed.unknown_organizations,
                 ..wire::ClearAlarmsResponse::default()
             };
             show::alarms(&shown, format);

@@ -186,6 +186,7 @@ pub(super) fn alarms(shown: &wire::ClearAlarmsResponse, format: Format) {
         return print_json(&json!({
             "alarms": alarms, "orphans": orphans, "unreachable_backends": unreachable, "cleared": shown.cleared,
             "etag": shown.etag, "organizations_without_agreement": shown.organizations_without_agreement,
+            "unknown_organizations": shown.unknown_organizations,
         }));
     }
     if shown.alarms.is_empty() {
@@ -201,6 +202,13 @@ pub(super) fn alarms(shown: &wire::ClearAlarmsResponse, format: Format) {
             "The tenants of these organisations have not yet told this control plane what it may have lost. Wait for them before \
              the alarm is ended:\n  {}\n",
             shown.organizations_without_agreement.join("\n  ")
+        );
+    }
+    if !shown.unknown_organizations.is_empty() {
+        println!(
+            "These organisations own some of what is listed, and this database does not know them. Their tenants can't tell of it \
+             until the organisations are created anew, with these ids, and have tokens:\n  {}\n",
+            shown.unknown_organizations.join("\n  ")
         );
     }
     println!(

@@ -2,13 +2,14 @@
 //! removal are one code path.
 
 use molecule_domain::error::{Error, ErrorReason, Result};
+use molecule_domain::id::OrganizationId;
 use molecule_proto::controlplane::v1 as wire;
 use molecule_provisioner::Engine;
 use molecule_provisioner::reconciler::orphans::Orphans;
 use molecule_provisioner::store::{Alarm, Store};
 use molecule_service_kit::wire::{confirms, etag as etag_of, time};
-use molecule_store_postgres::Recovered;
 use molecule_store_postgres::accounts::Audit;
+use molecule_store_postgres::{Missing, Recovered};
 
 use super::Parts;
 use super::callers::Operator;
@@ -118,17 +119,28 @@ fn alarm_to_wire(alarm: &Alarm) -> wire::Alarm {
 pub(super) async fn list_alarms(parts: &Parts) -> Result<wire::ListAlarmsResponse> {
     let alarms = alarms(parts).await?;
     let (found, unreachable_backends) = find(parts).await?;
+    let found = under(&alarms, found);
+    let missing = missing(parts, &found).await?;
     Ok(wire::ListAlarmsResponse {
         alarms: alarms.iter().map(alarm_to_wire).collect(),
-        orphans: to_wire(&under(&alarms, found)),
+        orphans: to_wire(&found),
         unreachable_backends,
-        organizations_without_agreement: without_agreement(parts).await?,
+        organizations_without_agreement: texts(&missing.without_agreement),
+        unknown_organizations: texts(&missing.unknown),
     })
 }
 
-/// Organisations whose tenants may know more than this database.
-async fn without_agreement(parts: &Parts) -> Result<Vec<String>> {
-    Ok(parts.database.without_agreement().await?.iter().map(ToString::to_string).collect())
+/// Organisations whose tenants may know more than this database, and those that own something of this and are not in it.
+async fn missing(parts: &Parts, found: &[Found<'_>]) -> Result<Missing> {
+    let instances = found.iter().flat_map(|one| &one.orphans.instances);
+    let workspaces = found.iter().flat_map(|one| &one.orphans.workspaces);
+    let owners = instances.map(|(instance, _)| instance.organization);
+    let owners: Vec<_> = owners.chain(workspaces.map(|(organization, _)| *organization)).collect();
+    Ok(parts.database.without_agreement(&owners).await?)
+}
+
+fn texts(organizations: &[OrganizationId]) -> Vec<String> {
+    organizations.iter().map(ToString::to_string).collect()
 }
 
 /// What is at the backends that have an alarm.
@@ -148,11 +160,13 @@ pub(super) async fn clear_alarms(
     // one of a backend that is not configured any more stands until that is back, and keeps no other from ending
     let alarms: Vec<_> =
         alarms.into_iter().filter(|alarm| parts.engines.get(&alarm.backend).is_ok()).collect();
+    let missing = missing(parts, &found).await?;
     let mut shown = wire::ClearAlarmsResponse {
         alarms: alarms.iter().map(alarm_to_wire).collect(),
         orphans: to_wire(&found),
         unreachable_backends,
-        organizations_without_agreement: without_agreement(parts).await?,
+        organizations_without_agreement: texts(&missing.without_agreement),
+        unknown_organizations: texts(&missing.unknown),
         ..wire::ClearAlarmsResponse::default()
     };
     if alarms.is_empty() {

@@ -39,7 +39,7 @@ pub use self::membership::{Membership, Place};
 use self::notify::Notifier;
 pub use self::sessions::{Meeting, Process, Recovered, SESSION, Seen};
 use self::sqlstate::store_error;
-pub use self::tenants::Agreement;
+pub use self::tenants::{Agreement, Missing};
 pub use self::transactions::Counts;
 use self::transactions::Transactions;
 

@@ -34,23 +34,40 @@ pub struct Agreement {
     pub ends: bool,
 }
 
-/// How many organisations are listed.
-const LISTED: i64 = 1000;
+/// Whose tenants may know more than this database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Organisations whose tenants have still to agree with the control plane's newest start.
+    pub without_agreement: Vec<OrganizationId>,
+    /// Organisations that this database does not know: their tenants can't call.
+    pub unknown: Vec<OrganizationId>,
+}
 
 impl Database {
-    /// Organisations whose tenants have met the control plane before, and have not agreed with its newest start.
-    pub async fn without_agreement(&self) -> Result<Vec<OrganizationId>, StoreError> {
-        let rows = sqlx::query_scalar!(
-            "SELECT organization_id FROM tenant_sessions JOIN organizations USING (organization_id)
-             WHERE deleted_at IS NULL AND agreed_with IS DISTINCT FROM (
-                 SELECT incarnation FROM control_plane_incarnations ORDER BY number DESC LIMIT 1
-             ) ORDER BY organization_id LIMIT $1",
-            LISTED,
+    /// Who has not agreed with the control plane's newest start: of the organisations whose tenants have met it before, and of
+    /// these, which own something that no record explains. One that was deleted here has nothing to tell.
+    pub async fn without_agreement(&self, owners: &[OrganizationId]) -> Result<Missing, StoreError> {
+        let owners: Vec<Uuid> = owners.iter().map(|owner| *owner.as_uuid()).collect();
+        let rows = sqlx::query!(
+            r#"SELECT these.organization_id AS "organization_id!", o.organization_id IS NOT NULL AS "is_known!"
+               FROM (
+                   SELECT organization_id FROM tenant_sessions UNION SELECT unnest($1::uuid[])
+               ) AS these (organization_id)
+               LEFT JOIN organizations o USING (organization_id) LEFT JOIN tenant_sessions s USING (organization_id)
+               WHERE o.deleted_at IS NULL AND (s.agreed_with IS NULL OR s.agreed_with IS DISTINCT FROM (
+                   SELECT incarnation FROM control_plane_incarnations ORDER BY number DESC LIMIT 1
+               )) ORDER BY these.organization_id"#,
+            &owners,
         )
         .fetch_all(&self.pool)
         .await
         .map_err(store_error)?;
-        Ok(rows.into_iter().map(OrganizationId::from_uuid).collect())
+        let mut missing = Missing::default();
+        for row in rows {
+            let of = if row.is_known { &mut missing.without_agreement } else { &mut missing.unknown };
+            of.push(OrganizationId::from_uuid(row.organization_id));
+        }
+        Ok(missing)
     }
 
     /// Keeps what a tenant's process says when it has agreed. With the last part, everything of the organisation's is looked at.
