@@ -13,11 +13,11 @@ use molecule_domain::id::{IncarnationId, IntentNumber, LeaseOwner, OrganizationI
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
 use molecule_domain::limits::{Limits, Standing};
-use molecule_provisioner::admission::{Account, ProvisionRequest};
+use molecule_provisioner::admission::{Account, Change, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::outcome::Outcome;
 use molecule_provisioner::samples;
 use molecule_provisioner::shown::Shown;
-use molecule_provisioner::store::{Room, Store, StoreError};
+use molecule_provisioner::store::{RefusedWish, Room, Store, StoreError, Tenants};
 use molecule_store_postgres::accounts::{Accounts, Audit, Organization};
 use molecule_store_postgres::engine::EngineStore;
 use molecule_store_postgres::{Agreement, Database, Missing, Process};
@@ -494,6 +494,50 @@ async fn a_record_of_a_newer_version_harms_nobody() {
     write(set_phase("Admitted")).await;
     assert_eq!(claim(3).await, [], "it is left to others for a while");
     assert_eq!(claim(8).await, [(newer, None)]);
+    cancel.cancel();
+}
+
+/// What a tenant has told again of what the database lacks may be refused for now, as by a limit that is lower again: it is
+/// awaited until it is heard, so that a sweep leaves it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_again_is_awaited_until_it_is_heard() {
+    let (scratch, cancel) = (Arc::new(Scratch::new().await.unwrap()), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let service = Service { database: database.clone(), scratch: Arc::clone(&scratch) };
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let process = IncarnationId::generate();
+    tenants::Service::begins(&service, at(0)).await;
+    tenants::Service::meets(&service, org, process).await;
+    let requests: Vec<_> =
+        (0..4).map(|_| ProvisionRequest { intent: IntentNumber(7), ..request(org) }).collect();
+    let [granted, refused, deleted, left] = &requests[..] else { panic!("four") };
+    let waiting: Vec<_> = requests.iter().map(|one| (one.workspace, one.intent)).collect();
+    tenants::Service::agrees(&service, org, process, &waiting, at(1)).await;
+    let awaited = async || store.expectations("memory").await.unwrap().awaited;
+    assert_eq!(awaited().await, requests.iter().map(|one| (org, one.workspace)).collect());
+    store.provision(granted, at(2)).await.unwrap();
+    let refusal = RefusedWish {
+        organization: org,
+        workspace: refused.workspace,
+        intent: refused.intent,
+        reason: ErrorReason::QuotaExceeded,
+        message: "no".to_owned(),
+    };
+    store.refuse(&refusal, at(2)).await.unwrap();
+    let deletion = |intent| ChangeRequest {
+        organization: org,
+        workspace: deleted.workspace,
+        intent: IntentNumber(intent),
+        change: Change::Delete,
+        refusal_is_final: false,
+        trace: String::new(),
+    };
+    // an earlier one says nothing of what is asked for later
+    store.change(&deletion(6), at(2)).await.unwrap_err();
+    assert_eq!(awaited().await, [deleted, left].map(|one| (org, one.workspace)).into());
+    store.change(&deletion(8), at(2)).await.unwrap_err();
+    assert_eq!(awaited().await, [(org, left.workspace)].into());
     cancel.cancel();
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Unexplained {
     pub(super) resources: Vec<OwnedResource>,
     /// The workspaces of these that have no record.
     unrecorded: BTreeSet<(OrganizationId, WorkspaceId)>,
+    /// The launches of what no record explains either, and its tenant has still to be heard about: that is left as it is.
+    awaited: Vec<Launched>,
 }
 
 impl Unexplained {
@@ -35,23 +37,22 @@ impl Unexplained {
             })
         };
         let instances = sightings.iter().map(Sighting::found).filter(|found| !explains(found));
-        let instances: Vec<_> = instances.cloned().collect();
+        let awaits = |organization, workspace| expected.awaited.contains(&(organization, workspace));
+        let (awaited_instances, instances): (Vec<_>, Vec<_>) =
+            instances.cloned().partition(|one| awaits(one.instance.organization, one.instance.workspace));
         let resources = resources.iter().filter(|resource| !records.contains_key(&resource.workspace));
-        let resources: Vec<_> = resources.cloned().collect();
+        let (awaited_resources, resources): (Vec<_>, Vec<_>) =
+            resources.cloned().partition(|one| awaits(one.organization, one.workspace));
+        let awaited = launches(&awaited_instances, &awaited_resources);
         let of_instances = instances.iter().map(|one| (one.instance.organization, one.instance.workspace));
         let of_resources = resources.iter().map(|one| (one.organization, one.workspace));
         let all = of_instances.chain(of_resources);
         let unrecorded = all.filter(|(_, workspace)| !records.contains_key(workspace)).collect();
-        Self { instances, resources, unrecorded }
+        Self { instances, resources, unrecorded, awaited }
     }
 
     fn launches(&self) -> Vec<Launched> {
-        let instances = self.instances.iter().map(|found| (found.seq, found.instance.workspace));
-        let resources = self.resources.iter().map(|resource| (resource.seq, resource.workspace));
-        let mut all: Vec<_> = instances.chain(resources).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+        launches(&self.instances, &self.resources)
     }
 
     pub(super) fn workspaces(&self) -> HashSet<WorkspaceId> {
@@ -68,11 +69,22 @@ impl Unexplained {
         instances.sort_unstable();
         // a disk that is attached to an instance may be listed only once that is gone
         let workspaces: Vec<_> = self.unrecorded.iter().copied().collect();
-        let launches = self.launches();
+        // an operator's word is for these as well: once their records are there, they go like any other earlier launch
+        let mut launches = [self.launches(), self.awaited.clone()].concat();
+        launches.sort_unstable();
         let known = store.launched(&launches).await?;
         let unknown = launches.into_iter().filter(|launch| !known.contains(launch)).collect();
         Ok(Orphans { instances, workspaces, unknown })
     }
+}
+
+fn launches(instances: &[OwnedInstance], resources: &[OwnedResource]) -> Vec<Launched> {
+    let instances = instances.iter().map(|found| (found.seq, found.instance.workspace));
+    let resources = resources.iter().map(|resource| (resource.seq, resource.workspace));
+    let mut all: Vec<_> = instances.chain(resources).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// Everything that no record explains, without grace or bound: for an operator to decide about.
@@ -82,7 +94,8 @@ pub struct Orphans {
     pub instances: Vec<(InstanceRef, LaunchSeq)>,
     /// Workspaces of which other resources are left.
     pub workspaces: Vec<(OrganizationId, WorkspaceId)>,
-    /// The launches among these that this store does not know.
+    /// The launches that this store does not know, of these and of what is not listed because its tenant has still to be heard
+    /// about it.
     pub unknown: Vec<Launched>,
 }
 
@@ -234,7 +247,7 @@ pub(super) mod tests {
                 settled: true,
             })
             .collect();
-        Expectations { instances }
+        Expectations { instances, ..Expectations::default() }
     }
 
     pub(in crate::reconciler) fn volume(n: u128) -> OwnedResource {
@@ -252,6 +265,26 @@ pub(super) mod tests {
     fn what_a_record_explains_stays() {
         let all = Unexplained::of(&seen(&[(1, 1, 0)]), &[volume(1)], &expect(&[(1, 1)]));
         assert_eq!((all.len(), all.launches().len()), (0, 0));
+    }
+
+    /// A tenant has told it again, and was refused for now: it is nobody's to remove, and its launches are answered for with the
+    /// alarm's end like any other's.
+    #[tokio::test]
+    async fn what_is_awaited_stays() {
+        let awaited = [(OrganizationId::SELF_HOSTED, instance(1).workspace)].into();
+        let expected = Expectations { awaited, ..expect(&[]) };
+        let all = Unexplained::of(&seen(&[(1, 1, 0), (2, 2, 0)]), &[volume(1), volume(2)], &expected);
+        assert_eq!((all.len(), all.workspaces()), (2, HashSet::from([instance(2).workspace])));
+        let store = MemoryStore::default();
+        let orphans = all.orphans(&store).await.unwrap();
+        assert_eq!(orphans.workspaces, [(OrganizationId::SELF_HOSTED, instance(2).workspace)]);
+        assert_eq!(orphans.unknown.len(), 3, "{orphans:?}");
+        store.end_alarm("memory", &orphans.answered_for(), NOW).await.unwrap();
+        assert_eq!(all.orphans(&store).await.unwrap().unknown, []);
+        // another organisation's of that id is not meant
+        let awaited = [(OrganizationId::generate(), instance(1).workspace)].into();
+        let expected = Expectations { awaited, ..expect(&[]) };
+        assert_eq!(Unexplained::of(&seen(&[(1, 1, 0)]), &[volume(1)], &expected).len(), 2);
     }
 
     #[tokio::test]

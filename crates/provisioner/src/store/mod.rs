@@ -190,6 +190,9 @@ impl Room {
 pub struct Expectations {
     /// All instances that are not GONE.
     pub instances: Vec<Expected>,
+    /// Workspaces without one for which their tenants have still to be heard, as where what a restored store lacks was told
+    /// again and was refused for now. Nothing of these is taken away.
+    pub awaited: HashSet<(OrganizationId, WorkspaceId)>,
 }
 
 /// An alarm that is stored, and stands until a person ends it: nothing is removed at its backend.

@@ -12,7 +12,7 @@ use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::limits::Amounts;
-use molecule_provisioner::admission::{self, Account, ChangeRequest, ProvisionRequest};
+use molecule_provisioner::admission::{self, Account, Change, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
 use molecule_provisioner::outcome::{self, Outcome};
 use molecule_provisioner::reconciler::orphans::Launched;
@@ -93,11 +93,15 @@ impl Store for EngineStore {
             let mut tx = self.0.begin().await?;
             let before =
                 find_locked(&mut tx, request.workspace).await?.map(InstanceRow::into_record).transpose()?;
-            let before = before
-                .filter(|record| record.organization == organization)
-                .ok_or_else(|| Error::workspace_not_found(request.workspace))?;
-            let account = account_locked(&mut tx, organization, now).await?;
-            let account = account.ok_or_else(|| organization_not_found(organization))?;
+            let Some(before) = before.filter(|record| record.organization == organization) else {
+                if matches!(request.change, Change::Delete) {
+                    queries::await_no_more(&mut tx, organization, request.workspace, request.intent).await?;
+                    tx.commit().await.map_err(store_error)?;
+                }
+                return Err(Error::workspace_not_found(request.workspace).into());
+            };
+            let found = account_locked(&mut tx, organization, now).await?;
+            let (account, terms) = found.ok_or_else(|| organization_not_found(organization))?;
             if request.intent > before.intent && request.change.launches() {
                 let wish = (request.intent, request.process);
                 check_refused(&mut tx, organization, request.workspace, wish, Some(&request.change)).await?;

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{Generation, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{
+    Generation, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId,
+};
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::model::{Claimed, Event, EventDetail, Lease, Segment};
 use molecule_provisioner::reconciler::orphans::Launched;
@@ -349,6 +351,8 @@ pub(super) async fn end_alarm(
 }
 
 pub(super) async fn expectations(pool: &PgPool, backend: &str) -> Result<Expectations, StoreError> {
+    // before the records: what is granted in between is in both
+    let awaited = awaited(pool).await?;
     let rows = sqlx::query!(
         "SELECT workspace_id, organization_id, generation, phase, up_since, due_at, attempt_seq, attempt_state
          FROM instances WHERE phase <> 'Gone' AND backend = $1",
@@ -369,7 +373,46 @@ pub(super) async fn expectations(pool: &PgPool, backend: &str) -> Result<Expecta
             settled: row.due_at.is_none(),
         })
     });
-    Ok(Expectations { instances: instances.collect::<Result<_, StoreError>>()? })
+    Ok(Expectations { instances: instances.collect::<Result<_, StoreError>>()?, awaited })
+}
+
+/// Workspaces without a record of which wishes wait, as their tenants said when they agreed, that were not heard since.
+async fn awaited(pool: &PgPool) -> Result<HashSet<(OrganizationId, WorkspaceId)>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT w.organization_id, w.workspace_id FROM tenant_waiting w
+             LEFT JOIN tenant_refusals r USING (organization_id, workspace_id)
+         WHERE (r.intent IS NULL OR w.intent > r.intent) AND NOT EXISTS (
+             SELECT 1 FROM instances i
+             WHERE i.workspace_id = w.workspace_id AND i.organization_id = w.organization_id
+                 AND (i.phase <> 'Gone' OR i.intent >= w.intent)
+         )",
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(store_error)?;
+    let of = |organization, workspace| {
+        (OrganizationId::from_uuid(organization), WorkspaceId::from_uuid(workspace))
+    };
+    Ok(rows.into_iter().map(|row| of(row.organization_id, row.workspace_id)).collect())
+}
+
+/// Awaits a workspace no more of which its tenant has said that it is to go.
+pub(super) async fn await_no_more(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    workspace: WorkspaceId,
+    intent: IntentNumber,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "DELETE FROM tenant_waiting WHERE organization_id = $1 AND workspace_id = $2 AND intent <= $3",
+        organization.as_uuid(),
+        workspace.as_uuid(),
+        intent.0,
+    )
+    .execute(db)
+    .await
+    .map_err(store_error)?;
+    Ok(())
 }
 
 pub(super) async fn lead(

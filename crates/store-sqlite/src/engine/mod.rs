@@ -367,7 +367,8 @@ impl Store for EngineStore {
                 settled: row.due_at.is_none(),
             })
         });
-        Ok(Expectations { instances: instances.collect::<Result<_, StoreError>>()? })
+        // its only tenant is in this process, and tells this database what it holds itself
+        Ok(Expectations { instances: instances.collect::<Result<_, StoreError>>()?, awaited: HashSet::new() })
     }
 
     async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {

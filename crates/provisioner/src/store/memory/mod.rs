@@ -394,7 +394,7 @@ impl Store for MemoryStore {
                 settled: record.due_at.is_none(),
             })
             .collect();
-        Ok(Expectations { instances })
+        Ok(Expectations { instances, awaited: HashSet::new() })
     }
 
     async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {
