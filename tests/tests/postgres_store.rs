@@ -18,7 +18,7 @@ use molecule_provisioner::outcome::Outcome;
 use molecule_provisioner::samples;
 use molecule_provisioner::shown::Shown;
 use molecule_provisioner::store::{RefusedWish, Room, Store, StoreError, Tenants};
-use molecule_store_postgres::accounts::{Accounts, Audit, Organization};
+use molecule_store_postgres::accounts::{Accounts, Audit, Changes, Organization};
 use molecule_store_postgres::engine::EngineStore;
 use molecule_store_postgres::{Agreement, Database, Missing, Process};
 use molecule_tests::postgres::{Scratch, execute};
@@ -494,6 +494,66 @@ async fn a_record_of_a_newer_version_harms_nobody() {
     write(set_phase("Admitted")).await;
     assert_eq!(claim(3).await, [], "it is left to others for a while");
     assert_eq!(claim(8).await, [(newer, None)]);
+    cancel.cancel();
+}
+
+/// Terms of an organisation's that only a newer version can read: nothing is launched by them, which is no refusal; all else goes
+/// on, and so does every other organisation.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organisation_of_a_newer_version_harms_nobody() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let org = organization(Limits::default());
+        made.push(accounts.create(&org, &operator("create"), at(0)).await.unwrap().id);
+    }
+    let newer = made[0];
+    let unread = [
+        "standing = 'Frozen'".to_owned(),
+        r#"standing = 'Good', permits = '{"highest_tier":"T9","runtimes":[],"backends":[]}'"#.to_owned(),
+    ];
+    for unread in unread {
+        let (one, other) = (request(newer), request(newer));
+        let known = "standing = 'Good', permits = '{\"highest_tier\":null,\"runtimes\":[],\"backends\":[]}'";
+        let set = async |terms: &str| {
+            let set = format!("UPDATE organizations SET {terms} WHERE organization_id = '{newer}'");
+            execute(&scratch.url(), set).await.unwrap();
+        };
+        set(known).await;
+        for request in [&one, &other] {
+            store.provision(request, at(1)).await.unwrap();
+        }
+        set(&unread).await;
+        let change = async |workspace, intent, change| {
+            let (intent, trace) = (IntentNumber(intent), String::new());
+            let organization = newer;
+            let request =
+                ChangeRequest { organization, workspace, intent, change, refusal_is_final: true, trace };
+            store.change(&request, at(2)).await
+        };
+        let stopped = change(one.workspace, 2, Change::Stop(None)).await.unwrap();
+        assert_eq!(stopped.desired, Desired::Stopped);
+        let deleted = change(other.workspace, 2, Change::Delete).await.unwrap();
+        assert_eq!(deleted.desired, Desired::Deleted);
+        // what is told again is answered
+        change(one.workspace, 2, Change::Start).await.unwrap();
+        let launches =
+            [change(one.workspace, 3, Change::Start).await, store.provision(&request(newer), at(2)).await];
+        for launch in launches {
+            let error = Error::from(launch.unwrap_err());
+            assert!(!error.reason.is_refusal(), "who can read it may grant it: {error:?}");
+        }
+        assert_ne!(store.account(newer, at(2)).await.unwrap(), Account::default());
+        let listed = accounts.list(None, 10, at(2)).await.unwrap();
+        assert_eq!(listed.len(), 2);
+        let named = Changes { name: Some("another".to_owned()), ..Changes::default() };
+        accounts.update(newer, &named, &operator("update"), at(2)).await.unwrap();
+    }
+    let suspended = accounts.suspend(newer, &operator("suspend"), at(3)).await.unwrap();
+    assert_eq!(suspended.account.standing, Standing::Suspended);
+    store.provision(&request(made[1]), at(3)).await.unwrap();
     cancel.cancel();
 }
 

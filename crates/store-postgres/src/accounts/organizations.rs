@@ -6,7 +6,7 @@ use molecule_domain::id::OrganizationId;
 use molecule_domain::limits::{Amounts, Limits};
 use molecule_provisioner::admission::{Account, LAUNCH_WINDOW};
 use molecule_provisioner::store::StoreError;
-use molecule_provisioner::store::codec::{from_json, from_text, json, text};
+use molecule_provisioner::store::codec::{Terms, json, text};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -40,19 +40,18 @@ struct OrganizationRow {
     launches: i64,
 }
 
-impl TryFrom<OrganizationRow> for Organization {
-    type Error = StoreError;
-
-    fn try_from(row: OrganizationRow) -> Result<Self, StoreError> {
-        Ok(Self {
+impl From<OrganizationRow> for Organization {
+    fn from(row: OrganizationRow) -> Self {
+        let Terms { standing, permits, .. } = Terms::read(&row.standing, &row.permits);
+        Self {
             id: OrganizationId::from_uuid(row.organization_id),
             name: row.name,
             plan: row.plan,
             backend: row.backend,
             allowed_agent_hosts: row.allowed_agent_hosts,
             account: Account {
-                standing: from_text(&row.standing, "standing")?,
-                permits: from_json(&row.permits, "permits")?,
+                standing,
+                permits,
                 limits: Limits {
                     workspaces: row.max_workspaces,
                     disk_gib: row.max_disk_gib,
@@ -71,7 +70,7 @@ impl TryFrom<OrganizationRow> for Organization {
                 launches: row.launches,
             },
             created_at: moment(row.created_at),
-        })
+        }
     }
 }
 
@@ -100,7 +99,7 @@ async fn select(
     .fetch_all(db)
     .await
     .map_err(store_error)?;
-    rows.into_iter().map(Organization::try_from).collect()
+    Ok(rows.into_iter().map(Organization::from).collect())
 }
 
 /// One organisation, or an error that says that there is none.

@@ -67,8 +67,8 @@ impl Store for EngineStore {
         let organization = request.organization;
         let once = || async {
             let mut tx = self.0.begin().await?;
-            let account = account_locked(&mut tx, organization, now).await?;
-            let account = account.ok_or_else(|| organization_not_found(organization))?;
+            let found = account_locked(&mut tx, organization, now).await?;
+            let (account, terms) = found.ok_or_else(|| organization_not_found(organization))?;
             if let Some(row) = find(&mut tx, request.workspace).await? {
                 let record = row.into_record()?;
                 if record.organization == organization {
@@ -78,6 +78,7 @@ impl Store for EngineStore {
             }
             let wish = (request.intent, request.process);
             check_refused(&mut tx, organization, request.workspace, wish, None).await?;
+            terms.check()?;
             let admitted = admission::provision(&account, request, now)?;
             let mut record = admitted.record;
             write::insert(&mut tx, &mut record, admitted.asked, &admitted.event, now).await?;
@@ -105,6 +106,7 @@ impl Store for EngineStore {
             if request.intent > before.intent && request.change.launches() {
                 let wish = (request.intent, request.process);
                 check_refused(&mut tx, organization, request.workspace, wish, Some(&request.change)).await?;
+                terms.check()?;
             }
             let Some(admitted) = admission::change(&account, &before, request, now)? else {
                 return Ok(before);

@@ -8,7 +8,7 @@ use molecule_domain::limits::{Amounts, Limits};
 use molecule_provisioner::admission::{Account, LAUNCH_WINDOW};
 use molecule_provisioner::model::{Attempt, InstanceRecord, Lease};
 use molecule_provisioner::store::StoreError;
-use molecule_provisioner::store::codec::{corrupt, from_json, from_text, number};
+use molecule_provisioner::store::codec::{Terms, corrupt, from_json, from_text, number};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -169,10 +169,15 @@ struct AccountRow {
 }
 
 impl AccountRow {
-    fn into_account(self, launches: i64) -> Result<Account, StoreError> {
-        Ok(Account {
-            standing: from_text(&self.standing, "standing")?,
-            permits: from_json(&self.permits, "permits")?,
+    fn terms(&self) -> Terms {
+        Terms::read(&self.standing, &self.permits)
+    }
+
+    fn into_account(self, launches: i64) -> Account {
+        let Terms { standing, permits, .. } = self.terms();
+        Account {
+            standing,
+            permits,
             limits: Limits {
                 workspaces: self.max_workspaces,
                 disk_gib: self.max_disk_gib,
@@ -189,7 +194,7 @@ impl AccountRow {
                 memory_mib: self.used_memory_mib,
             },
             launches,
-        })
+        }
     }
 }
 
@@ -212,15 +217,15 @@ pub(crate) async fn account(
     .map_err(store_error)?;
     let Some(row) = row else { return Ok(None) };
     let launches = launches(db, organization, now).await?;
-    row.into_account(launches).map(Some)
+    Ok(Some(row.into_account(launches)))
 }
 
-/// The account of an organisation, whose row is locked until the transaction ends.
+/// The account of an organisation, whose row is locked until the transaction ends, and what else is known of its terms.
 pub(crate) async fn account_locked(
     db: &mut PgConnection,
     organization: OrganizationId,
     now: Timestamp,
-) -> Result<Option<Account>, StoreError> {
+) -> Result<Option<(Account, Terms)>, StoreError> {
     let row = sqlx::query_as!(
         AccountRow,
         "SELECT standing, permits, max_workspaces, max_disk_gib, max_running_workspaces, max_milli_cpus,
@@ -236,7 +241,8 @@ pub(crate) async fn account_locked(
     // counted only where it is bounded: admission need not know otherwise
     let launches =
         if row.max_launches_per_hour.is_some() { launches(db, organization, now).await? } else { 0 };
-    row.into_account(launches).map(Some)
+    let terms = row.terms();
+    Ok(Some((row.into_account(launches), terms)))
 }
 
 async fn launches(

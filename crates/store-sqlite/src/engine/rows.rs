@@ -10,7 +10,9 @@ use molecule_provisioner::model::{Attempt, InstanceRecord, Lease};
 use molecule_provisioner::store::StoreError;
 use sqlx::SqliteConnection;
 
-use crate::codec::{corrupt, from_json, from_text, id, json, number, text, unavailable};
+use crate::codec::{
+    Terms, corrupt, from_json, from_text, id, json, known_reasons, number, text, unavailable,
+};
 
 /// A row of `instances`.
 pub(super) struct InstanceRow {
@@ -235,8 +237,9 @@ pub(super) async fn account(
         .await
         .map_err(unavailable)?;
     let Some(row) = row else { return Ok(Account { launches, ..Account::default() }) };
+    let Terms { standing, permits, .. } = Terms::read(&row.standing, &row.permits);
     Ok(Account {
-        standing: from_text(&row.standing, "standing")?,
+        standing,
         limits: Limits {
             workspaces: row.max_workspaces,
             disk_gib: row.max_disk_gib,
@@ -245,7 +248,7 @@ pub(super) async fn account(
             memory_mib: row.max_memory_mib,
             launches_per_hour: row.max_launches_per_hour,
         },
-        permits: from_json(&row.permits, "permits")?,
+        permits,
         launches,
         used: Amounts {
             workspaces: row.used_workspaces,
