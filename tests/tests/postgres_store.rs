@@ -557,6 +557,41 @@ async fn an_organisation_of_a_newer_version_harms_nobody() {
     cancel.cancel();
 }
 
+/// What a newer version has stored in a row is there when that goes on with it, whatever this one has written meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_newer_version_has_stored_is_not_lost() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let (grown, told) = (request(org), request(org));
+    for request in [&grown, &told] {
+        store.provision(request, at(1)).await.unwrap();
+    }
+    for (set, request) in
+        [("spec = jsonb_set(spec::jsonb, '{gpus}', '2')::text", &grown), ("reason = 'TooCold'", &told)]
+    {
+        let set = format!("UPDATE instances SET {set} WHERE workspace_id = '{}'", request.workspace);
+        execute(&scratch.url(), set).await.unwrap();
+    }
+    let (owner, lease) = (LeaseOwner::generate(), Duration::from_secs(60));
+    let claimed = store.claim("memory", owner, at(2), lease, Room::of_each(10)).await.unwrap();
+    let claimed: Vec<_> = claimed.into_iter().map(|one| (one.record.workspace, one)).collect();
+    assert_eq!(claimed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [told.workspace]);
+    let commit = async |message: Option<String>| {
+        let planned_for = claimed[0].1.record.wanted();
+        let outcome = Outcome { planned_for, message, ..Outcome::default() };
+        store.commit(&claimed[0].1.lease, at(3), &outcome, false).await.unwrap();
+        let reason = "SELECT COALESCE(MAX(reason), 'none') FROM instances";
+        scratch.text(reason).await.unwrap()
+    };
+    assert_eq!(commit(None).await, "TooCold");
+    assert_eq!(commit(Some("something else".to_owned())).await, "none", "something was said anew");
+    let gpus = "SELECT COUNT(*) FROM instances WHERE spec::jsonb ->> 'gpus' = '2'";
+    assert_eq!(scratch.number(gpus).await.unwrap(), 1);
+    cancel.cancel();
+}
+
 /// What a tenant has told again of what the database lacks may be refused for now, as by a limit that is lower again: it is
 /// awaited until it is heard, so that a sweep leaves it.
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,10 @@ use crate::runtime::{ExtraVolume, Runtime};
 use crate::tier::{Resources, Tier, TierTable};
 
 /// Everything about a launch that is not a secret. It is stored before the provider is called, and a retry
-/// sends the same; so it is complete: no default is looked up later.
+/// sends the same; so it is complete: no default is looked up later. What a newer version has added to it can't be read: whoever
+/// writes the record writes all of this, and would lose it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LaunchSpec {
     /// The runtime's name, for labels and messages.
     pub runtime: String,
@@ -78,4 +80,22 @@ pub enum Mount {
     ReadOnly(String),
     /// A directory of the host.
     ReadWrite(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_newer_version_has_added_can_not_be_read() {
+        let runtime = crate::runtime::RuntimeRegistry::built_in().unwrap().get("demo").cloned().unwrap();
+        let spec = LaunchSpec::of("demo", &runtime, Tier::T1, &TierTable::default(), 10);
+        let stored = serde_json::to_value(&spec).unwrap();
+        assert_eq!(serde_json::from_value::<LaunchSpec>(stored.clone()).unwrap(), spec);
+        for place in ["", "/resources"] {
+            let mut newer = stored.clone();
+            newer.pointer_mut(place).unwrap()["gpus"] = 2.into();
+            assert!(serde_json::from_value::<LaunchSpec>(newer).is_err(), "in {place:?}");
+        }
+    }
 }

@@ -53,6 +53,7 @@ pub const SHARES_PER_CPU: u32 = 1024;
 
 /// The most that a workspace may use. `None` is no cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Resources {
     /// Memory in MiB.
     pub memory_mib: Option<u32>,

@@ -8,6 +8,7 @@ use molecule_domain::Timestamp;
 use molecule_domain::clock::{Clock, SystemClock};
 use molecule_domain::id::{LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::lifecycle::Desired;
+use molecule_provisioner::outcome::Outcome;
 use molecule_provisioner::samples;
 use molecule_provisioner::shown::Shown;
 use molecule_provisioner::store::{Room, Store, UNREADABLE_PAUSE};
@@ -126,6 +127,38 @@ async fn a_record_of_a_newer_version_harms_nobody() {
     let mut both = [newer, known];
     both.sort_unstable();
     assert_eq!(claimed, both, "whoever can read it goes on with it");
+}
+
+/// What a newer version has stored in a row is there when that runs again, whatever this one has written meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_newer_version_has_stored_is_not_lost() {
+    use sqlx::{Connection, Executor};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tenant.db");
+    let now = Timestamp::from_micros(1_700_000_000_000_000);
+    let store = EngineStore::new(Database::open(&path).await.unwrap());
+    let (grown, told) = (WorkspaceId::generate(), WorkspaceId::generate());
+    for workspace in [grown, told] {
+        store.provision(&samples::provision(workspace), now).await.unwrap();
+    }
+    let mut db = sqlx::SqliteConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap();
+    for (set, workspace) in [("spec = json_set(spec, '$.gpus', 2)", grown), ("reason = 'TooCold'", told)] {
+        let set = format!("UPDATE instances SET {set} WHERE workspace_id = '{workspace}'");
+        db.execute(sqlx::query(sqlx::AssertSqlSafe(set))).await.unwrap();
+    }
+    let (owner, lease) = (LeaseOwner::generate(), Duration::from_secs(60));
+    let claimed = store.claim("memory", owner, now, lease, Room::of_each(10)).await.unwrap();
+    assert_eq!(claimed.iter().map(|one| one.record.workspace).collect::<Vec<_>>(), [told]);
+    for (message, expected) in [(None, Some("TooCold")), (Some("something else".to_owned()), None)] {
+        let outcome = Outcome { planned_for: claimed[0].record.wanted(), message, ..Outcome::default() };
+        store.commit(&claimed[0].lease, now, &outcome, false).await.unwrap();
+        let reason: Option<String> =
+            sqlx::query_scalar("SELECT MAX(reason) FROM instances").fetch_one(&mut db).await.unwrap();
+        assert_eq!(reason.as_deref(), expected);
+    }
+    let gpus = "SELECT COUNT(*) FROM instances WHERE json_extract(spec, '$.gpus') = 2";
+    assert_eq!(sqlx::query_scalar::<_, i64>(gpus).fetch_one(&mut db).await.unwrap(), 1);
 }
 
 /// Much that is old, as after a month without a prune: it goes in parts, between which others write.

@@ -9,7 +9,7 @@ use molecule_domain::id::Revision;
 use molecule_domain::limits::Amounts;
 use molecule_provisioner::model::{EventDetail, InstanceRecord};
 use molecule_provisioner::store::StoreError;
-use molecule_provisioner::store::codec::{json, text};
+use molecule_provisioner::store::codec::{json, known_reasons, text};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -140,7 +140,7 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// Updates a record.
+/// Updates a record. A reason of a newer version was read as none, and stays for as long as nothing else is said.
 pub(crate) async fn update(
     db: &mut PgConnection,
     record: &mut InstanceRecord,
@@ -180,8 +180,11 @@ pub(crate) async fn update(
              HAVING $44::timestamptz IS NOT NULL
          )
          UPDATE instances SET desired = $3, intent = $4, generation = $5, wanted_generation = $6, spec = $7,
-             sealed_token = $8, phase = $9, phase_since = $10, reason = $11, message = $12, endpoint = $13,
-             restarts = $14, up_since = $15, failures = $16, running_counted = $17,
+             sealed_token = $8, phase = $9, phase_since = $10,
+             reason = CASE
+                 WHEN $11::text IS NULL AND message = $12 AND reason <> ALL($49::text[]) THEN reason ELSE $11
+             END,
+             message = $12, endpoint = $13, restarts = $14, up_since = $15, failures = $16, running_counted = $17,
              revision = CASE WHEN $28::bigint > 0 THEN (SELECT o.revision FROM o) ELSE instances.revision END,
              due_at = $18, attempt_number = $19, attempt_seq = $20, attempt_token = $21, attempt_state = $22,
              attempt_call_until = $23, attempt_unsure_until = $24, attempt_created_at = $25,
@@ -238,6 +241,7 @@ pub(crate) async fn update(
         now.micros(),
         columns.attempt_placement,
         record.trace,
+        &known_reasons(),
     )
     .fetch_one(db)
     .await

@@ -139,12 +139,14 @@ pub(super) async fn find(
         .map_err(unavailable)
 }
 
-/// Writes everything of a record but its lease.
+/// Writes everything of a record but its lease. A reason of a newer version was read as none, and stays for as long as nothing
+/// else is said.
 pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> Result<(), StoreError> {
     let workspace = record.workspace.to_string();
     let organization = record.organization.to_string();
     let (desired, phase) = (text(record.desired), text(record.phase));
     let (spec, reason) = (json(&record.spec)?, record.reason.map(text));
+    let known = json(&known_reasons())?;
     let endpoint = record.endpoint.as_ref().map(json).transpose()?;
     let (phase_since, created_at) = (record.phase_since.micros(), record.created_at.micros());
     let (up_since, due_at) = (record.up_since.map(Timestamp::micros), record.due_at.map(Timestamp::micros));
@@ -169,7 +171,11 @@ pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> 
              desired = excluded.desired, intent = excluded.intent, generation = excluded.generation,
              wanted_generation = excluded.wanted_generation, spec = excluded.spec,
              sealed_token = excluded.sealed_token, phase = excluded.phase, phase_since = excluded.phase_since,
-             reason = excluded.reason, message = excluded.message, endpoint = excluded.endpoint,
+             reason = CASE
+                 WHEN excluded.reason IS NULL AND excluded.message = instances.message
+                     AND instances.reason NOT IN (SELECT value FROM json_each(?)) THEN instances.reason
+                 ELSE excluded.reason
+             END, message = excluded.message, endpoint = excluded.endpoint,
              restarts = excluded.restarts, up_since = excluded.up_since, failures = excluded.failures,
              running_counted = excluded.running_counted, revision = excluded.revision, due_at = excluded.due_at,
              attempt_number = excluded.attempt_number, attempt_seq = excluded.attempt_seq,
@@ -209,6 +215,7 @@ pub(super) async fn save(db: &mut SqliteConnection, record: &InstanceRecord) -> 
         created_at,
         record.backend,
         record.trace,
+        known,
     )
     .execute(db)
     .await
