@@ -156,19 +156,31 @@ async fn wait(
     }
 }
 
-/// Compares everything with the provider in its rhythm, and where hints may have been missed.
+/// Compares everything with the provider in its rhythm, and where hints may have been missed. A pass that saw nothing, as of a
+/// provider that does not answer yet, is made again soon, and then in growing intervals.
 async fn sweep(executor: Arc<Executor>, hints_missed: &Notify, cancel: CancellationToken) {
     let mut sweeper = Sweeper::default();
+    let every = executor.policy.sweep_every;
+    let mut again = HINTS_PAUSE.min(every);
     loop {
         if let Err(error) = sweeper.pass(&executor).await {
             warn!(error = &error as &dyn std::error::Error, "the sweep could not be finished");
         }
+        let pause = if sweeper.has_compared() { every } else { again };
+        again = if sweeper.has_compared() { HINTS_PAUSE } else { again * 2 }.min(every);
         tokio::select! {
             biased;
-            () = cancel.cancelled() => return,
-            () = hints_missed.notified() => debug!("hints were missed; comparing everything"),
-            () = tokio::time::sleep(executor.policy.sweep_every) => {}
+            () = cancel.cancelled() => break,
+            () = hints_missed.notified() => {
+                debug!("hints were missed; comparing everything");
+                again = HINTS_PAUSE.min(every);
+            }
+            () = tokio::time::sleep(pause) => {}
         }
+    }
+    if let Err(error) = sweeper.end(&executor).await {
+        let error = &error as &dyn std::error::Error;
+        debug!(error, "the sweep's role is not given back, and ends by itself");
     }
 }
 
@@ -221,13 +233,16 @@ async fn forward_hints(executor: &Executor, mut missed: Option<&Notify>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
     use molecule_domain::clock::{Clock, ManualClock, Timestamp};
     use molecule_domain::id::InstallationId;
     use molecule_domain::lifecycle::Phase;
 
     use super::*;
     use crate::backend::memory::{Host, MemoryBackend, Trouble};
-    use crate::faults::Steps;
+    use crate::faults::{Fault, Probe, Steps};
     use crate::samples;
     use crate::store::Store;
     use crate::store::memory::MemoryStore;
@@ -358,12 +373,29 @@ mod tests {
         listening.await.unwrap();
     }
 
-    /// What dies with the daemon, or while nobody listens, has no hint: once the stream is there again, everything is compared.
+    /// A provider that does not list for so many times.
+    #[derive(Default)]
+    struct Unlisted(AtomicU32);
+
+    #[async_trait]
+    impl Probe for Unlisted {
+        async fn before(&self, step: &'static str) -> Option<Fault> {
+            let less = |left: u32| left.checked_sub(1);
+            let fails = step == "backend.list"
+                && self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
+            fails.then_some(Fault::FailBefore)
+        }
+    }
+
+    /// What dies with the daemon, or while nobody listens, has no hint: once the stream is there again, everything is compared, as
+    /// soon as the provider lists it.
     #[tokio::test(start_paused = true)]
     async fn what_ends_while_nobody_listens_is_seen_once_somebody_does() {
-        for opened_again in [true, false] {
+        for (opened_again, unlisted) in [(true, 0), (true, 1), (false, 0)] {
             let mut world = World::new();
             let executor = Arc::get_mut(&mut world.executor).unwrap();
+            let list = Arc::new(Unlisted::default());
+            executor.steps = Steps::probed(list.clone());
             executor.policy.sweep_every = Duration::from_secs(3600);
             if opened_again {
                 // the first stream tells it, and ends
@@ -379,6 +411,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let up = record().await;
             assert_eq!(up.phase, Phase::Up);
+            list.0.store(unlisted, Ordering::SeqCst);
             world.host.vanish(&up.instance());
             // late enough that its absence is no launch under way
             world.clock.advance(Duration::from_secs(1));
@@ -388,5 +421,41 @@ mod tests {
             cancel.cancel();
             running.await.unwrap();
         }
+    }
+
+    /// A provider that gives no list is asked again soon, less and less often, and no more often than is swept anyway.
+    #[tokio::test(start_paused = true)]
+    async fn a_sweep_that_saw_nothing_is_made_again() {
+        let mut world = World::new();
+        let list = Arc::new(Unlisted(AtomicU32::new(u32::MAX)));
+        let executor = Arc::get_mut(&mut world.executor).unwrap();
+        executor.steps = Steps::probed(list.clone());
+        executor.policy.sweep_every = Duration::from_secs(10);
+        let cancel = CancellationToken::new();
+        let sweeping = {
+            let (executor, cancel) = (Arc::clone(&world.executor), cancel.clone());
+            tokio::spawn(async move { sweep(executor, &Notify::new(), cancel).await })
+        };
+        // after 0, 2, 6, 14, 24 and 34 seconds
+        tokio::time::sleep(Duration::from_secs(35)).await;
+        assert_eq!(u32::MAX - list.0.load(Ordering::SeqCst), 6);
+        cancel.cancel();
+        sweeping.await.unwrap();
+    }
+
+    /// Whoever comes next need not wait until the role is forgotten.
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_ends_gives_the_role_of_its_sweep_back() {
+        let (world, cancel) = (World::new(), CancellationToken::new());
+        let running = tokio::spawn(run(Arc::clone(&world.executor), cancel.clone()));
+        let leads = async || {
+            let now = world.clock.now();
+            world.store.lead("sweep/memory", LeaseOwner::generate(), now, now).await.unwrap()
+        };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!leads().await, "it sweeps");
+        cancel.cancel();
+        running.await.unwrap();
+        assert!(leads().await, "it has ended");
     }
 }

@@ -27,22 +27,35 @@ pub struct Sweeper {
     refused: HashMap<WorkspaceId, u32>,
     /// The alarm that it has told of.
     told: Option<Timestamp>,
+    /// Whether the last pass has compared what there is.
+    has_compared: bool,
 }
 
 impl Default for Sweeper {
     fn default() -> Self {
         let owner = LeaseOwner::generate();
-        Self { owner, unexplained_since: HashMap::new(), refused: HashMap::new(), told: None }
+        let (unexplained_since, refused) = (HashMap::new(), HashMap::new());
+        Self { owner, unexplained_since, refused, told: None, has_compared: false }
     }
 }
 
 impl Sweeper {
     /// Takes or keeps the role, for long enough to make one call and to come back.
     async fn leads(&self, executor: &Executor) -> Result<bool, StoreError> {
-        let role = format!("sweep/{}", executor.backend.kind());
         let now = executor.clock.now();
         let until = now + executor.policy.sweep_every * 2 + executor.policy.other_call;
-        executor.store.lead(&role, self.owner, now, until).await
+        executor.store.lead(&role(executor), self.owner, now, until).await
+    }
+
+    /// Gives the role back, if this engine has it: who comes next need not wait until it is forgotten.
+    pub async fn end(self, executor: &Executor) -> Result<(), StoreError> {
+        let now = executor.clock.now();
+        executor.store.lead(&role(executor), self.owner, now, now).await.map(|_| ())
+    }
+
+    /// Whether the last pass has compared everything with the provider: not where that gave no list, or another engine sweeps.
+    pub const fn has_compared(&self) -> bool {
+        self.has_compared
     }
 
     /// One pass, unless another engine sweeps: the provider's lists first, then the store's, so that whatever is listed was
@@ -50,6 +63,7 @@ impl Sweeper {
     #[tracing::instrument(skip_all)]
     pub async fn pass(&mut self, executor: &Executor) -> Result<Comparison, StoreError> {
         let kind = executor.backend.kind();
+        self.has_compared = false;
         // by every engine, so that it is told at each start; and before it is asked what is known: who ends it meanwhile makes
         // more known, never less
         let mut alarm = alarm(executor).await?;
@@ -74,6 +88,7 @@ impl Sweeper {
             info!(count = wake.len(), "instances are not as they were last known; looking at them");
             executor.store.wake(&wake, now).await?;
         }
+        self.has_compared = true;
         let listed = resources.as_deref().unwrap_or_default();
         let unexplained = Unexplained::of(&sightings, listed, &expected);
         let unknown = unexplained.orphans(&*executor.store).await?.unknown.len();
@@ -166,6 +181,10 @@ impl Sweeper {
         }
         self.told = now;
     }
+}
+
+fn role(executor: &Executor) -> String {
+    format!("sweep/{}", executor.backend.kind())
 }
 
 #[cfg(test)]
