@@ -667,6 +667,41 @@ async fn whose_tenant_may_know_more_is_named() {
     cancel.cancel();
 }
 
+/// One that can't be stopped keeps no other suspended organisation running.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_that_fails_keeps_no_other_from_being_finished() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let org = organization(Limits::default());
+        made.push(accounts.create(&org, &operator("create"), at(0)).await.unwrap().id);
+        store.provision(&request(made[made.len() - 1]), at(1)).await.unwrap();
+    }
+    let write = async |what: String| execute(&scratch.url(), what).await.unwrap();
+    write(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$".to_owned(),
+    )
+    .await;
+    // whichever comes first
+    for fails in &made {
+        write("UPDATE organizations SET standing = 'Suspended'".to_owned()).await;
+        write("UPDATE instances SET desired = 'Running'".to_owned()).await;
+        write(format!(
+            "CREATE TRIGGER refuses BEFORE UPDATE ON instances FOR EACH ROW WHEN (OLD.organization_id = '{fails}')
+                 EXECUTE FUNCTION refuse()"
+        ))
+        .await;
+        accounts.finish_suspensions(at(2)).await.unwrap_err();
+        let running =
+            "SELECT string_agg(organization_id::text, ' ') FROM instances WHERE desired = 'Running'";
+        assert_eq!(scratch.text(running).await.unwrap(), fails.to_string());
+        write("DROP TRIGGER refuses ON instances".to_owned()).await;
+    }
+    cancel.cancel();
+}
+
 /// Much that is old: a prune that can't come to its end gets on all the same, and the next one goes on from there.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_old_is_dropped_in_parts() {

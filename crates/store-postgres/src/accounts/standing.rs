@@ -55,7 +55,7 @@ impl Accounts {
     }
 
     /// Stops what is still to run of organisations that are suspended: where that was cut short, or where a record could
-    /// not be read.
+    /// not be read. One of which that fails keeps no other waiting; the first error is returned.
     pub async fn finish_suspensions(&self, now: Timestamp) -> Result<(), StoreError> {
         let unfinished = sqlx::query_scalar!(
             "SELECT organization_id FROM organizations WHERE standing = $1 AND EXISTS (
@@ -67,10 +67,16 @@ impl Accounts {
         .fetch_all(&self.0.pool)
         .await
         .map_err(store_error)?;
+        let mut all = Ok(());
         for organization in unfinished {
-            self.stop_all(OrganizationId::from_uuid(organization), now).await?;
+            let organization = OrganizationId::from_uuid(organization);
+            let one = self.stop_all(organization, now).await;
+            if let Err(error) = &one {
+                warn!(%organization, %error, "what is left to run of a suspended organisation could not be stopped");
+            }
+            all = all.and(one);
         }
-        Ok(())
+        all
     }
 
     /// Tells all that is to run of a suspended organisation's to stop.
