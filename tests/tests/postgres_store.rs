@@ -702,6 +702,27 @@ async fn a_suspension_that_fails_keeps_no_other_from_being_finished() {
     cancel.cancel();
 }
 
+/// All launches take their numbers from one row: a retry of one that is live leaves it alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_of_a_launch_takes_no_number() {
+    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
+    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    store.provision(&request(org), at(1)).await.unwrap();
+    let (owner, lease) = (LeaseOwner::generate(), Duration::from_secs(60));
+    let one = store.claim("memory", owner, at(2), lease, Room::of_each(1)).await.unwrap().remove(0);
+    let begin = async || {
+        let record = store.begin_launch(&one.lease, one.record.wanted(), "", at(3), at(4)).await.unwrap();
+        let highest = scratch.number("SELECT highest FROM launch_numbers").await.unwrap();
+        (record.live_attempt().map(|live| live.seq.0), highest)
+    };
+    let first = begin().await;
+    assert_eq!(first.0, Some(first.1));
+    assert_eq!(begin().await, first);
+    cancel.cancel();
+}
+
 /// Much that is old: a prune that can't come to its end gets on all the same, and the next one goes on from there.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_old_is_dropped_in_parts() {

@@ -184,14 +184,23 @@ impl Store for EngineStore {
         call_until: Timestamp,
     ) -> Result<InstanceRecord, StoreError> {
         let once = || async {
-            let next = queries::next_launch(&self.0.pool, now).await?;
+            // a retry of a live launch keeps its number
+            let next = if queries::is_launched(&self.0.pool, lease.workspace).await? {
+                None
+            } else {
+                Some(queries::next_launch(&self.0.pool, now).await?)
+            };
             let mut tx = self.0.begin().await?;
             let mut record = held(&mut tx, lease, now).await?;
-            let live = record.live_attempt().map(|live| live.seq);
-            if live.is_none() {
-                queries::add_launched(&mut tx, next, lease.workspace, now).await?;
-            }
-            let next = live.unwrap_or(next);
+            let next = match (record.live_attempt(), next) {
+                (Some(live), _) => live.seq,
+                (None, Some(next)) => {
+                    queries::add_launched(&mut tx, next, lease.workspace, now).await?;
+                    next
+                }
+                // it has ended since: only who has lost the lease meets that
+                (None, None) => return Err(StoreError::LeaseLost(lease.workspace)),
+            };
             let begun = outcome::begin_launch(&mut record, planned_for, next, placement, now, call_until)?;
             let beside = Beside { visible: begun.visible, ..Beside::default() };
             write::update(&mut tx, &mut record, &beside, now).await?;

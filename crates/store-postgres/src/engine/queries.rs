@@ -254,6 +254,16 @@ pub(super) async fn next_launch(pool: &PgPool, now: Timestamp) -> Result<LaunchS
     next.fetch_one(pool).await.map(LaunchSeq).map_err(store_error)
 }
 
+/// Whether a launch of a workspace's is live, so that none may begin.
+pub(super) async fn is_launched(pool: &PgPool, workspace: WorkspaceId) -> Result<bool, StoreError> {
+    let live = sqlx::query_scalar!(
+        r#"SELECT attempt_state IS DISTINCT FROM 'Resolved' AND attempt_seq IS NOT NULL AS "live!"
+           FROM instances WHERE workspace_id = $1"#,
+        workspace.as_uuid(),
+    );
+    Ok(live.fetch_optional(pool).await.map_err(store_error)?.unwrap_or(false))
+}
+
 /// Keeps that a launch begins.
 pub(super) async fn add_launched(
     db: &mut PgConnection,
