@@ -182,9 +182,9 @@ pub async fn run(config: Config, hooks: Hooks, cancel: CancellationToken) -> any
     Ok(())
 }
 
-/// Drops what is old, in one replica at a time.
+/// Drops what is old, at once and again and again, in one replica at a time.
 async fn prune(store: EngineStore, accounts: Accounts, clock: &dyn Clock, cancel: CancellationToken) {
-    while cancel.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
+    loop {
         let now = clock.now();
         let pruned = async {
             // under a new name each time nobody prolongs it; it is over before this one looks again
@@ -199,6 +199,9 @@ async fn prune(store: EngineStore, accounts: Accounts, clock: &dyn Clock, cancel
                 error = &error as &dyn std::error::Error,
                 "what is old could not be dropped; trying again later"
             );
+        }
+        if cancel.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_none() {
+            return;
         }
     }
 }

@@ -13,6 +13,7 @@ use molecule_proto::controlplane::v1 as wire;
 use molecule_service_kit::status::from_status;
 use molecule_tests::controlplane::{Customer, Installation, Replica};
 use molecule_tests::images::{self, Kind, docker};
+use molecule_tests::postgres::execute;
 use prost_types::FieldMask;
 
 const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
@@ -224,6 +225,59 @@ async fn an_organization_lives_by_its_plan_and_leaves_nothing() {
     // then its subnet may be given out again
     until("rid of the subnet", || async {
         installation.database.number("SELECT COUNT(*) FROM networks").await.unwrap() == 0
+    })
+    .await;
+    replica.stop().await.unwrap();
+    installation.finish().await.unwrap();
+}
+
+/// What each replica does beside serving: it finishes suspensions that were cut short, and drops what is old.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_does_its_chores() {
+    let folder = tempfile::tempdir().unwrap();
+    let docker = docker().await.unwrap();
+    if docker.inspect_image(&Kind::Root.image()).await.is_err() {
+        images::import(&docker, Kind::Root).await.unwrap();
+    }
+    let installation = Installation::new(CONTROL_PLANE, folder.path(), 25).await.unwrap();
+    let replica = installation.start("one").await.unwrap();
+    let (organization, token) = installation.organization(&replica, wire::Limits::default()).await.unwrap();
+    let workspace = uuid::Uuid::new_v4().to_string();
+    let agents_url = format!("http://{}:7071", installation.gateway());
+    let mut customer = replica.customer(&token).await.unwrap();
+    customer.provision_workspace(provision(&workspace, agents_url)).await.unwrap();
+    replica.stop().await.unwrap();
+    let write = async |what: String| execute(&installation.database.url(), what).await.unwrap();
+    write(format!(
+        "UPDATE organizations SET standing = 'Suspended' WHERE organization_id = '{organization}'"
+    ))
+    .await;
+    write(format!(
+        "INSERT INTO launches (organization_id, at, workspace_id) VALUES ('{organization}', to_timestamp(1), '{workspace}')"
+    ))
+    .await;
+
+    // as where nobody has pruned for a while
+    write("DELETE FROM roles WHERE role = 'prune'".to_owned()).await;
+
+    let replica = installation.start("one").await.unwrap();
+    let count = async |what| installation.database.number(what).await.unwrap();
+    until("stopped", async || count("SELECT COUNT(*) FROM instances WHERE desired = 'Running'").await == 0)
+        .await;
+    until("rid of what is old", async || {
+        count("SELECT COUNT(*) FROM launches WHERE at < now() - interval '1 year'").await == 0
+    })
+    .await;
+    let mut customer = replica.customer(&token).await.unwrap();
+    let request = wire::DeprovisionWorkspaceRequest {
+        workspace_id: workspace.clone(),
+        intent: 2,
+        ..wire::DeprovisionWorkspaceRequest::default()
+    };
+    customer.deprovision_workspace(request).await.unwrap();
+    until("gone", || {
+        let (mut customer, workspace) = (customer.clone(), workspace.clone());
+        async move { phase(&mut customer, &workspace).await == wire::InstancePhase::Gone }
     })
     .await;
     replica.stop().await.unwrap();
