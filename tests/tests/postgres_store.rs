@@ -17,7 +17,7 @@ use molecule_provisioner::admission::{Account, Change, ChangeRequest, ProvisionR
 use molecule_provisioner::outcome::Outcome;
 use molecule_provisioner::samples;
 use molecule_provisioner::shown::Shown;
-use molecule_provisioner::store::{RefusedWish, Room, Store, StoreError, Tenants};
+use molecule_provisioner::store::{Room, Store, StoreError};
 use molecule_store_postgres::accounts::{Accounts, Audit, Changes, Organization};
 use molecule_store_postgres::engine::EngineStore;
 use molecule_store_postgres::{Agreement, Database, Missing, Process};
@@ -529,8 +529,15 @@ async fn an_organisation_of_a_newer_version_harms_nobody() {
         let change = async |workspace, intent, change| {
             let (intent, trace) = (IntentNumber(intent), String::new());
             let organization = newer;
-            let request =
-                ChangeRequest { organization, workspace, intent, change, refusal_is_final: true, trace };
+            let request = ChangeRequest {
+                organization,
+                workspace,
+                intent,
+                change,
+                refusal_is_final: true,
+                process: None,
+                trace,
+            };
             store.change(&request, at(2)).await
         };
         let stopped = change(one.workspace, 2, Change::Stop(None)).await.unwrap();
@@ -589,50 +596,6 @@ async fn what_a_newer_version_has_stored_is_not_lost() {
     assert_eq!(commit(Some("something else".to_owned())).await, "none", "something was said anew");
     let gpus = "SELECT COUNT(*) FROM instances WHERE spec::jsonb ->> 'gpus' = '2'";
     assert_eq!(scratch.number(gpus).await.unwrap(), 1);
-    cancel.cancel();
-}
-
-/// What a tenant has told again of what the database lacks may be refused for now, as by a limit that is lower again: it is
-/// awaited until it is heard, so that a sweep leaves it.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_told_again_is_awaited_until_it_is_heard() {
-    let (scratch, cancel) = (Arc::new(Scratch::new().await.unwrap()), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let service = Service { database: database.clone(), scratch: Arc::clone(&scratch) };
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
-    let process = IncarnationId::generate();
-    tenants::Service::begins(&service, at(0)).await;
-    tenants::Service::meets(&service, org, process).await;
-    let requests: Vec<_> =
-        (0..4).map(|_| ProvisionRequest { intent: IntentNumber(7), ..request(org) }).collect();
-    let [granted, refused, deleted, left] = &requests[..] else { panic!("four") };
-    let waiting: Vec<_> = requests.iter().map(|one| (one.workspace, one.intent)).collect();
-    tenants::Service::agrees(&service, org, process, &waiting, at(1)).await;
-    let awaited = async || store.expectations("memory").await.unwrap().awaited;
-    assert_eq!(awaited().await, requests.iter().map(|one| (org, one.workspace)).collect());
-    store.provision(granted, at(2)).await.unwrap();
-    let refusal = RefusedWish {
-        organization: org,
-        workspace: refused.workspace,
-        intent: refused.intent,
-        reason: ErrorReason::QuotaExceeded,
-        message: "no".to_owned(),
-    };
-    store.refuse(&refusal, at(2)).await.unwrap();
-    let deletion = |intent| ChangeRequest {
-        organization: org,
-        workspace: deleted.workspace,
-        intent: IntentNumber(intent),
-        change: Change::Delete,
-        refusal_is_final: false,
-        trace: String::new(),
-    };
-    // an earlier one says nothing of what is asked for later
-    store.change(&deletion(6), at(2)).await.unwrap_err();
-    assert_eq!(awaited().await, [deleted, left].map(|one| (org, one.workspace)).into());
-    store.change(&deletion(8), at(2)).await.unwrap_err();
-    assert_eq!(awaited().await, [(org, left.workspace)].into());
     cancel.cancel();
 }
 

@@ -88,8 +88,8 @@ mod tests {
 
     #[test]
     fn what_a_newer_version_has_added_can_not_be_read() {
-        let runtime = crate::runtime::RuntimeRegistry::built_in().unwrap().get("demo").cloned().unwrap();
-        let spec = LaunchSpec::of("demo", &runtime, Tier::T1, &TierTable::default(), 10);
+        let runtime = crate::runtime::RuntimeRegistry::built_in().unwrap().get("codex").cloned().unwrap();
+        let spec = LaunchSpec::of("codex", &runtime, Tier::T1, &TierTable::default(), 10);
         let stored = serde_json::to_value(&spec).unwrap();
         assert_eq!(serde_json::from_value::<LaunchSpec>(stored.clone()).unwrap(), spec);
         for place in ["", "/resources"] {

@@ -15,8 +15,8 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::codec::{column, moment};
-use crate::engine::EngineStore;
 use crate::engine::rows::{InstanceRow, account_locked, find, find_locked};
+use crate::engine::{EngineStore, await_no_more};
 use crate::sessions::forget;
 use crate::sqlstate::store_error;
 use crate::{Database, Process};
@@ -254,16 +254,7 @@ impl Tenants for EngineStore {
             .execute(&mut *tx)
             .await
             .map_err(store_error)?;
-            sqlx::query!(
-                "DELETE FROM tenant_waiting
-                 WHERE organization_id = $1 AND workspace_id = $2 AND intent <= $3",
-                organization.as_uuid(),
-                refused.workspace.as_uuid(),
-                refused.intent.0,
-            )
-            .execute(&mut *tx)
-            .await
-            .map_err(store_error)?;
+            await_no_more(&mut tx, organization, refused.workspace, refused.intent).await?;
             tx.commit().await.map_err(store_error)?;
             Ok(None)
         };

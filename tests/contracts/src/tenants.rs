@@ -55,6 +55,7 @@ where
     what_waits_to_be_told_is_held_until_it_is_heard(fresh(&make).await).await;
     an_agreement_has_everything_looked_at(fresh(&make).await).await;
     time_counts_from_the_first_agreement(fresh(&make).await).await;
+    what_is_told_again_is_awaited_until_it_is_heard(fresh(&make).await).await;
 }
 
 async fn fresh<F>(make: &impl Fn() -> F) -> Subject
@@ -262,6 +263,32 @@ async fn what_waits_to_be_told_is_held_until_it_is_heard(subject: Subject) {
     assert_eq!(held(subject.holds(9).await), [three.workspace]);
     subject.service.agrees(ORG, process, &[], at(10)).await;
     assert_eq!(held(subject.holds(10).await), []);
+}
+
+/// What the store lacks, and a tenant tells again, is nobody's to remove.
+async fn what_is_told_again_is_awaited_until_it_is_heard(subject: Subject) {
+    let process = IncarnationId::generate();
+    let [granted, refused, deleted, other] =
+        [(); 4].map(|()| ProvisionRequest { intent: IntentNumber(7), ..first_wish() });
+    subject.service.meets(ORG, process).await;
+    let waiting = [&granted, &refused, &deleted].map(|request| (request.workspace, request.intent));
+    subject.service.agrees(ORG, process, &waiting, at(4)).await;
+    let awaited = async || {
+        let awaited = subject.store.expectations(BACKEND).await.unwrap().awaited;
+        [&granted, &refused, &deleted, &other].map(|request| awaited.contains(&(ORG, request.workspace)))
+    };
+    assert_eq!(awaited().await, [true, true, true, false]);
+    let record = subject.store.provision(&granted, at(5)).await.unwrap();
+    assert_eq!(awaited().await, [false, true, true, false]);
+    let refusal = StoreError::Refused(molecule_domain::Error::new(ErrorReason::WrongState, "no"));
+    subject.refuse(refused.workspace, 7, &refusal).await;
+    assert_eq!(awaited().await, [false, false, true, false]);
+    let gone = InstanceRecord { workspace: deleted.workspace, ..record };
+    // an earlier one says nothing of what was asked for later
+    error_of(subject.change(&gone, 6, Change::Delete).await);
+    assert_eq!(awaited().await, [false, false, true, false]);
+    error_of(subject.change(&gone, 8, Change::Delete).await);
+    assert_eq!(awaited().await, [false; 4]);
 }
 
 async fn an_agreement_has_everything_looked_at(subject: Subject) {

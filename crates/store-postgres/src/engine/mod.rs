@@ -21,6 +21,7 @@ use molecule_provisioner::store::{Alarm, Expectations, Room, Store, StoreError};
 use molecule_provisioner::wakes::Wakes;
 use sqlx::PgConnection;
 
+pub(crate) use self::queries::await_no_more;
 pub(crate) use self::rows::account;
 use self::rows::{InstanceRow, account_locked, find, find_locked};
 use self::write::Beside;
@@ -96,7 +97,7 @@ impl Store for EngineStore {
                 find_locked(&mut tx, request.workspace).await?.map(InstanceRow::into_record).transpose()?;
             let Some(before) = before.filter(|record| record.organization == organization) else {
                 if matches!(request.change, Change::Delete) {
-                    queries::await_no_more(&mut tx, organization, request.workspace, request.intent).await?;
+                    await_no_more(&mut tx, organization, request.workspace, request.intent).await?;
                     tx.commit().await.map_err(store_error)?;
                 }
                 return Err(Error::workspace_not_found(request.workspace).into());

@@ -389,9 +389,7 @@ pub(super) async fn expectations(pool: &PgPool, backend: &str) -> Result<Expecta
 /// Workspaces without a record of which wishes wait, as their tenants said when they agreed, that were not heard since.
 async fn awaited(pool: &PgPool) -> Result<HashSet<(OrganizationId, WorkspaceId)>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT w.organization_id, w.workspace_id FROM tenant_waiting w
-             LEFT JOIN tenant_refusals r USING (organization_id, workspace_id)
-         WHERE (r.intent IS NULL OR w.intent > r.intent) AND NOT EXISTS (
+        "SELECT w.organization_id, w.workspace_id FROM tenant_waiting w WHERE NOT EXISTS (
              SELECT 1 FROM instances i
              WHERE i.workspace_id = w.workspace_id AND i.organization_id = w.organization_id
                  AND (i.phase <> 'Gone' OR i.intent >= w.intent)
@@ -406,8 +404,8 @@ async fn awaited(pool: &PgPool) -> Result<HashSet<(OrganizationId, WorkspaceId)>
     Ok(rows.into_iter().map(|row| of(row.organization_id, row.workspace_id)).collect())
 }
 
-/// Awaits a workspace no more of which its tenant has said that it is to go.
-pub(super) async fn await_no_more(
+/// Awaits nothing more of a workspace up to this wish, which was heard: it is refused, or says that the workspace is to go.
+pub(crate) async fn await_no_more(
     db: &mut PgConnection,
     organization: OrganizationId,
     workspace: WorkspaceId,

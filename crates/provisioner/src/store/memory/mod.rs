@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use self::tenants::Kept;
 use super::{Alarm, Expectations, Expected, Room, Store, StoreError, WHOLE};
-use crate::admission::{self, Account, Admitted, ChangeRequest, LAUNCH_WINDOW, ProvisionRequest};
+use crate::admission::{self, Account, Admitted, Change, ChangeRequest, LAUNCH_WINDOW, ProvisionRequest};
 use crate::faults::{Probe, Steps};
 use crate::model::{Claimed, Event, EventDetail, InstanceRecord, Lease, Segment, Wanted};
 use crate::outcome::{self, Outcome};
@@ -220,12 +220,13 @@ impl Store for MemoryStore {
 
     async fn change(&self, request: &ChangeRequest, now: Timestamp) -> Result<InstanceRecord, StoreError> {
         let mut state = self.lock();
-        let before = state
-            .instances
-            .get(&request.workspace)
-            .filter(|record| record.organization == request.organization)
-            .cloned()
-            .ok_or_else(|| Error::workspace_not_found(request.workspace))?;
+        let mine = |record: &&InstanceRecord| record.organization == request.organization;
+        let Some(before) = state.instances.get(&request.workspace).filter(mine).cloned() else {
+            if matches!(request.change, Change::Delete) {
+                state.await_no_more(request.organization, request.workspace, request.intent);
+            }
+            return Err(Error::workspace_not_found(request.workspace).into());
+        };
         if let Some(refused) = state.tenants.refusal(request.organization, request.workspace, request.process)
             && request.intent > before.intent
         {
@@ -394,7 +395,7 @@ impl Store for MemoryStore {
                 settled: record.due_at.is_none(),
             })
             .collect();
-        Ok(Expectations { instances, awaited: HashSet::new() })
+        Ok(Expectations { instances, awaited: state.awaited() })
     }
 
     async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {

@@ -1,10 +1,11 @@
 //! What the store in memory keeps of tenants that call it over a network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
 use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, WorkspaceId};
+use molecule_domain::lifecycle::Phase;
 
 use super::{MemoryStore, State};
 use crate::model::InstanceRecord;
@@ -42,6 +43,35 @@ impl Kept {
         match (tenant.agreed, self.service) {
             (Some((with, at)), Some((service, _))) if with == service && !waits => Hold::Released(at),
             (_, service) => Hold::Held(service.map_or(record.created_at, |(_, began)| began)),
+        }
+    }
+}
+
+impl State {
+    /// Workspaces without an instance of which wishes wait that were not heard since their tenants agreed.
+    pub(super) fn awaited(&self) -> HashSet<(OrganizationId, WorkspaceId)> {
+        let waiting = self.tenants.met.iter().flat_map(|(organization, tenant)| {
+            tenant.waiting.iter().map(move |(workspace, number)| (*organization, *workspace, *number))
+        });
+        let is_heard = |(organization, workspace, number): &(OrganizationId, WorkspaceId, IntentNumber)| {
+            let mine = self.instances.get(workspace).filter(|record| record.organization == *organization);
+            mine.is_some_and(|record| record.phase != Phase::Gone || record.intent >= *number)
+        };
+        let awaited = waiting.filter(|one| !is_heard(one));
+        awaited.map(|(organization, workspace, _)| (organization, workspace)).collect()
+    }
+
+    /// Awaits nothing more of a workspace up to this wish, which was heard: it is refused, or says that the workspace is to go.
+    pub(super) fn await_no_more(
+        &mut self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        intent: IntentNumber,
+    ) {
+        if let Some(tenant) = self.tenants.met.get_mut(&organization)
+            && tenant.waiting.get(&workspace).is_some_and(|number| *number <= intent)
+        {
+            tenant.waiting.remove(&workspace);
         }
     }
 }
@@ -106,11 +136,7 @@ impl Tenants for MemoryStore {
         if let Some(granted) = mine.filter(|record| record.intent >= refused.intent) {
             return Ok(Some(granted.clone()));
         }
-        if let Some(tenant) = state.tenants.met.get_mut(&refused.organization) {
-            tenant
-                .waiting
-                .retain(|workspace, number| *workspace != refused.workspace || *number > refused.intent);
-        }
+        state.await_no_more(refused.organization, refused.workspace, refused.intent);
         let key = (refused.organization, refused.workspace, refused.process);
         let kept = state.tenants.refused.entry(key).or_insert_with(|| refused.clone());
         if kept.intent < refused.intent {
