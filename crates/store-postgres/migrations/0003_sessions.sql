@@ -59,7 +59,7 @@ CREATE TABLE tenant_refusals (
 
 CREATE INDEX tenant_refusals_by_age ON tenant_refusals (at);
 
--- How far each process of a tenant was seen to be; the last 40 of each organisation are kept.
+-- How far each process of a tenant was seen to be. At the end of an agreement all but the last 40 are dropped.
 CREATE TABLE tenant_standpoints (
     organization_id uuid NOT NULL REFERENCES organizations,
     incarnation     uuid NOT NULL,
