@@ -69,7 +69,8 @@ impl Executor {
     }
 
     async fn step(&self, claimed: &Claimed, snapshot: &Snapshot) {
-        let record = &claimed.hold.count_from_agreement(claimed.record.clone());
+        let record =
+            &claimed.hold.count_from_agreement(claimed.record.clone(), self.policy.agreement_patience);
         let (seen, now) = (snapshot.observe(record), self.clock.now());
         let mut action = plan(record, &seen, &self.policy, self.backend.visibility_lag(), now);
         if let Hold::Held(since) = claimed.hold {

@@ -1,10 +1,13 @@
 //! What a store keeps of tenants that call it over a network, beside their instances: which of their wishes were refused, and
 //! whether they have agreed with the service over this store. A tenant that has the engine in its own process needs none of it.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, WorkspaceId};
+use molecule_domain::lifecycle::Desired;
 
 use super::StoreError;
 use crate::admission::Change;
@@ -66,12 +69,15 @@ pub enum Hold {
 }
 
 impl Hold {
-    /// A record whose deadlines count from the agreement at the earliest.
+    /// A record whose deadlines count from the agreement at the earliest, or from when a stop waits for that no longer.
     #[must_use]
-    pub fn count_from_agreement(self, mut record: InstanceRecord) -> InstanceRecord {
-        if let Self::Released(at) = self {
-            record.phase_since = record.phase_since.max(at);
-        }
+    pub fn count_from_agreement(self, mut record: InstanceRecord, patience: Duration) -> InstanceRecord {
+        let from = match self {
+            Self::Released(at) => at,
+            Self::Held(began) if record.desired == Desired::Stopped => began + patience,
+            Self::Held(_) | Self::None => return record,
+        };
+        record.phase_since = record.phase_since.max(from);
         record
     }
 }

@@ -192,13 +192,17 @@ async fn deadlines_count_from_the_agreement() {
         (Hold::Released(NOW), NOW),
         (Hold::Released(long_ago - Duration::from_secs(1)), long_ago),
     ] {
-        let counted = hold.count_from_agreement(record.clone());
+        let counted = hold.count_from_agreement(record.clone(), policy.agreement_patience);
         assert_eq!(counted, InstanceRecord { phase_since: since, ..record.clone() }, "{hold:?}");
     }
+    // a stop has its time from when it is held no longer, for it was not tried before
+    let stopping = InstanceRecord { desired: Desired::Stopped, phase: Phase::Stopping, ..record.clone() };
+    let counted = Hold::Held(NOW).count_from_agreement(stopping, policy.agreement_patience);
+    assert_eq!(counted.phase_since, NOW + policy.agreement_patience);
     let absent = Snapshot::new(NOW, Ok(Vec::new())).observe(&record);
     let action = plan(&record, &absent, &policy, Duration::ZERO, NOW);
     assert!(matches!(action, Action::Settle(_)), "it is given up: {action:?}");
-    let counted = Hold::Released(NOW).count_from_agreement(record);
+    let counted = Hold::Released(NOW).count_from_agreement(record, policy.agreement_patience);
     let action = plan(&counted, &absent, &policy, Duration::ZERO, NOW);
     assert!(matches!(action, Action::Launch), "{action:?}");
 }
