@@ -71,13 +71,10 @@ fn pair_cannot(last: WishKind, new: WishKind) -> Option<&'static str> {
 
 /// Why a legal transition does not occur, where it doesn't.
 fn transition_cannot(from: Phase, to: Phase) -> Option<&'static str> {
-    use Phase::{Admitted, Booting, Failed, Up};
+    use Phase::{Admitted, Failed, Up};
     match (from, to) {
         (from, to) if from == to => Some("it is no change"),
         (Up, Admitted) => Some("a replacement takes what is UP to STOPPING first"),
-        (Admitted, Booting) => {
-            Some("what is stopped is stored as STOPPING before the call, until that has ended")
-        }
         (Failed, Admitted) => Some(
             "a replacement takes what failed to STOPPING first, and giving up while being replaced wants STOPPED",
         ),
@@ -87,7 +84,8 @@ fn transition_cannot(from: Phase, to: Phase) -> Option<&'static str> {
 
 /// Whether a transition is met by so few lives, one of ten thousand, that a whole run need not meet it.
 const fn is_rare(from: Phase, to: Phase) -> bool {
-    matches!((from, to), (Phase::Up, Phase::Booting))
+    // what is stopped is stored as STOPPING before the call, until that has ended; but a restored database may not know of it
+    matches!((from, to), (Phase::Up | Phase::Admitted, Phase::Booting))
 }
 
 /// Why nothing FAILED for a reason, where nothing does.

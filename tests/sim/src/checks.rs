@@ -16,7 +16,7 @@ use molecule_workspace::record::{Pending, WorkspaceRecord};
 use molecule_workspace::store::TenantStore;
 
 use crate::control::LostFailure;
-use crate::explain::explains;
+use crate::explain::{explains, reach};
 use crate::inside::Stretch;
 use crate::machine::Machine;
 use crate::pair::Pair;
@@ -363,7 +363,7 @@ impl Pair {
 
     /// Whether something that went wrong explains a failure at this moment.
     fn explains_failure(&self, seen: &Seen<'_>, reason: Reason, failed_at: Timestamp) -> bool {
-        let since = failed_at - Duration::from_secs(50 * 60) - self.world.off();
+        let since = failed_at - reach(reason) - self.world.off();
         let until = failed_at + Duration::from_secs(60) + self.world.off();
         self.world.was_wrong(explains(reason), &self.concerned(seen, since, until), since, until)
     }

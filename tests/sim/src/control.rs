@@ -572,7 +572,7 @@ impl ControlPlane {
                 && seq == Some(machine.seq)
         };
         let is_up = || self.cloud.look(|machines, _| machines.iter().any(is_it));
-        let matters = matches!(record.phase, Phase::Up | Phase::Launching);
+        let matters = matches!(record.phase, Phase::Up | Phase::Admitted | Phase::Launching);
         let (is_up, now) = (matters && is_up(), self.world.now());
         let objection = before.unwrap_or_default().objection(&segments, record, is_up, now, self.world.off());
         if let Some(objection) = objection {

@@ -1,4 +1,6 @@
-//! Which troubles may end in FAILED, by the reason of the failure.
+//! Which troubles may end in FAILED, by the reason of the failure, and how long after their end.
+
+use std::time::Duration;
 
 use molecule_domain::lifecycle::Reason;
 
@@ -61,4 +63,22 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
         | Reason::UnknownLaunch
         | Reason::Recovered => &[],
     }
+}
+
+/// How long after its end a trouble may still end in FAILED for a reason: the longest deadline that ends so, and what passes
+/// until somebody looks.
+pub(crate) fn reach(reason: Reason) -> Duration {
+    let minutes = match reason {
+        Reason::LaunchRefused => 2,
+        Reason::NoCapacity
+        | Reason::ProviderQuota
+        | Reason::ImageUnavailable
+        | Reason::NetworkUnavailable => 5,
+        Reason::AgentNotConnected | Reason::StopTimeout => 10,
+        Reason::LaunchTimeout | Reason::BackendUnreachable => 12,
+        Reason::BootTimeout => 15,
+        Reason::NameTaken => 20,
+        _ => 25,
+    };
+    Duration::from_secs(minutes * 60)
 }

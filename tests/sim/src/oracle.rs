@@ -335,7 +335,12 @@ impl Oracle {
                 .iter()
                 .rev()
                 .find(|wish| request.is_some() && wish.request.as_deref() == request);
-            if let Some(wish) = mine.filter(|wish| !wish.refused) {
+            // one that asks for nothing that does not wait already shares the answer of what waits
+            let shares = |wish: &SeenWish| {
+                let asks_nothing = wish.wish.is_none() && wish.sets.is_empty();
+                asks_nothing && wished.refusals.range(..wish.number).next_back().is_some()
+            };
+            if let Some(wish) = mine.filter(|wish| !wish.refused && !shares(wish)) {
                 broken = Some(format!("wish {} of {workspace} ({:?}): {error}", wish.number, wish.wish));
             }
             if creates && mine.is_some_and(|wish| wish.refused) {

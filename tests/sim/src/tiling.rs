@@ -51,7 +51,8 @@ impl Tiled {
                 return Some(format!("generation {} is UP, and {open:?} is open", record.generation));
             }
             // it came up while something else was asked for, which is told by a look for an older wish as well
-            (Phase::Launching, Some(open)) if is_up && open.generation == record.generation => {}
+            (Phase::Admitted | Phase::Launching, Some(open))
+                if is_up && open.generation == record.generation => {}
             // it came up, or is on its way down, while something else is wanted
             (Phase::Up | Phase::Booting | Phase::Stopping | Phase::Failed, _) | (_, None) => {}
             (phase, Some(open)) => return Some(format!("it is {phase}, and {open:?} is open")),
