@@ -104,7 +104,8 @@ impl Outbox {
         // what is newer than that comes by itself
         let of_open = |one: &InstanceView| open.contains(&one.workspace) && one.revision <= cursor;
         let told: Vec<_> = inventory.into_iter().filter(of_open).collect();
-        self.store.mirror(self.organization, &told, &[], self.clock.now()).await?;
+        let mirrored = self.store.mirror(self.organization, &told, &[], self.clock.now()).await?;
+        mirrored.wishes.into_iter().for_each(|workspace| self.wake(workspace));
         Ok(())
     }
 

@@ -392,7 +392,7 @@ impl Workspace {
     pub(crate) fn deleted(&mut self, message: &str, now: Timestamp, effects: &mut SideEffects) {
         let record = &mut self.record;
         (record.desired, record.phase, record.phase_since) = (Desired::Deleted, Phase::Gone, now);
-        (record.reason, record.endpoint) = (None, None);
+        (record.reason, record.endpoint, record.in_unknown_state) = (None, None, false);
         message.clone_into(&mut record.message);
         record.deleted_at = record.deleted_at.or(Some(now));
         effects.visible = true;

@@ -33,6 +33,31 @@ fn old(revision: i64) -> InstanceView {
     InstanceView { revision: Revision(revision), ..view() }
 }
 
+/// A replica of an older version left it open, and another says more of the same revision.
+#[test]
+fn a_state_that_was_left_open_is_taken_over_once_it_is_known() {
+    let open = InstanceView {
+        phase: Phase::Booting,
+        in_unknown_state: true,
+        message: "asleep".to_owned(),
+        ..view()
+    };
+    let mut found = idle();
+    take(&mut found, &open);
+    let left_open = "in a state that this version does not know: asleep";
+    assert_eq!((found.record.phase, found.record.message.as_str()), (Phase::Booting, left_open));
+    assert!(found.record.in_unknown_state);
+    for says_nothing_new in [&open, &old(50)] {
+        let before = found.clone();
+        assert_eq!(take(&mut found, says_nothing_new), SideEffects::default());
+        assert_eq!(found, before);
+    }
+    assert!(take(&mut found, &view()).visible);
+    assert_eq!((found.record.phase, found.record.message.as_str()), (Phase::Up, "up"));
+    assert!(!found.record.in_unknown_state);
+    assert_eq!(take(&mut found, &view()), SideEffects::default(), "what is known is not news");
+}
+
 #[test]
 fn news_is_taken_over() {
     let elsewhere = Some(Endpoint { host: "10.0.0.3".to_owned(), port: 8001 });
