@@ -73,6 +73,11 @@ impl InstanceRecord {
         Wanted { intent: self.intent, desired: self.desired }
     }
 
+    /// Spreads what would happen to many of them at once.
+    pub fn seed(&self) -> u64 {
+        self.workspace.as_uuid().as_u64_pair().1
+    }
+
     /// The name of the current generation's instance.
     pub const fn instance(&self) -> InstanceRef {
         InstanceRef {

@@ -32,11 +32,10 @@ impl Workspace {
             }
             return;
         }
-        let is_late = instance.intent > self.record.answered && self.outbox.is_empty();
         let record = &mut self.record;
-        if is_late && is_news {
-            // should the provider lose it, it is told again like whatever else was granted
-            record.answered = instance.intent.min(record.intent);
+        if is_news && self.outbox.is_empty() {
+            // heard late: should the provider lose it, it is told again like whatever else was granted
+            record.answered = record.answered.max(instance.intent.min(record.intent));
         }
         let is_settled = instance.intent >= record.answered && self.outbox.is_empty();
         if is_settled && is_news && instance.wanted_generation != record.generation {

@@ -86,7 +86,7 @@ impl Executor {
         known: Outcome,
     ) -> Result<(), StoreError> {
         let failures = record.failures.saturating_add(1);
-        let due = self.clock.now() + self.policy.backoff(failures, seed_of(record));
+        let due = self.clock.now() + self.policy.backoff(failures, record.seed());
         // One hiccup is no news.
         let is_to_end = record.phase == Phase::Up && record.is_to_end();
         let worth_telling = failures > 1 && (record.phase.is_transient() || is_to_end);
@@ -190,8 +190,4 @@ impl Executor {
 
 pub(super) fn outcome_of(record: &InstanceRecord) -> Outcome {
     Outcome { planned_for: record.wanted(), ..Outcome::default() }
-}
-
-pub(super) fn seed_of(record: &InstanceRecord) -> u64 {
-    record.workspace.as_uuid().as_u64_pair().1
 }

@@ -7,7 +7,7 @@ use molecule_domain::lifecycle::{Phase, Reason};
 use molecule_telemetry::trace;
 use tracing::{debug, info, info_span, warn};
 
-use super::effects::{outcome_of, seed_of};
+use super::effects::outcome_of;
 use super::plan::{Action, engine_event, give_up, held, plan, restarts_so_far};
 use crate::backend::{Backend, CallError, PostMortem, Progress};
 use crate::faults::Steps;
@@ -250,7 +250,7 @@ impl Executor {
             attempt: Some(AttemptState::Confirmed),
             fact: Some(Fact::Down(sighting.at())),
             restarts: Some(restarts),
-            due_at: Some(now + self.policy.backoff(restarts, seed_of(record))),
+            due_at: Some(now + self.policy.backoff(restarts, record.seed())),
             event: Some(EventDetail {
                 exit_code,
                 log_tail: told.log_tail.clone(),

@@ -5,7 +5,7 @@ use molecule_domain::lifecycle::{Phase, Reason};
 use molecule_domain::seal::token_context;
 use tracing::info;
 
-use super::effects::{outcome_of, seed_of};
+use super::effects::outcome_of;
 use super::execute::Executor;
 use super::plan::engine_event;
 use crate::backend::{BootstrapToken, CallError, LaunchRequest, PrepareRequest, Prepared, Progress, Refusal};
@@ -35,7 +35,7 @@ impl Executor {
                     reason: Some(refusal.reason),
                     message: Some(refusal.message),
                     failures,
-                    due_at: Some(self.clock.now() + self.policy.backoff(failures, seed_of(record))),
+                    due_at: Some(self.clock.now() + self.policy.backoff(failures, record.seed())),
                     ..outcome_of(record)
                 };
                 return self.commit("commit.no_room", lease, outcome).await;
@@ -121,7 +121,7 @@ impl Executor {
         let had_no_room =
             |last: &&Attempt| last.state == AttemptState::Resolved && last.placement == placement;
         let last = record.attempt.as_ref().filter(had_no_room).filter(|_| record.failures > 0)?;
-        Some(last.call_until + self.policy.backoff(record.failures, seed_of(record)))
+        Some(last.call_until + self.policy.backoff(record.failures, record.seed()))
     }
 
     /// The place has no room: another attempt is made, placed anew, once no earlier call can take effect any more.
@@ -141,7 +141,7 @@ impl Executor {
             message: Some(refusal.message.clone()),
             attempt: sure.then_some(AttemptState::Resolved),
             call_ended: Some(now),
-            due_at: Some(if sure { now } else { now + self.policy.backoff(failures, seed_of(record)) }),
+            due_at: Some(if sure { now } else { now + self.policy.backoff(failures, record.seed()) }),
             failures,
             event: sure.then(|| engine_event(record, "no_room", Some(refusal.reason), &refusal.message)),
             ..outcome_of(record)
@@ -163,7 +163,7 @@ impl Executor {
             reason: Some(refusal.reason),
             message: Some(refusal.message.clone()),
             failures,
-            due_at: Some(self.clock.now() + self.policy.backoff(failures, seed_of(record))),
+            due_at: Some(self.clock.now() + self.policy.backoff(failures, record.seed())),
             event: is_news.then(|| engine_event(record, "no_room", Some(refusal.reason), &refusal.message)),
             ..outcome_of(record)
         };

@@ -342,7 +342,7 @@ impl Planner<'_> {
             reason: Some(Reason::Restarting),
             message: Some("its instance is gone; launching another".to_owned()),
             restarts: Some(restarts),
-            due_at: Some(self.now + self.policy.backoff(restarts, self.seed())),
+            due_at: Some(self.now + self.policy.backoff(restarts, self.record.seed())),
             event: Some(self.event(
                 "vanished",
                 Some(Reason::Restarting),
@@ -462,10 +462,6 @@ impl Planner<'_> {
     fn go_on(&self) -> Action {
         let message = Some("the launch that was not known is gone; going on".to_owned());
         Action::Settle(Box::new(Outcome { message, due_at: Some(self.now), ..self.outcome() }))
-    }
-
-    fn seed(&self) -> u64 {
-        self.record.workspace.as_uuid().as_u64_pair().1
     }
 }
 

@@ -272,7 +272,9 @@ async fn a_watch_goes_on_although_a_clock_was_ahead() {
 #[tokio::test]
 async fn answers_and_failed_calls_are_kept() {
     let store = opened();
+    assert!(!store.data().is_waiting());
     create(&store, 1, second(10)).await;
+    assert!(store.data().is_waiting());
     store.call_failed(workspace_id(9), IntentNumber(1), "busy", second(11)).await.unwrap();
     store.call_failed(workspace_id(1), IntentNumber(1), "busy", second(12)).await.unwrap();
     let failed = loaded(&store, 1).await.unwrap().record;

@@ -69,6 +69,7 @@ async fn a_lost_lease_writes_nothing(store: Arc<dyn Store>) {
     let slept = claim_one(&*store, at(1)).await;
     let next = claim_one(&*store, at(100)).await;
     let write = Outcome { phase: Some(Phase::Failed), ..outcome(&record) };
+    assert!(next.lease.epoch > slept.lease.epoch, "each lease has a later number");
     for lease in [slept.lease, molecule_provisioner::model::Lease { epoch: next.lease.epoch, ..slept.lease }]
     {
         let result = store.commit(&lease, at(101), &write, true).await;
