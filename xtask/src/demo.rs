@@ -9,15 +9,22 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 
+use crate::docker;
 use crate::shell::{run, say};
-use crate::up::{SERVER, SERVING};
+use crate::up::{SCRATCH, SERVER, SERVING};
 
 /// Runs the demo of both modes until it serves, presses Ctrl-C, and insists on a clean end.
 pub(crate) fn check() -> anyhow::Result<()> {
     for mode in [&["up"][..], &["up", "--saas"]] {
         let began = Instant::now();
         say(&format!("cargo xtask {}, until Ctrl-C", mode.join(" ")));
-        interrupt(mode)?;
+        // beside what a person keeps in the demo: a test neither finds nor touches that
+        let before = docker::installations()?;
+        let ended = interrupt(mode);
+        for left in docker::installations()?.difference(&before) {
+            docker::remove_installation(left)?;
+        }
+        ended?;
         println!("it took {:.1} min", began.elapsed().as_secs_f64() / 60.0);
     }
     Ok(())
@@ -33,6 +40,7 @@ fn own_file() -> anyhow::Result<PathBuf> {
 fn interrupt(mode: &[&str]) -> anyhow::Result<()> {
     let mut demo = Command::new(own_file()?);
     // a terminal sends Ctrl-C to a whole group
+    demo.env(SCRATCH, "target/scratch");
     demo.args(mode).process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut demo = demo.spawn().context("the demo can't be started")?;
     let mut said = BufReader::new(demo.stdout.take().context("its output is piped")?).lines();

@@ -1,5 +1,6 @@
 //! A Docker daemon: the one that is there, or one of our own for as long as this runs.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use crate::shell::{command, install, is_root, is_there, say};
 
@@ -91,9 +92,13 @@ pub(crate) fn networks() -> anyhow::Result<String> {
 }
 
 fn ask(path: &str) -> std::io::Result<String> {
+    request("GET", path)
+}
+
+fn request(method: &str, path: &str) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(SOCKET)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.write_all(format!("{method} {path} HTTP/1.0\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
@@ -114,4 +119,42 @@ fn clear_what_a_killed_daemon_left() {
             }
         }
     }
+}
+
+/// The label that names the installation whose a container, a volume or a network is.
+const INSTALLATION: &str = "ai.molecule.installation";
+
+/// The installations that have containers.
+pub(crate) fn installations() -> anyhow::Result<BTreeSet<String>> {
+    let containers = listed("/containers/json?all=1", None)?;
+    let named = containers.iter().filter_map(|found| found["Labels"][INSTALLATION].as_str());
+    Ok(named.map(str::to_owned).collect())
+}
+
+/// Removes all that an installation, which is served no more, has left.
+pub(crate) fn remove_installation(id: &str) -> anyhow::Result<()> {
+    for (list, part, key, name) in [
+        ("/containers/json?all=1", None, "Id", "/containers/{}?force=1&v=1"),
+        ("/volumes", Some("Volumes"), "Name", "/volumes/{}?force=1"),
+        ("/networks", None, "Id", "/networks/{}"),
+    ] {
+        for found in listed(list, part)? {
+            if let Some(key) = found[key].as_str().filter(|_| found["Labels"][INSTALLATION] == id) {
+                let answer = request("DELETE", &name.replace("{}", key))?;
+                let is_gone = answer.starts_with("HTTP/1.0 2");
+                // Docker 20.10 may count an endpoint of a network for good that was removed while it began
+                ensure!(is_gone || list == "/networks", "{key} can't be removed: {answer}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the daemon lists; `part` names where in its answer that is.
+fn listed(path: &str, part: Option<&str>) -> anyhow::Result<Vec<serde_json::Value>> {
+    let answer = request("GET", path)?;
+    let (_, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{path}: {answer}"))?;
+    let answer: serde_json::Value = serde_json::from_str(body).with_context(|| format!("{path}: {body}"))?;
+    let list = part.map_or(&answer, |part| &answer[part]);
+    Ok(list.as_array().cloned().unwrap_or_default())
 }

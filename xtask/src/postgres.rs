@@ -57,6 +57,22 @@ impl Postgres {
             None => self.url.clone(),
         }
     }
+
+    /// The same server's URL for a database that is made anew, whatever it held.
+    pub(crate) fn emptied(&self, database: &str) -> anyhow::Result<String> {
+        psql(&self.url, &["--command", &format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)")])?;
+        psql(&self.url, &["--command", &format!("CREATE DATABASE {database}")])?;
+        Ok(self.url_of(database))
+    }
+}
+
+/// Runs psql against a database.
+pub(crate) fn psql(url: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let mut psql = command(program("psql")?, &["--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1"]);
+    let status = psql.args(arguments).arg(url).env("PGOPTIONS", "--client-min-messages=warning").status()?;
+    // the URL, which may hold a password, is not shown
+    ensure!(status.success(), "psql {arguments:?} ended with {status}");
+    Ok(())
 }
 
 impl Drop for Postgres {

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::postgres::{Postgres, program};
-use crate::shell::{cargo, command, run, say};
+use crate::postgres::{Postgres, psql};
+use crate::shell::{cargo, run, say};
 
 const SQLITE: &str = "crates/store-sqlite";
 const POSTGRES: &str = "crates/store-postgres";
@@ -123,17 +123,7 @@ for migration in sys.argv[2:]:
 
 /// A PostgreSQL database with all migrations.
 fn migrated(postgres: &Postgres) -> anyhow::Result<String> {
-    let psql = |url: &str, arguments: &[&str]| {
-        let mut psql = command(program("psql")?, &["--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1"]);
-        let status =
-            psql.args(arguments).arg(url).env("PGOPTIONS", "--client-min-messages=warning").status()?;
-        // the URL, which may hold a password, is not shown
-        ensure!(status.success(), "psql {arguments:?} ended with {status}");
-        anyhow::Ok(())
-    };
-    let url = postgres.url_of(DATABASE);
-    psql(&postgres.url, &["--command", &format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")])?;
-    psql(&postgres.url, &["--command", &format!("CREATE DATABASE {DATABASE}")])?;
+    let url = postgres.emptied(DATABASE)?;
     for migration in migrations(POSTGRES)? {
         psql(&url, &["--single-transaction", "--file", &migration.display().to_string()])?;
     }

@@ -15,6 +15,7 @@ use anyhow::{Context, ensure};
 use self::service::{Service, Services};
 use self::stop::Stop;
 use crate::docker::Docker;
+use crate::postgres::Postgres;
 use crate::shell::{self, cargo, command, say, succeeds};
 use crate::tools::{build_static, import_images};
 
@@ -25,6 +26,14 @@ pub(crate) const SERVING: &str = "Serving until Ctrl-C.";
 const MOLECULE: &str = "target/debug/molecule";
 const DEMO: &str = "demo";
 const RUNTIMES: &str = "tests/demo/runtimes.toml";
+
+/// Names the folder that holds what the demo keeps, where that is another than `target`: it begins with nothing there.
+pub(crate) const SCRATCH: &str = "MOLECULE_UP_SCRATCH";
+
+/// The folder that holds what the demo keeps.
+fn folder() -> PathBuf {
+    std::env::var_os(SCRATCH).map_or_else(|| "target".into(), PathBuf::from)
+}
 
 /// Runs the demo of a mode, and serves on unless `exit`. Being told to stop is no failure, whenever it happens.
 pub(crate) fn run(saas: bool, exit: bool) -> anyhow::Result<()> {
@@ -40,13 +49,19 @@ pub(crate) fn run(saas: bool, exit: bool) -> anyhow::Result<()> {
 fn start(saas: bool, exit: bool, stop: &Stop) -> anyhow::Result<()> {
     let _docker = Docker::ensure()?;
     // dropped after the services that use it
-    let postgres = if saas { Some(crate::postgres::Postgres::ensure("up")?) } else { None };
+    let scratch = std::env::var_os(SCRATCH);
+    if let Some(scratch) = &scratch {
+        let _ = std::fs::remove_dir_all(scratch);
+    }
+    let purpose = if scratch.is_some() { "scratch" } else { "up" };
+    let postgres = if saas { Some(Postgres::ensure(purpose)?) } else { None };
     say("building");
     shell::run(&mut cargo(&["build", "--locked", "--workspace"]))?;
     build_static()?;
     import_images()?;
     match &postgres {
-        Some(postgres) => saas::run(postgres, exit, stop),
+        Some(postgres) if scratch.is_some() => saas::run(&postgres.emptied("scratch")?, exit, stop),
+        Some(postgres) => saas::run(&postgres.url, exit, stop),
         None => self_hosted::run(exit, stop),
     }
 }

@@ -2,21 +2,24 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 
-use super::{DEMO, Demo, MOLECULE, RUNTIMES, SERVER, Service, Services, Stop, field, secret_file};
+use super::{DEMO, Demo, MOLECULE, RUNTIMES, SERVER, Service, Services, Stop, field, folder, secret_file};
 use crate::docker;
-use crate::postgres::Postgres;
 use crate::shell::{self, command, is_root, is_there, say};
 use crate::tools::static_binary;
 
-const FOLDER: &str = "target/molecule-saas";
 const REPLICAS: [&str; 2] = ["127.0.0.1:7080", "127.0.0.1:7081"];
 const AGENTS_PORT: u16 = 7071;
 const RULES: &str = "deploy/host-rules.sh";
+
+/// What the SaaS pair of the demo keeps.
+fn saas_folder() -> PathBuf {
+    folder().join("molecule-saas")
+}
 
 struct Files {
     operators: PathBuf,
@@ -24,15 +27,17 @@ struct Files {
     organization_token: PathBuf,
 }
 
-pub(super) fn run(postgres: &Postgres, exit: bool, stop: &Stop) -> anyhow::Result<()> {
+pub(super) fn run(database_url: &str, exit: bool, stop: &Stop) -> anyhow::Result<()> {
     let (files, pool) = (files()?, pool()?);
     let agents_host = bridge_gateway()?;
     let _rules = HostRules::install(&pool, &format!("{agents_host}:{AGENTS_PORT}"))?;
     let mut services = Services::default();
     for replica in REPLICAS {
         say(&format!("starting controlplane-svc at {replica}"));
-        services
-            .add(Service::start("controlplane-svc", &mut control_plane(postgres, &files, &pool, replica))?);
+        services.add(Service::start(
+            "controlplane-svc",
+            &mut control_plane(database_url, &files, &pool, replica),
+        )?);
     }
     for service in services.all() {
         service.answers(|| admin(&files, &["org", "list"]), stop)?;
@@ -40,7 +45,7 @@ pub(super) fn run(postgres: &Postgres, exit: bool, stop: &Stop) -> anyhow::Resul
 
     let organization = organization(&files, &agents_host)?;
     say("starting tenant-svc, which forwards to them");
-    let demo = Demo { data: Path::new(FOLDER).join("tenant") };
+    let demo = Demo { data: saas_folder().join("tenant") };
     let agents = format!("{agents_host}:{AGENTS_PORT}");
     let mut command = Command::new("target/debug/tenant-svc");
     command
@@ -113,7 +118,7 @@ impl Drop for HostRules {
 
 /// The range of the organisations' networks, chosen at the first run: none of the daemon's networks is in it.
 fn pool() -> anyhow::Result<String> {
-    let kept = Path::new(FOLDER).join("pool");
+    let kept = saas_folder().join("pool");
     if let Ok(pool) = fs::read_to_string(&kept) {
         return Ok(pool);
     }
@@ -121,15 +126,15 @@ fn pool() -> anyhow::Result<String> {
     let free = (202..=254).find(|number| !networks.contains(&format!("\"Subnet\":\"10.{number}.")));
     let pool =
         format!("10.{}.0.0/16", free.context("Docker's networks leave no range from 10.202 to 10.254 free")?);
-    fs::create_dir_all(FOLDER)?;
+    fs::create_dir_all(saas_folder())?;
     fs::write(kept, &pool)?;
     Ok(pool)
 }
 
 /// Keys and tokens, made at the first run.
 fn files() -> anyhow::Result<Files> {
-    let folder = Path::new(FOLDER);
-    fs::create_dir_all(folder)?;
+    let folder = saas_folder();
+    fs::create_dir_all(&folder)?;
     let files = Files {
         operators: folder.join("operators"),
         seal_key: folder.join("seal.key"),
@@ -147,11 +152,11 @@ fn files() -> anyhow::Result<Files> {
     Ok(files)
 }
 
-fn control_plane(postgres: &Postgres, files: &Files, pool: &str, listen: &str) -> Command {
+fn control_plane(database_url: &str, files: &Files, pool: &str, listen: &str) -> Command {
     let mut command = Command::new("target/debug/controlplane-svc");
     command
         .env("CONTROLPLANE_LISTEN", listen)
-        .env("DATABASE_URL", &postgres.url)
+        .env("DATABASE_URL", database_url)
         .env("CONTROLPLANE_NETWORK_POOL", pool)
         .env("CONTROLPLANE_OPERATOR_TOKENS_FILE", &files.operators)
         .env("CONTROLPLANE_SEAL_KEY_FILE", &files.seal_key)
@@ -175,7 +180,7 @@ fn admin(files: &Files, arguments: &[&str]) -> Command {
 
 /// The demo's organisation, which may have one workspace, and a token of it; an earlier run's where there is one.
 fn organization(files: &Files, agents_host: &str) -> anyhow::Result<String> {
-    let kept = Path::new(FOLDER).join("organization");
+    let kept = saas_folder().join("organization");
     if let Ok(id) = fs::read_to_string(&kept)
         && admin(files, &["org", "get", &id]).stdout(Stdio::null()).stderr(Stdio::null()).status()?.success()
     {
@@ -194,7 +199,7 @@ fn organization(files: &Files, agents_host: &str) -> anyhow::Result<String> {
     let _ = fs::remove_file(&files.organization_token);
     secret_file(&files.organization_token, || Ok(issued.stdout))?;
     // what an earlier organisation's tenant kept is another's
-    let _ = fs::remove_dir_all(Path::new(FOLDER).join("tenant"));
+    let _ = fs::remove_dir_all(saas_folder().join("tenant"));
     fs::write(kept, &id)?;
     Ok(id)
 }

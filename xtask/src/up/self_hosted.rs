@@ -2,12 +2,12 @@
 
 use std::process::Command;
 
-use super::{Demo, RUNTIMES, SERVER, Service, Services, Stop};
+use super::{Demo, RUNTIMES, SERVER, Service, Services, Stop, folder};
 use crate::shell::say;
 use crate::tools::static_binary;
 
 pub(super) fn run(exit: bool, stop: &Stop) -> anyhow::Result<()> {
-    let demo = Demo { data: "target/molecule-data".into() };
+    let demo = Demo { data: folder().join("molecule-data") };
     say("starting tenant-svc, self-hosted");
     let mut command = Command::new("target/debug/tenant-svc");
     command
