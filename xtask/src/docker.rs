@@ -124,8 +124,11 @@ fn clear_what_a_killed_daemon_left() {
 /// The label that names the installation whose a container, a volume or a network is.
 const INSTALLATION: &str = "ai.molecule.installation";
 
-/// The installations that have containers.
+/// The installations that have containers; none where the daemon is not on this machine.
 pub(crate) fn installations() -> anyhow::Result<BTreeSet<String>> {
+    if is_elsewhere() {
+        return Ok(BTreeSet::new());
+    }
     let containers = listed("/containers/json?all=1", None)?;
     let named = containers.iter().filter_map(|found| found["Labels"][INSTALLATION].as_str());
     Ok(named.map(str::to_owned).collect())
