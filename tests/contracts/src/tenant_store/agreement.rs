@@ -12,7 +12,7 @@ use molecule_workspace::agent::{Patience, Verdict};
 use molecule_workspace::aggregate::{Answer, Change};
 use molecule_workspace::agreement::{Met, Minter};
 use molecule_workspace::private::SealedParts;
-use molecule_workspace::store::{Conditions, Redeemed, Redemption};
+use molecule_workspace::store::{Redeemed, Redemption};
 use molecule_workspace::wish::Wish;
 
 pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
@@ -342,18 +342,9 @@ async fn a_replacement_before_another_is_told_anew(store: Subject) {
 async fn private_parts_of_a_replacement_that_gives_way_go_with_it(store: Subject) {
     let up = store.up().await;
     let workspace = up.workspace;
-    let updates = async |set: fn(&mut SealedParts)| {
-        let decide = move |found: &molecule_workspace::Workspace| {
-            let mut private = found.private.clone();
-            set(&mut private);
-            let token = Some(token(workspace, found.next_generation().0));
-            Ok(Change { wish: Some(RESTART), private: Some(private), token, ..Change::default() })
-        };
-        store.0.change(ORG, workspace, &Conditions::default(), at(3), Box::new(decide)).await.unwrap();
-    };
-    updates(|private| private.secrets = b"given way".to_vec()).await;
+    store.sets(workspace, |private| private.secrets = b"given way".to_vec()).await;
     store.begins(workspace).await.unwrap();
-    updates(|private| private.config_files = b"asked for since".to_vec()).await;
+    store.sets(workspace, |private| private.config_files = b"asked for since".to_vec()).await;
     let other = instance(&up, IntentNumber(3), Phase::Up, 9);
     store.meets(&[other], false).await;
     let expected = SealedParts { config_files: b"asked for since".to_vec(), ..sealed("private first") };

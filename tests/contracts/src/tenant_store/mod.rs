@@ -159,6 +159,18 @@ impl Subject {
         self.0.change(ORG, workspace, on, at(3), Box::new(decide)).await
     }
 
+    /// Asks for a replacement that sets some of the private parts; its number.
+    async fn sets(&self, workspace: WorkspaceId, set: fn(&mut SealedParts)) -> IntentNumber {
+        let decide = move |found: &molecule_workspace::Workspace| {
+            let mut private = found.private.clone();
+            set(&mut private);
+            let token = Some(token(workspace, found.next_generation().0));
+            Ok(Change { wish: Some(RESTART), private: Some(private), token, ..Change::default() })
+        };
+        let on = Conditions::default();
+        self.0.change(ORG, workspace, &on, at(3), Box::new(decide)).await.unwrap().number.unwrap()
+    }
+
     async fn labels(&self, workspace: WorkspaceId) -> WorkspaceRecord {
         let decide = |found: &molecule_workspace::Workspace| {
             let mut spec = found.record.spec.clone();

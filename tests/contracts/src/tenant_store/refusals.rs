@@ -4,7 +4,7 @@ use molecule_domain::id::{Generation, IntentNumber, WorkspaceId};
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{Desired, Phase, Readiness, Reason};
 
-use super::{ORG, RESTART, Subject, at, instance, key, new_workspace, refused, sealed, token};
+use super::{ORG, RESTART, Subject, at, instance, key, new_workspace, refused, sealed};
 use molecule_workspace::aggregate::{Answer, Change};
 use molecule_workspace::private::SealedParts;
 use molecule_workspace::store::Conditions;
@@ -77,19 +77,9 @@ async fn a_refusal_spares_what_was_asked_for_since(store: Subject) {
 
 async fn secrets_of_a_refused_update_are_not_kept_by_a_later_one_of_config(store: Subject) {
     let workspace = store.up().await.workspace;
-    let updates = async |set: fn(&mut SealedParts)| {
-        let decide = move |found: &molecule_workspace::Workspace| {
-            let mut private = found.private.clone();
-            set(&mut private);
-            let token = Some(token(workspace, found.next_generation().0));
-            Ok(Change { wish: Some(RESTART), private: Some(private), token, ..Change::default() })
-        };
-        let on = Conditions::default();
-        store.0.change(ORG, workspace, &on, at(3), Box::new(decide)).await.unwrap().number.unwrap()
-    };
-    let first = updates(|private| private.secrets = b"refused".to_vec()).await;
+    let first = store.sets(workspace, |private| private.secrets = b"refused".to_vec()).await;
     store.begins(workspace).await.unwrap();
-    let second = updates(|private| private.config_files = b"asked for since".to_vec()).await;
+    let second = store.sets(workspace, |private| private.config_files = b"asked for since".to_vec()).await;
     store.0.answered(workspace, first, &refused(), at(4)).await.unwrap();
     let expected = SealedParts { config_files: b"asked for since".to_vec(), ..sealed("private first") };
     assert_eq!(store.0.load(ORG, workspace).await.unwrap().unwrap().private, expected);
