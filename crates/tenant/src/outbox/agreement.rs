@@ -2,13 +2,14 @@
 //! provider was lost from sight, and the two do not agree anew while a call is out.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::Revision;
 use molecule_domain::incarnation::Standpoint;
 use molecule_domain::{Clock, Timestamp};
-use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
 use super::{Outbox, within};
@@ -28,7 +29,10 @@ enum State {
 /// The agreement of this start of the tenant with its provider.
 #[derive(Debug, Default)]
 pub(crate) struct Agreement {
-    state: watch::Sender<State>,
+    state: Mutex<State>,
+    /// Wakes whoever waits for another state, in the order in which they began to wait: a `watch` wakes them in no order, and
+    /// simulated lives could not be led twice.
+    changed: Notify,
     /// When they last agreed on all that there is, by this tenant's clock, in microseconds; 0 where they never did.
     reached_at: AtomicI64,
     /// Held by every call that is out.
@@ -38,8 +42,28 @@ pub(crate) struct Agreement {
 }
 
 impl Agreement {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, state: State) {
+        *self.state() = state;
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the agreement is missing, or is not.
+    async fn until(&self, is_missing: bool) {
+        loop {
+            let changed = self.changed.notified();
+            if self.is_missing() == is_missing {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     pub(crate) fn is_missing(&self) -> bool {
-        *self.state.borrow() == State::Missing
+        *self.state() == State::Missing
     }
 
     /// When this start and the provider last agreed, where they did: nothing of what the provider says now was known here
@@ -59,12 +83,12 @@ impl Agreement {
         if self.reached_at().is_none() {
             self.note_reached(clock.now());
         }
-        self.state.send_replace(State::With(provider));
+        self.change(State::With(provider));
     }
 
     /// Nothing is told from now on, until the two have agreed again.
     pub(crate) fn lose_sight(&self) {
-        self.state.send_replace(State::Missing);
+        self.change(State::Missing);
     }
 
     /// Has the two agree again, whatever either says of itself.
@@ -80,12 +104,9 @@ impl Agreement {
 
     /// Keeps how far the provider was seen to be.
     pub(crate) fn note_seen(&self, revision: Revision) {
-        self.state.send_if_modified(|state| {
-            if let State::With(Some(seen)) = state {
-                seen.revision = seen.revision.max(revision);
-            }
-            false
-        });
+        if let State::With(Some(seen)) = &mut *self.state() {
+            seen.revision = seen.revision.max(revision);
+        }
     }
 
     /// Waits until no call is out, and lets none out for as long as the answer is kept.
@@ -104,18 +125,17 @@ impl Outbox {
     /// where it would not. Before the first agreement it waits for a provider that can't be asked as well: the process
     /// before this one may count as served for a moment.
     pub async fn ready(&self, by: Option<Instant>) -> Result<()> {
-        let mut state = self.agreement.state.subscribe();
         let agreed = async {
             loop {
+                let changed = self.agreement.changed.notified();
                 let asked = self.provider.ready();
                 if self.agreement.reached_at().is_some() {
                     asked?;
                 }
-                let now = *state.borrow_and_update();
-                // the outbox, which is borrowed, holds the sender
-                if now != State::Missing || state.changed().await.is_err() {
+                if !self.agreement.is_missing() {
                     return Ok(());
                 }
+                changed.await;
             }
         };
         tokio::time::timeout_at(within(PATIENCE, by), agreed)
@@ -125,12 +145,9 @@ impl Outbox {
 
     /// Waits until the provider has been out of sight for a while; why a wish would not be told now.
     pub(super) async fn is_away(&self) -> Error {
-        let mut state = self.agreement.state.subscribe();
         loop {
-            // the outbox, which is borrowed, holds the sender
-            let _ = state.wait_for(|state| *state == State::Missing).await;
-            let back = state.wait_for(|state| *state != State::Missing);
-            if tokio::time::timeout(PATIENCE, back).await.is_err() {
+            self.agreement.until(true).await;
+            if tokio::time::timeout(PATIENCE, self.agreement.until(false)).await.is_err() {
                 return self.why_missing();
             }
         }
@@ -152,7 +169,7 @@ impl Outbox {
         loop {
             self.ready(None).await?;
             let out = self.agreement.calls.read().await;
-            if let State::With(seen) = *self.agreement.state.borrow() {
+            if let State::With(seen) = *self.agreement.state() {
                 return Ok((out, seen));
             }
         }
