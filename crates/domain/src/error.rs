@@ -91,6 +91,8 @@ reasons! {
     QuotaExceeded = "QUOTA_EXCEEDED" => ResourceExhausted,
     /// The etag is not the current one.
     StaleEtag = "STALE_ETAG" => Aborted,
+    /// An earlier request asks for some of the same, and the provider has not answered it yet.
+    ChangeInProgress = "CHANGE_IN_PROGRESS" => Aborted,
     /// The revision is older than the history kept.
     RevisionTooOld = "REVISION_TOO_OLD" => OutOfRange,
     /// No valid credential.

@@ -1,7 +1,9 @@
 //! What an update changes of a spec.
 
+use std::time::Duration;
+
 use molecule_domain::Violations;
-use molecule_domain::error::Result;
+use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::spec::{PrivateParts, WorkspaceSpec};
 
 /// The parts of a spec that an update replaces.
@@ -69,9 +71,85 @@ pub(crate) fn merge(spec: &mut WorkspaceSpec, private: &mut PrivateParts, update
     Ok(())
 }
 
+/// A spec and the private parts beside it.
+pub(crate) type Whole = (WorkspaceSpec, PrivateParts);
+
+/// Refuses an update that has made `now` to `after`, where it asks for some of what waits for the provider's answer, and for more:
+/// were the former refused, that would be lost to the latter as well. `granted` is what there is without what waits.
+pub(crate) fn refuse_overlap(granted: &Whole, now: &Whole, after: &Whole, update: SpecUpdate) -> Result<()> {
+    if now == after {
+        return Ok(());
+    }
+    let mut alone = granted.clone();
+    merge(&mut alone.0, &mut alone.1, update)?;
+    let mut both = Vec::new();
+    macro_rules! compare {
+        ($($name:literal => $part:tt.$field:ident;)*) => {
+            $(if alone.$part.$field != granted.$part.$field && alone.$part.$field == now.$part.$field {
+                both.push($name);
+            })*
+        };
+    }
+    compare! {
+        "name" => 0.name;
+        "runtime" => 0.runtime;
+        "tier" => 0.tier;
+        "labels" => 0.labels;
+        "parent_workspace_id" => 0.parent;
+        "role" => 0.role;
+        "env" => 0.env;
+        "mount" => 0.mount;
+        "readiness" => 0.readiness;
+        "config_files" => 1.config_files;
+        "secrets" => 1.secrets;
+    }
+    if both.is_empty() {
+        return Ok(());
+    }
+    let fields = both.join(", ");
+    let message = format!(
+        "an earlier request sets {fields} to the same and may be refused yet; ask again once it is answered, or without {fields}"
+    );
+    Err(Error::new(ErrorReason::ChangeInProgress, message).with_retry_after(Duration::from_secs(1)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn whole(name: &str, role: &str, secret: &str) -> Whole {
+        let spec = WorkspaceSpec { name: name.into(), role: role.into(), ..WorkspaceSpec::default() };
+        let secrets = [("key".to_owned(), secret.to_owned())].into();
+        (spec, PrivateParts { secrets, ..PrivateParts::default() })
+    }
+
+    /// What becomes of an update of these fields to all of `asked`.
+    fn overlap(granted: &Whole, now: &Whole, asked: &Whole, fields: &[&str]) -> Result<()> {
+        let update = SpecUpdate {
+            spec: asked.0.clone(),
+            private: asked.1.clone(),
+            fields: fields.iter().map(|&field| field.to_owned()).collect(),
+        };
+        let mut after = now.clone();
+        merge(&mut after.0, &mut after.1, update.clone())?;
+        refuse_overlap(granted, now, &after, update)
+    }
+
+    #[test]
+    fn who_asks_for_some_of_what_waits_and_for_more_asks_again() {
+        let (granted, now) = (whole("ant", "digs", "old"), whole("bee", "digs", "new"));
+        let asked = whole("bee", "flies", "new");
+        let refused = overlap(&granted, &now, &asked, &["name", "role", "secrets"]).unwrap_err();
+        assert_eq!(refused.reason, ErrorReason::ChangeInProgress);
+        assert!(refused.message.contains("sets name, secrets to the same"), "{refused}");
+        assert!(overlap(&granted, &now, &asked, &["*"]).is_err());
+        // all of it waits, and is answered together
+        overlap(&granted, &now, &asked, &["name", "secrets"]).unwrap();
+        // nothing of it does
+        overlap(&granted, &now, &asked, &["role"]).unwrap();
+        overlap(&granted, &now, &whole("cow", "flies", "old"), &["*"]).unwrap();
+        overlap(&now, &now, &asked, &["*"]).unwrap();
+    }
 
     #[test]
     fn an_update_touches_only_what_its_mask_names() {

@@ -17,14 +17,14 @@ use molecule_workspace::agreement::Minter;
 use molecule_workspace::private::SealedParts;
 use molecule_workspace::record::{RequestKey, WorkspaceRecord};
 use molecule_workspace::store::{Conditions, StoreError, Stored, TenantStore};
-use molecule_workspace::{Wish, Workspace};
+use molecule_workspace::{Entry, Wish, Workspace};
 use tokio::time::Instant;
 
 use crate::mount::check_mount;
 use crate::outbox::{Outbox, Told};
 use crate::private;
 use crate::provider::Provider;
-use crate::spec_update::{SpecUpdate, is_another_instance, merge};
+use crate::spec_update::{SpecUpdate, is_another_instance, merge, refuse_overlap};
 
 /// So long before its deadline a request is answered.
 const ANSWER_TAKES: Duration = Duration::from_millis(100);
@@ -195,8 +195,14 @@ impl Workspaces {
             found.refuse_deleting()?;
             let (mut spec, mut parts) = (found.record.spec.clone(), self.open(workspace, &found.private)?);
             let before = parts.clone();
-            merge(&mut spec, &mut parts, update)?;
+            merge(&mut spec, &mut parts, update.clone())?;
             self.check(&spec, &parts)?;
+            if found.outbox.iter().any(Entry::may_be_refused) {
+                let granted = found.clone().if_refused();
+                let granted = (granted.record.spec, self.open(workspace, &granted.private)?);
+                let now = (found.record.spec.clone(), before.clone());
+                refuse_overlap(&granted, &now, &(spec.clone(), parts.clone()), update)?;
+            }
             let readiness = self.rules.readiness(&spec);
             let sealed = private::seal_changed(&*self.secrets, workspace, (&found.private, &before), &parts)?;
             let replaces = sealed.is_some() || is_another_instance(&found.record.spec, &spec);

@@ -76,9 +76,18 @@ impl Workspace {
     /// The workspace as an instance of this generation is to find it: without what waits for the provider's answer and brings a
     /// later one.
     #[must_use]
-    pub fn as_of(mut self, generation: Generation) -> Self {
-        let is_later = |entry: &Entry| entry.wish.launches() && entry.generation > generation;
-        while let Some(place) = self.outbox.iter().rposition(is_later) {
+    pub fn as_of(self, generation: Generation) -> Self {
+        self.without(|entry| entry.wish.launches() && entry.generation > generation)
+    }
+
+    /// The workspace as it is once all is refused that may be.
+    #[must_use]
+    pub fn if_refused(self) -> Self {
+        self.without(Entry::may_be_refused)
+    }
+
+    fn without(mut self, is_one: impl Fn(&Entry) -> bool) -> Self {
+        while let Some(place) = self.outbox.iter().rposition(&is_one) {
             let entry = self.outbox.remove(place);
             self.revert(place, &entry);
         }

@@ -44,7 +44,7 @@ impl Asked {
         let mut sets = fields_of(&spec, &private);
         match request.ask {
             Ask::Create => {}
-            Ask::Update(field) => sets.retain(|one, _| *one == updated(field)),
+            Ask::Update(field) => sets.retain(|one, _| updated(field).any(|(field, _)| field == *one)),
             Ask::Stop | Ask::Start | Ask::Restart | Ask::Delete => sets.clear(),
         }
         Self { number: request.number, ask: request.ask, sets }
@@ -112,14 +112,21 @@ impl Asked {
 /// What of each request is known to be stored, by its number.
 pub(crate) type Stores = BTreeMap<u64, WorkspaceId>;
 
-/// The field that an update sets, by its number.
-fn updated(field: u64) -> Field {
-    match field % 6 {
-        0 => Field::Name,
-        1 => Field::Tier,
-        2 => Field::Environment,
-        3 => Field::Label,
-        4 => Field::Secret,
-        _ => Field::Config,
-    }
+/// What an update sets, by its number, and the name of each: one field, or another and the tier, of which there are so few that
+/// updates ask for the same.
+pub(crate) fn updated(number: u64) -> impl Iterator<Item = (Field, &'static str)> {
+    const FIELDS: [(Field, &str); 6] = [
+        (Field::Name, "name"),
+        (Field::Tier, "tier"),
+        (Field::Environment, "env"),
+        (Field::Label, "labels"),
+        (Field::Secret, "secrets"),
+        (Field::Config, "config_files"),
+    ];
+    let has_tier = number.is_multiple_of(4);
+    FIELDS
+        .into_iter()
+        .zip(0..)
+        .filter(move |((field, _), at)| *at == number % 6 || has_tier && *field == Field::Tier)
+        .map(|(field, _)| field)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use molecule_domain::error::{Error, ErrorCode, StoredWish};
+use molecule_domain::error::{Error, ErrorCode, ErrorReason, StoredWish};
 use molecule_domain::id::{IntentNumber, WorkspaceId};
 use molecule_domain::spec::{CONFIG_FILE, PrivateParts, WorkspaceSpec};
 use molecule_domain::tier::Tier;
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::asked::Asked;
+use crate::asked::{Asked, updated};
 use crate::oracle::Oracle;
 use crate::tenant::{Serving, Tenant};
 use crate::wished::MARK;
@@ -30,7 +30,7 @@ pub enum Ask {
     Start,
     Restart,
     Delete,
-    /// A new spec, or private part: which of its fields, by number.
+    /// A new spec, or private parts: which of their fields, by number.
     Update(u64),
 }
 
@@ -149,6 +149,7 @@ impl Client {
                 let creates = request.ask == Ask::Create;
                 self.oracle.heard_nothing_is_stored(request.workspace, creates, key.as_deref(), &error);
                 self.world.coverage().figure(match error.code() {
+                    _ if error.reason == ErrorReason::ChangeInProgress => "refused beside another update",
                     ErrorCode::ResourceExhausted => "refused for quota",
                     ErrorCode::Aborted => "refused for a stale etag",
                     ErrorCode::FailedPrecondition => "refused for its state",
@@ -226,10 +227,9 @@ async fn handle(
         Ask::Start => workspaces.start(workspace, on).await,
         Ask::Restart => workspaces.restart(workspace, on, request.number.is_multiple_of(2)).await,
         Ask::Delete => workspaces.delete(workspace, on).await,
-        Ask::Update(field) => {
-            let field = ["name", "tier", "env", "labels", "secrets", "config_files"]
-                [usize::try_from(field % 6).unwrap_or(0)];
-            let update = SpecUpdate { spec, private, fields: vec![field.to_owned()] };
+        Ask::Update(number) => {
+            let fields = updated(number).map(|(_, name)| name.to_owned()).collect();
+            let update = SpecUpdate { spec, private, fields };
             workspaces.update(workspace, on, update, false).await
         }
     }

@@ -283,3 +283,14 @@ fn an_instance_finds_nothing_of_what_waits_to_replace_it() {
     found.outbox.clear();
     assert_eq!(seen(&found, 2), (WorkspaceSpec { name: "brewer".to_owned(), ..other() }, sealed("private")));
 }
+
+#[test]
+fn nothing_is_left_of_what_may_be_refused_once_it_is() {
+    let stop = Entry { generation: Generation(3), spec: other(), ..entry(5, Wish::Stop(None)) };
+    let found = changed(vec![change_of_all(), stop]).if_refused();
+    assert_eq!((found.record.spec, found.private), (spec(), sealed("before")));
+    assert_eq!(found.outbox, [entry(5, Wish::Stop(None))]);
+    // what tells again what was granted is not refused
+    let retold = Entry { retold: true, ..change_of_all() };
+    assert_eq!(changed(vec![retold]).if_refused().record.spec, other());
+}

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use molecule_domain::error::ErrorReason;
 use molecule_domain::id::{Generation, Revision};
 use molecule_domain::lifecycle::{Phase, WorkspaceState};
-use molecule_domain::limits::Standing;
+use molecule_domain::limits::{Limits, Standing};
 use molecule_provisioner::admission::Account;
 use molecule_sim::client::{Ask, Heard, Request};
 use molecule_sim::faults::Fault;
@@ -115,6 +116,40 @@ fn a_deletion_that_is_asked_for_again_of_a_locked_database_is_not_denied() {
         story.arm("tenant.get", Fault::Fail);
         let heard = story.pair.client(0).ask(request).await;
         assert!(matches!(heard, Heard::Silence), "{heard:?}");
+        story.ends_well().await;
+    });
+}
+
+/// Before: an update that asked for some of what waited, and for more, was accepted, and lost the former with the refusal of what
+/// waited.
+#[test]
+fn what_overlaps_with_an_update_that_waits_is_asked_for_again() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        let update = |story: &mut Story, fields, number| {
+            let request = Request { number, ..story.request(Ask::Update(fields), W) };
+            let client = story.pair.client(0);
+            tokio::spawn(async move { client.ask(request).await })
+        };
+        let memory = |memory_mib| {
+            move |account: Account| Account { limits: Limits { memory_mib, ..account.limits }, ..account }
+        };
+        story.set_account(memory(Some(1))).await;
+        story.freeze(seconds(10));
+        let (tier, tier_and_secrets, label) = (1, 4, 3);
+        let waits = update(&mut story, tier, 1001);
+        tokio::time::sleep(seconds(1)).await;
+        // both numbers stand for the same tier
+        let overlaps = update(&mut story, tier_and_secrets, 1004).await.unwrap();
+        let Heard::Nothing(error) = overlaps else { panic!("{overlaps:?}\n{}", story.words()) };
+        assert_eq!(error.reason, ErrorReason::ChangeInProgress);
+        let label = update(&mut story, label, 1007).await.unwrap();
+        assert!(matches!(label, Heard::Accepted), "it has nothing in common: {label:?}");
+        let waits = waits.await.unwrap();
+        assert!(matches!(waits, Heard::Nothing(_)), "{waits:?}\n{}", story.words());
+        story.set_account(memory(None)).await;
+        let again = update(&mut story, tier_and_secrets, 1010).await.unwrap();
+        assert!(matches!(again, Heard::Accepted), "{again:?}");
         story.ends_well().await;
     });
 }
