@@ -96,7 +96,6 @@ impl Planner<'_> {
             return self.give_up(
                 Reason::BackendUnreachable,
                 format!("the provider did not answer in time: {cause}. Restart the workspace once it does"),
-                None,
             );
         }
         Action::AwaitProvider(cause.to_owned())
@@ -124,7 +123,7 @@ impl Planner<'_> {
         let deadline = self.policy.launch_deadline + self.policy.orphan_grace * 2;
         let starts = self.record.phase.is_transient();
         if self.record.desired == Desired::Running && starts && self.overdue(deadline) {
-            return self.give_up(Reason::NameTaken, message, None);
+            return self.give_up(Reason::NameTaken, message);
         }
         // its own launch is not there, and won't be
         let is_down = self.proves_from().is_none_or(|from| sighting.at() > from);
@@ -210,7 +209,7 @@ impl Planner<'_> {
     }
 
     fn stop_timeout(&self, message: &str) -> Action {
-        self.give_up(Reason::StopTimeout, message.to_owned(), None)
+        self.give_up(Reason::StopTimeout, message.to_owned())
     }
 
     fn run_present(&self, sighting: &Sighting) -> Action {
@@ -243,7 +242,7 @@ impl Planner<'_> {
             | InstanceState::Unattached => {
                 if matches!(self.record.phase, Phase::Booting | Phase::Stopping) && self.start_is_overdue() {
                     let message = "the instance did not come up in time".to_owned();
-                    return self.give_up(Reason::BootTimeout, message, None);
+                    return self.give_up(Reason::BootTimeout, message);
                 }
                 // from STOPPING as well, which may not become BOOTING: else it would wait there for good
                 if found.state == InstanceState::Unattached
@@ -372,7 +371,6 @@ impl Planner<'_> {
         self.give_up(
             waits_for_room(self.record).unwrap_or(Reason::LaunchTimeout),
             format!("it could not be {what} in time; last: {said}"),
-            None,
         )
     }
 
@@ -392,8 +390,8 @@ impl Planner<'_> {
         Action::Settle(Box::new(outcome))
     }
 
-    fn give_up(&self, reason: Reason, message: String, fact: Option<Fact>) -> Action {
-        self.give_up_with(reason, message, Outcome { fact, ..self.outcome() })
+    fn give_up(&self, reason: Reason, message: String) -> Action {
+        self.give_up_with(reason, message, self.outcome())
     }
 
     fn give_up_with(&self, reason: Reason, message: String, outcome: Outcome) -> Action {

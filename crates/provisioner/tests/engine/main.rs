@@ -5,6 +5,7 @@ mod decisions;
 mod lease;
 mod outcome;
 mod patience;
+mod planned;
 mod plans;
 mod properties;
 mod services;
