@@ -75,9 +75,16 @@ pub(crate) fn merge(spec: &mut WorkspaceSpec, private: &mut PrivateParts, update
 pub(crate) type Whole = (WorkspaceSpec, PrivateParts);
 
 /// Refuses an update that has made `now` to `after`, where it asks for some of what waits for the provider's answer, and for more:
-/// were the former refused, that would be lost to the latter as well. `granted` is what there is without what waits.
-pub(crate) fn refuse_overlap(granted: &Whole, now: &Whole, after: &Whole, update: SpecUpdate) -> Result<()> {
-    if now == after {
+/// were the former refused, that would be lost to the latter as well. `granted` is what there is without what waits, which is
+/// so many wishes: what asks for nothing but the only one of them shares its answer.
+pub(crate) fn refuse_overlap(
+    granted: &Whole,
+    now: &Whole,
+    after: &Whole,
+    waiting: usize,
+    update: SpecUpdate,
+) -> Result<()> {
+    if now == after && waiting == 1 {
         return Ok(());
     }
     let mut alone = granted.clone();
@@ -124,7 +131,13 @@ mod tests {
     }
 
     /// What becomes of an update of these fields to all of `asked`.
-    fn overlap(granted: &Whole, now: &Whole, asked: &Whole, fields: &[&str]) -> Result<()> {
+    fn overlap_of(
+        granted: &Whole,
+        now: &Whole,
+        asked: &Whole,
+        fields: &[&str],
+        waiting: usize,
+    ) -> Result<()> {
         let update = SpecUpdate {
             spec: asked.0.clone(),
             private: asked.1.clone(),
@@ -132,7 +145,21 @@ mod tests {
         };
         let mut after = now.clone();
         merge(&mut after.0, &mut after.1, update.clone())?;
-        refuse_overlap(granted, now, &after, update)
+        refuse_overlap(granted, now, &after, waiting, update)
+    }
+
+    fn overlap(granted: &Whole, now: &Whole, asked: &Whole, fields: &[&str]) -> Result<()> {
+        overlap_of(granted, now, asked, fields, 1)
+    }
+
+    /// Each of several wishes may be refused by itself.
+    #[test]
+    fn who_asks_for_what_waits_in_several_wishes_asks_again() {
+        let (granted, now) = (whole("ant", "digs", "old"), whole("bee", "flies", "old"));
+        assert!(overlap_of(&granted, &now, &now, &["name"], 2).is_err());
+        overlap_of(&granted, &now, &now, &["name"], 1).unwrap();
+        // what it asks for was so before them
+        overlap_of(&granted, &now, &now, &["secrets"], 2).unwrap();
     }
 
     #[test]

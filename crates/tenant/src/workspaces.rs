@@ -17,7 +17,7 @@ use molecule_workspace::agreement::Minter;
 use molecule_workspace::private::SealedParts;
 use molecule_workspace::record::{RequestKey, WorkspaceRecord};
 use molecule_workspace::store::{Conditions, StoreError, Stored, TenantStore};
-use molecule_workspace::{Entry, Wish, Workspace};
+use molecule_workspace::{Wish, Workspace};
 use tokio::time::Instant;
 
 use crate::mount::check_mount;
@@ -197,11 +197,12 @@ impl Workspaces {
             let before = parts.clone();
             merge(&mut spec, &mut parts, update.clone())?;
             self.check(&spec, &parts)?;
-            if found.outbox.iter().any(Entry::may_be_refused) {
+            let waiting = found.outbox.iter().filter(|entry| entry.may_be_refused()).count();
+            if waiting > 0 {
                 let granted = found.clone().if_refused();
                 let granted = (granted.record.spec, self.open(workspace, &granted.private)?);
                 let now = (found.record.spec.clone(), before.clone());
-                refuse_overlap(&granted, &now, &(spec.clone(), parts.clone()), update)?;
+                refuse_overlap(&granted, &now, &(spec.clone(), parts.clone()), waiting, update)?;
             }
             let readiness = self.rules.readiness(&spec);
             let sealed = private::seal_changed(&*self.secrets, workspace, (&found.private, &before), &parts)?;
