@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use molecule_domain::error::{Error, ErrorReason};
+use molecule_domain::incarnation::MAX_PREDECESSORS;
 use molecule_proto::controlplane::v1 as wire;
 use molecule_service_kit::status::from_status;
 use molecule_tests::controlplane::{Customer, Installation, Replica};
@@ -45,12 +46,17 @@ impl Process {
         self.customer.clone().meet(request).await.map(tonic::Response::into_inner).map_err(from_status)
     }
 
-    /// Meets as the successor of another one, which it saw at a revision.
+    /// Meets as the successor of another one, which it saw at a revision, after as many other starts as a process ever names.
     async fn meet_after(&self, other: &Self, ended_at: u64) -> Result<wire::MeetResponse, Error> {
+        let between =
+            || wire::Standpoint { incarnation: uuid::Uuid::new_v4().to_string(), ..self.standpoint(5) };
+        let mut predecessors = vec![other.standpoint(ended_at)];
+        predecessors.resize_with(MAX_PREDECESSORS, between);
+        predecessors.reverse();
         let request = wire::MeetRequest {
             tenant: Some(self.standpoint(5)),
             address: self.address.to_owned(),
-            predecessors: vec![other.standpoint(ended_at)],
+            predecessors,
             ..wire::MeetRequest::default()
         };
         self.customer.clone().meet(request).await.map(tonic::Response::into_inner).map_err(from_status)

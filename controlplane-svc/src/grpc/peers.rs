@@ -6,7 +6,7 @@ use std::time::Duration;
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{IncarnationId, IntentNumber, Revision, WorkspaceId};
-use molecule_domain::incarnation::{PREDECESSORS, Standpoint};
+use molecule_domain::incarnation::{Standpoint, check_predecessors};
 use molecule_proto::controlplane::v1 as wire;
 use molecule_service_kit::auth::identity;
 use molecule_service_kit::wire::time;
@@ -152,9 +152,7 @@ impl Parts {
                 .map_err(|_| Error::field("recovered_workspace_ids", format!("{id:?} is not a UUID")))
         });
         let recovered = recovered.collect::<Result<Vec<_>>>()?;
-        if request.predecessors.len() > PREDECESSORS {
-            return Err(Error::field("predecessors", format!("must have at most {PREDECESSORS} entries")));
-        }
+        check_predecessors(request.predecessors.len())?;
         let predecessors = request.predecessors.iter().map(|said| standpoint(Some(said), "predecessors"));
         let predecessors = predecessors.filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
         let address = if request.address.is_empty() { address(peer) } else { request.address };

@@ -48,8 +48,8 @@ pub struct Session {
 }
 
 /// What the starts before the last one were when they ended, newest first: the last few, and the last few that stored anything,
-/// which any number of starts that came to nothing must not push out. `held` are a database's starts in the order in which they
-/// began.
+/// which any number of starts that came to nothing must not push out; [`MAX_PREDECESSORS`] at most. `held` are a database's starts
+/// in the order in which they began.
 pub fn predecessors(held: &[Incarnation]) -> Vec<Standpoint> {
     let ended = held.windows(2).rev();
     let (mut named, mut stored) = (0, 0);
@@ -64,7 +64,18 @@ pub fn predecessors(held: &[Incarnation]) -> Vec<Standpoint> {
 }
 
 /// How many predecessors of either kind a process names.
-pub const PREDECESSORS: usize = 10;
+const PREDECESSORS: usize = 10;
+
+/// The most predecessors that a process names.
+pub const MAX_PREDECESSORS: usize = 2 * PREDECESSORS;
+
+/// Refuses more predecessors than a process names.
+pub fn check_predecessors(named: usize) -> Result<(), Error> {
+    if named > MAX_PREDECESSORS {
+        return Err(Error::field("predecessors", format!("must have at most {MAX_PREDECESSORS} entries")));
+    }
+    Ok(())
+}
 
 /// Refuses a process of a tenant while another one is served: two of them work over copies of one database. One that names
 /// what is served as its predecessor, with all that was seen of it, goes on with its database, and need not wait.
@@ -135,6 +146,8 @@ mod tests {
         let failed = revisions(&begun(&|n| n.min(30)));
         assert_eq!(failed[..10], [30; 10]);
         assert_eq!(failed[10..], (21..=30).rev().collect::<Vec<_>>());
+        check_predecessors(failed.len()).unwrap();
+        assert!(check_predecessors(failed.len() + 1).is_err(), "no process names so many");
     }
 
     #[test]

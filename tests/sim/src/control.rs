@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::{IncarnationId, OrganizationId, Revision, WorkspaceId};
-use molecule_domain::incarnation::Standpoint;
+use molecule_domain::incarnation::{Standpoint, check_predecessors};
 use molecule_domain::lifecycle::Phase;
 use molecule_domain::limits::Amounts;
 use molecule_domain::{Clock, Timestamp};
@@ -278,6 +278,7 @@ impl ControlPlane {
         predecessors: &[Standpoint],
     ) -> Result<Met> {
         self.refuse_dead_twin(own)?;
+        check_predecessors(predecessors.len())?;
         let (revision, _) = self.database().counters(organization);
         let now = self.world.now();
         let mut book = lock(&self.book);
