@@ -205,8 +205,10 @@ impl Limits {
     }
 }
 
-/// What an organisation's plan lets it launch; empty lists allow everything.
+/// What an organisation's plan lets it launch; empty lists allow everything. What a newer version has stored besides is no less a
+/// restriction: such a text is not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Permits {
     /// The highest tier; `None` is no bound.
     pub highest_tier: Option<Tier>,

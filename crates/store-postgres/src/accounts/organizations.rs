@@ -3,7 +3,7 @@
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::OrganizationId;
-use molecule_domain::limits::{Amounts, Limits};
+use molecule_domain::limits::{Amounts, Limits, Permits};
 use molecule_provisioner::admission::{Account, LAUNCH_WINDOW};
 use molecule_provisioner::store::StoreError;
 use molecule_provisioner::store::codec::{Terms, json, text};
@@ -72,6 +72,23 @@ impl From<OrganizationRow> for Organization {
             created_at: moment(row.created_at),
         }
     }
+}
+
+/// Refuses to write over permits that only a newer version can read.
+async fn check_permits(db: &mut PgConnection, organization: OrganizationId) -> Result<(), StoreError> {
+    let stored = sqlx::query_scalar!(
+        "SELECT permits FROM organizations WHERE organization_id = $1 FOR NO KEY UPDATE",
+        organization.as_uuid(),
+    )
+    .fetch_optional(db)
+    .await
+    .map_err(store_error)?;
+    if stored.is_some_and(|stored| from_json::<Permits>(&stored, "permits").is_err()) {
+        let message = "the organisation's limits hold something that a newer version has stored, and this version would lose it; \
+                       set them through a control plane of that version";
+        return Err(Error::new(ErrorReason::WrongState, message).into());
+    }
+    Ok(())
 }
 
 async fn select(
@@ -195,6 +212,9 @@ impl Accounts {
         let permits = limits.map(|(_, permits)| json(permits)).transpose()?;
         let once = || async {
             let mut tx = self.0.begin().await?;
+            if limits.is_some() {
+                check_permits(&mut tx, organization).await?;
+            }
             let changed = sqlx::query!(
                 "UPDATE organizations SET name = COALESCE($2, name), plan = COALESCE($3, plan),
                      backend = COALESCE($4, backend),
