@@ -300,6 +300,7 @@ impl Provider for ControlPlane {
         &self,
         _organization: OrganizationId,
         standpoints: Standpoints,
+        number: i64,
         waiting: &[(WorkspaceId, IntentNumber)],
     ) -> Result<()> {
         let counted = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -318,6 +319,7 @@ impl Provider for ControlPlane {
                     .collect(),
                 offset: counted(offset),
                 total: counted(waiting.len()),
+                number: unsigned(number),
             };
             self.call(message, async |mut client: Client, request| client.agree(request).await).await?;
             offset += part.len();

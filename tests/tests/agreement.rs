@@ -1,5 +1,6 @@
 //! What a control plane does before its tenant has agreed with it, and after it has refused something.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use molecule_domain::error::{Error, ErrorReason};
@@ -12,6 +13,9 @@ use molecule_tests::images::{self, Kind, docker};
 const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_controlplane-under-test");
 /// Many looks of an engine's.
 const A_WHILE: Duration = Duration::from_secs(4);
+
+/// How many agreements there were: each process counts up.
+static AGREEMENTS: AtomicU64 = AtomicU64::new(0);
 
 /// A process of a tenant's, by what it says of itself.
 struct Process {
@@ -36,6 +40,7 @@ impl Process {
             waiting: named.collect(),
             offset: 0,
             total: u32::try_from(waiting.len()).unwrap(),
+            number: AGREEMENTS.fetch_add(1, Ordering::Relaxed) + 1,
         };
         self.customer.clone().agree(request).await.map(drop).map_err(from_status)
     }

@@ -58,8 +58,13 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
         }
         Do::Orphans(Orphans::List) => {
             let listed = client.list_orphans(wire::ListOrphansRequest {}).await?.into_inner();
-            let recovered = Some(&*listed.recovered);
-            show::orphans(&listed.orphans, recovered, &listed.unreachable_backends, format);
+            let shown = show::Orphans {
+                orphans: &listed.orphans,
+                awaited: Some(&listed.awaited),
+                recovered: Some(&listed.recovered),
+                unreachable: &listed.unreachable_backends,
+            };
+            show::orphans(&shown, format);
             if !listed.alarms.is_empty() {
                 eprintln!("an alarm stands, and nothing is removed: see `molecule admin alarms`");
             }
@@ -73,6 +78,7 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
                 unreachable_backends: listed.unreachable_backends,
                 organizations_without_agreement: listed.organizations_without_agreement,
                 unknown_organizations: listed.unknown_organizations,
+                awaited: listed.awaited,
                 ..wire::ClearAlarmsResponse::default()
             };
             show::alarms(&shown, format);

@@ -187,6 +187,7 @@ pub(super) fn alarms(shown: &wire::ClearAlarmsResponse, format: Format) {
             "alarms": alarms, "orphans": orphans, "unreachable_backends": unreachable, "cleared": shown.cleared,
             "etag": shown.etag, "organizations_without_agreement": shown.organizations_without_agreement,
             "unknown_organizations": shown.unknown_organizations,
+            "awaited": shown.awaited.iter().map(awaited_json).collect::<Vec<_>>(),
         }));
     }
     if shown.alarms.is_empty() {
@@ -200,7 +201,7 @@ pub(super) fn alarms(shown: &wire::ClearAlarmsResponse, format: Format) {
     if !shown.organizations_without_agreement.is_empty() {
         println!(
             "The tenants of these organisations have not yet told this control plane what it may have lost. Wait for them before \
-             the alarm is ended:\n  {}\n",
+             the alarm is ended; of one that does not come back, save what is to be kept:\n  {}\n",
             shown.organizations_without_agreement.join("\n  ")
         );
     }
@@ -219,7 +220,8 @@ pub(super) fn alarms(shown: &wire::ClearAlarmsResponse, format: Format) {
             "No sweep removes anything there while it stands. Once it is ended, they remove all of this:"
         }
     );
-    orphans(&shown.orphans, None, unreachable, format);
+    let (awaited, orphans_of) = (Some(&*shown.awaited), &shown.orphans);
+    orphans(&Orphans { orphans: orphans_of, awaited, recovered: None, unreachable }, format);
 }
 
 /// The orphans that were removed, or would be.
@@ -231,7 +233,16 @@ pub(super) fn swept(swept: &wire::SweepOrphansResponse, format: Format) {
             "etag": swept.etag,
         }));
     }
-    orphans(&swept.orphans, None, &swept.unreachable_backends, format);
+    let (swept, unreachable) = (&swept.orphans, &*swept.unreachable_backends);
+    orphans(&Orphans { orphans: swept, awaited: None, recovered: None, unreachable }, format);
+}
+
+fn awaited_json(one: &wire::AwaitedWorkspace) -> Value {
+    json!({
+        "backend": one.backend,
+        "organization_id": one.organization_id,
+        "workspace_id": one.workspace_id,
+    })
 }
 
 fn orphan_json(orphan: &wire::Orphan) -> Value {
@@ -244,16 +255,23 @@ fn orphan_json(orphan: &wire::Orphan) -> Value {
     })
 }
 
-/// `recovered` is `None` where only orphans are spoken of.
-pub(super) fn orphans(
-    all: &[wire::Orphan],
-    recovered: Option<&[wire::RecoveredWorkspace]>,
-    unreachable: &[String],
-    format: Format,
-) {
+/// Orphans, and what is none and is told of beside them, where it is.
+#[derive(Clone, Copy)]
+pub(super) struct Orphans<'a> {
+    pub(super) orphans: &'a [wire::Orphan],
+    pub(super) awaited: Option<&'a [wire::AwaitedWorkspace]>,
+    pub(super) recovered: Option<&'a [wire::RecoveredWorkspace]>,
+    pub(super) unreachable: &'a [String],
+}
+
+pub(super) fn orphans(shown: &Orphans<'_>, format: Format) {
+    let Orphans { orphans, awaited, recovered, unreachable } = *shown;
     if format == Format::Json {
-        let orphans: Vec<Value> = all.iter().map(orphan_json).collect();
+        let orphans: Vec<Value> = orphans.iter().map(orphan_json).collect();
         let mut told = json!({ "orphans": orphans, "unreachable_backends": unreachable });
+        if let Some(awaited) = awaited {
+            told["awaited"] = awaited.iter().map(awaited_json).collect();
+        }
         if let Some(recovered) = recovered {
             let recovered = recovered.iter().map(|one| {
                 json!({
@@ -267,7 +285,7 @@ pub(super) fn orphans(
         return print_json(&told);
     }
     let mut rows = table(&["BACKEND", "ORGANIZATION", "WORKSPACE", "WHAT"]);
-    for orphan in all {
+    for orphan in orphans {
         let what = match orphan.generation {
             0 => "volumes and the like".to_owned(),
             generation => format!("generation {generation}, launch {}", orphan.launch),
@@ -276,6 +294,18 @@ pub(super) fn orphans(
         rows.add_row([orphan.backend.clone(), organization, workspace, what]);
     }
     println!("{rows}");
+    if let Some(awaited @ [_, ..]) = awaited {
+        println!(
+            "\nThe tenants of these ask for them, and were refused for now, as by a limit. They are no orphans: what is there of \
+             them stays, uncounted, until it is granted (raise the limit) or deleted by its owner. Of a suspended organisation's \
+             only the data stays."
+        );
+        let mut rows = table(&["BACKEND", "ORGANIZATION", "WORKSPACE"]);
+        for one in awaited {
+            rows.add_row([&one.backend, &one.organization_id, &one.workspace_id]);
+        }
+        println!("{rows}");
+    }
     if let Some(recovered @ [_, ..]) = recovered {
         println!(
             "\nThese run, but their tenants lost their configurations in a restore. They are no orphans: no sweep removes \

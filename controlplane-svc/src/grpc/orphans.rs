@@ -2,7 +2,7 @@
 //! removal are one code path.
 
 use molecule_domain::error::{Error, ErrorReason, Result};
-use molecule_domain::id::OrganizationId;
+use molecule_domain::id::{OrganizationId, WorkspaceId};
 use molecule_proto::controlplane::v1 as wire;
 use molecule_provisioner::Engine;
 use molecule_provisioner::reconciler::orphans::Orphans;
@@ -53,6 +53,19 @@ fn to_wire(found: &[Found<'_>]) -> Vec<wire::Orphan> {
     all.collect()
 }
 
+fn awaited_to_wire(found: &[Found<'_>]) -> Vec<wire::AwaitedWorkspace> {
+    let of = |Found { engine, orphans }: &Found<'_>| {
+        let backend = engine.backend_kind();
+        let one = |(organization, workspace): &(OrganizationId, WorkspaceId)| wire::AwaitedWorkspace {
+            backend: backend.to_owned(),
+            organization_id: organization.to_string(),
+            workspace_id: workspace.to_string(),
+        };
+        orphans.awaited.iter().map(one).collect::<Vec<_>>()
+    };
+    found.iter().flat_map(of).collect()
+}
+
 fn recovered_to_wire(recovered: Recovered) -> wire::RecoveredWorkspace {
     wire::RecoveredWorkspace {
         organization_id: recovered.organization.to_string(),
@@ -65,6 +78,7 @@ pub(super) async fn list(parts: &Parts) -> Result<wire::ListOrphansResponse> {
     let (found, unreachable_backends) = find(parts).await?;
     Ok(wire::ListOrphansResponse {
         orphans: to_wire(&found),
+        awaited: awaited_to_wire(&found),
         unreachable_backends,
         alarms: alarms(parts).await?.iter().map(alarm_to_wire).collect(),
         recovered: parts.sessions.recovered().await?.into_iter().map(recovered_to_wire).collect(),
@@ -124,6 +138,7 @@ pub(super) async fn list_alarms(parts: &Parts) -> Result<wire::ListAlarmsRespons
     Ok(wire::ListAlarmsResponse {
         alarms: alarms.iter().map(alarm_to_wire).collect(),
         orphans: to_wire(&found),
+        awaited: awaited_to_wire(&found),
         unreachable_backends,
         organizations_without_agreement: texts(&missing.without_agreement),
         unknown_organizations: texts(&missing.unknown),
@@ -164,6 +179,7 @@ pub(super) async fn clear_alarms(
     let mut shown = wire::ClearAlarmsResponse {
         alarms: alarms.iter().map(alarm_to_wire).collect(),
         orphans: to_wire(&found),
+        awaited: awaited_to_wire(&found),
         unreachable_backends,
         organizations_without_agreement: texts(&missing.without_agreement),
         unknown_organizations: texts(&missing.unknown),

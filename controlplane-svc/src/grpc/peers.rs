@@ -189,7 +189,8 @@ impl Parts {
         });
         let waiting = waiting.collect::<Result<Vec<_>>>()?;
         let (begins, named) = (request.offset == 0, request.offset as usize + waiting.len());
-        let agreement = Agreement { with, waiting, begins, ends: named >= request.total as usize };
+        let number = signed(request.number, "number")?;
+        let agreement = Agreement { with, number, waiting, begins, ends: named >= request.total as usize };
         let process =
             Process { organization: holder.organization, standpoint, predecessors: Vec::new(), address };
         self.database.agree(&process, &agreement, self.clock.now()).await?;

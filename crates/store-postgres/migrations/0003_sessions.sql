@@ -32,7 +32,11 @@ CREATE TABLE tenant_sessions (
     agreed_with     uuid,
     -- when the two agreed first in a start of the control plane's, and in which: deadlines count from then
     agreed_at       timestamptz,
-    agreed_first    uuid
+    agreed_first    uuid,
+    -- the last agreement that was heard: whose, which one of its process, and whether all of it was
+    agreement_of    uuid,
+    agreement       bigint NOT NULL DEFAULT 0,
+    agreement_ended boolean NOT NULL DEFAULT false
 );
 
 -- Wishes that a tenant had still to tell when it agreed: the number of each workspace's last one. Before that is heard, nothing
@@ -41,8 +45,12 @@ CREATE TABLE tenant_waiting (
     organization_id uuid NOT NULL REFERENCES organizations,
     workspace_id    uuid NOT NULL,
     intent          bigint NOT NULL,
+    -- of an agreement before the one that is being told
+    is_old          boolean NOT NULL DEFAULT false,
     PRIMARY KEY (organization_id, workspace_id)
 );
+
+CREATE INDEX tenant_waiting_by_workspace ON tenant_waiting (workspace_id);
 
 -- The last wish of each workspace that was refused to a process of its tenant's: a call of it that is heard late is refused as
 -- well. Whoever names no process has the name of zeros.

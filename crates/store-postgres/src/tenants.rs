@@ -10,7 +10,7 @@ use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, Workspace
 use molecule_provisioner::admission::Change;
 use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::store::codec::corrupt;
-use molecule_provisioner::store::{Hold, RefusedWish, StoreError, Tenants};
+use molecule_provisioner::store::{Hold, LastAgreement, Part, RefusedWish, StoreError, Tenants};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -26,9 +26,11 @@ use crate::{Database, Process};
 pub struct Agreement {
     /// The start of the control plane with which it has agreed.
     pub with: IncarnationId,
+    /// The process's own number for it.
+    pub number: i64,
     /// Workspaces of which wishes wait to be told, each with the number of the last.
     pub waiting: Vec<(WorkspaceId, IntentNumber)>,
-    /// Whether this is the first part: what was agreed before is forgotten.
+    /// Whether this is the first part: what was agreed before is forgotten with the last one.
     pub begins: bool,
     /// Whether this is the last part: the two have agreed.
     pub ends: bool,
@@ -80,55 +82,54 @@ impl Database {
         let once = || async {
             let organization = process.organization.as_uuid();
             let mut tx = self.begin().await?;
+            let own = process.standpoint.incarnation;
             let served = sqlx::query!(
-                "UPDATE tenant_sessions SET
+                "SELECT agreement_of, agreement, agreement_ended FROM tenant_sessions
+                 WHERE organization_id = $1 AND incarnation = $2 FOR UPDATE",
+                organization,
+                own.as_uuid(),
+            )
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(store_error)?;
+            let Some(served) = served else {
+                let message = "this process of the tenant's is not the one that the control plane met last";
+                return Err(Error::new(ErrorReason::StoreUnavailable, message).into());
+            };
+            let last = served.agreement_of.map(|of| LastAgreement {
+                process: IncarnationId::from_uuid(of),
+                number: served.agreement,
+                ended: served.agreement_ended,
+            });
+            let part = LastAgreement::judge(last, own, agreement.number, agreement.begins)?;
+            if part == Part::Late {
+                return Ok(());
+            }
+            sqlx::query!(
+                "UPDATE tenant_sessions SET agreement_of = $2, agreement = $7, agreement_ended = $4,
                      -- time counts from the first agreement with a start of the control plane
                      agreed_at = CASE
                          WHEN $4::boolean AND agreed_first IS DISTINCT FROM $3 THEN $6 ELSE agreed_at
                      END,
                      agreed_first = CASE WHEN $4::boolean THEN $3 ELSE agreed_first END,
                      agreed_with = CASE WHEN $4::boolean THEN $3 WHEN $5::boolean THEN NULL ELSE agreed_with END
-                 WHERE organization_id = $1 AND incarnation = $2",
+                 WHERE organization_id = $1",
                 organization,
-                process.standpoint.incarnation.as_uuid(),
+                own.as_uuid(),
                 agreement.with.as_uuid(),
                 agreement.ends,
-                agreement.begins,
+                part == Part::First,
                 column(now),
+                agreement.number,
             )
             .execute(&mut *tx)
             .await
             .map_err(store_error)?;
-            if served.rows_affected() != 1 {
-                let message = "this process of the tenant's is not the one that the control plane met last";
-                return Err(Error::new(ErrorReason::StoreUnavailable, message).into());
-            }
             if agreement.ends {
                 forget(&mut tx, process.organization).await?;
             }
-            if agreement.begins {
-                sqlx::query!("DELETE FROM tenant_waiting WHERE organization_id = $1", organization)
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(store_error)?;
-            }
-            let workspaces: Vec<Uuid> =
-                agreement.waiting.iter().map(|(workspace, _)| *workspace.as_uuid()).collect();
-            let numbers: Vec<i64> = agreement.waiting.iter().map(|(_, number)| number.0).collect();
-            sqlx::query!(
-                "INSERT INTO tenant_waiting (organization_id, workspace_id, intent)
-                 SELECT $1, workspace_id, MAX(intent) FROM unnest($2::uuid[], $3::bigint[]) AS w (workspace_id, intent)
-                 GROUP BY workspace_id
-                 ON CONFLICT (organization_id, workspace_id) DO UPDATE SET intent = excluded.intent",
-                organization,
-                &workspaces,
-                &numbers,
-            )
-            .execute(&mut *tx)
-            .await
-            .map_err(store_error)?;
+            // in the one order of all locks: instances, and then what is their organisation's
             if agreement.ends {
-                // in the one order of all locks
                 sqlx::query!(
                     "UPDATE instances SET due_at = $2 WHERE workspace_id IN (
                          SELECT workspace_id FROM instances
@@ -137,6 +138,40 @@ impl Database {
                      )",
                     organization,
                     column(now),
+                )
+                .execute(&mut *tx)
+                .await
+                .map_err(store_error)?;
+            }
+            if part == Part::First {
+                // nothing is without protection until the last part is heard
+                sqlx::query!(
+                    "UPDATE tenant_waiting SET is_old = true WHERE organization_id = $1",
+                    organization
+                )
+                .execute(&mut *tx)
+                .await
+                .map_err(store_error)?;
+            }
+            let workspaces: Vec<Uuid> =
+                agreement.waiting.iter().map(|(workspace, _)| *workspace.as_uuid()).collect();
+            let numbers: Vec<i64> = agreement.waiting.iter().map(|(_, number)| number.0).collect();
+            sqlx::query!(
+                "INSERT INTO tenant_waiting (organization_id, workspace_id, intent)
+                 SELECT $1, workspace_id, MAX(intent) FROM unnest($2::uuid[], $3::bigint[]) AS w (workspace_id, intent)
+                 GROUP BY workspace_id
+                 ON CONFLICT (organization_id, workspace_id) DO UPDATE SET intent = excluded.intent, is_old = false",
+                organization,
+                &workspaces,
+                &numbers,
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error)?;
+            if agreement.ends {
+                sqlx::query!(
+                    "DELETE FROM tenant_waiting WHERE organization_id = $1 AND is_old",
+                    organization
                 )
                 .execute(&mut *tx)
                 .await
@@ -254,7 +289,20 @@ impl Tenants for EngineStore {
             .execute(&mut *tx)
             .await
             .map_err(store_error)?;
-            await_no_more(&mut tx, organization, refused.workspace, refused.intent).await?;
+            if await_no_more(&mut tx, organization, refused.workspace, refused.intent).await? {
+                // nothing was tried while it was held
+                sqlx::query!(
+                    "UPDATE instances SET phase_since = $3, due_at = $3
+                     WHERE workspace_id = $1 AND organization_id = $2
+                         AND phase IN ('Admitted', 'Launching', 'Booting', 'Stopping')",
+                    refused.workspace.as_uuid(),
+                    organization.as_uuid(),
+                    column(now),
+                )
+                .execute(&mut *tx)
+                .await
+                .map_err(store_error)?;
+            }
             tx.commit().await.map_err(store_error)?;
             Ok(None)
         };

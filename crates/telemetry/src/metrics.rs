@@ -17,6 +17,7 @@ struct Instruments {
     provider_errors: Counter<u64>,
     instances: Gauge<u64>,
     orphans: Gauge<u64>,
+    awaited: Gauge<u64>,
     orphan_age: Gauge<f64>,
     alarm: Gauge<u64>,
     drifting: Gauge<u64>,
@@ -50,6 +51,13 @@ impl Instruments {
             orphan_age: meter
                 .f64_gauge("molecule_orphan_age_seconds")
                 .with_description("The age of the oldest of these")
+                .build(),
+            awaited: meter
+                .u64_gauge("molecule_awaited")
+                .with_description(
+                    "Workspaces that a restored database lacks, whose tenants ask for them and were refused for now: what a \
+                     provider has of these is left as it is, and is neither counted nor billed",
+                )
                 .build(),
             alarm: meter
                 .u64_gauge("molecule_alarm")
@@ -104,6 +112,11 @@ pub fn orphans(backend: &'static str, count: usize, oldest: Duration) {
     let labels = [KeyValue::new("backend", backend)];
     ALL.orphans.record(u64::try_from(count).unwrap_or(u64::MAX), &labels);
     ALL.orphan_age.record(oldest.as_secs_f64(), &labels);
+}
+
+/// What a provider has of so many workspaces is left for their tenants.
+pub fn awaited(backend: &'static str, count: usize) {
+    ALL.awaited.record(u64::try_from(count).unwrap_or(u64::MAX), &[KeyValue::new("backend", backend)]);
 }
 
 /// Whether an alarm stands for a backend.

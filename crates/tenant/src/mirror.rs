@@ -45,11 +45,19 @@ enum Taken {
 impl Outbox {
     /// Follows the provider for as long as this is polled.
     pub async fn follow(&self) {
-        let (mut failures, mut doubted) = (0, false);
+        let (mut failures, mut doubted, mut doubts) = (0, false, 0);
         loop {
+            let began = Instant::now();
             let followed = self.follow_once(&mut failures, &mut doubted).await;
             self.agreement.lose_sight();
-            let Err(error) = followed else { continue };
+            let Err(error) = followed else {
+                // one doubt after another is no reason to agree without a pause
+                doubts = if doubted && began.elapsed() < LONGEST_PAUSE { doubts + 1 } else { 0 };
+                if doubts > 1 {
+                    tokio::time::sleep(pause(None, doubts - 1, self.seed())).await;
+                }
+                continue;
+            };
             failures += 1;
             // once for an outage, not at every attempt
             if failures == 1 {
@@ -180,7 +188,8 @@ impl Outbox {
         agreed.waiting.iter().for_each(|(workspace, _)| self.wake(*workspace));
         // last: where this fails the two agree once more, and find nothing that differs
         let standpoints = Standpoints { own, seen: Some(met.provider) };
-        self.provider.agree(self.organization, standpoints, &agreed.waiting).await
+        let number = self.agreement.next_number();
+        self.provider.agree(self.organization, standpoints, number, &agreed.waiting).await
     }
 
     /// What the provider tells next; `None` where a doubt comes first.

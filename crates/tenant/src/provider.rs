@@ -88,11 +88,13 @@ pub trait Provider: Send + Sync + 'static {
     /// that was met, or of one that knows less, is an error.
     async fn inventory(&self, organization: OrganizationId, met: &Standpoint) -> Result<Vec<InstanceView>>;
     /// Says that this tenant has agreed with the provider on all that there is, and what it has still to tell: the workspaces
-    /// that the provider has and of which wishes wait, each with the number of the last.
+    /// of which wishes wait, each with the number of the last. `number` rises with each agreement of this process: one that is
+    /// heard late changes nothing.
     async fn agree(
         &self,
         _organization: OrganizationId,
         _standpoints: Standpoints,
+        _number: i64,
         _waiting: &[(WorkspaceId, IntentNumber)],
     ) -> Result<()> {
         Ok(())

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
 use molecule_domain::error::ErrorReason;
-use molecule_domain::id::{IncarnationId, IntentNumber, LeaseOwner, OrganizationId, WorkspaceId};
-use molecule_domain::limits::Limits;
+use molecule_domain::id::{IncarnationId, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, WorkspaceId};
+use molecule_domain::limits::{Limits, Standing};
 use molecule_provisioner::admission::{Account, Change, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::outcome::Outcome;
 use molecule_provisioner::samples::provision;
-use molecule_provisioner::store::{Hold, RefusedWish, Room, Store, StoreError, Tenants};
+use molecule_provisioner::store::{Awaited, Hold, RefusedWish, Room, Store, StoreError, Tenants};
 
 use crate::engine_store::{BACKEND, LEASE, ORG, at};
 
@@ -23,11 +23,11 @@ pub trait Service: Send + Sync {
     async fn begins(&self, now: Timestamp);
     /// Serves a process of a tenant's. Whether the tenant has agreed with this start of the service.
     async fn meets(&self, organization: OrganizationId, process: IncarnationId) -> bool;
-    /// A process that is served says that it has agreed, and of which wishes that it has still to tell.
+    /// A process that is served says that it has agreed, for the so manieth time, and of which wishes that it has still to tell.
     async fn agrees(
         &self,
         organization: OrganizationId,
-        process: IncarnationId,
+        process: (IncarnationId, i64),
         waiting: &[(WorkspaceId, IntentNumber)],
         now: Timestamp,
     );
@@ -87,11 +87,22 @@ impl Subject {
         intent: i64,
         error: &StoreError,
     ) -> Option<InstanceRecord> {
+        self.refuse_to(None, workspace, intent, error, at(2)).await
+    }
+
+    async fn refuse_to(
+        &self,
+        process: Option<IncarnationId>,
+        workspace: WorkspaceId,
+        intent: i64,
+        error: &StoreError,
+        now: Timestamp,
+    ) -> Option<InstanceRecord> {
         let StoreError::Refused(error) = error else { panic!("{error:?}") };
         let (reason, message) = (error.reason, error.message.clone());
         let intent = IntentNumber(intent);
-        let refused = RefusedWish { organization: ORG, workspace, intent, process: None, reason, message };
-        self.tenants.refuse(&refused, at(2)).await.unwrap()
+        let refused = RefusedWish { organization: ORG, workspace, intent, process, reason, message };
+        self.tenants.refuse(&refused, now).await.unwrap()
     }
 
     async fn change(
@@ -110,6 +121,12 @@ impl Subject {
             trace: String::new(),
         };
         self.store.change(&request, at(3)).await
+    }
+
+    /// Agreements of a process, of which each is numbered by its second.
+    async fn agrees(&self, process: IncarnationId, waiting: &[(WorkspaceId, IntentNumber)], now: Timestamp) {
+        let number = now.micros() / 1_000_000;
+        self.service.agrees(ORG, (process, number), waiting, now).await;
     }
 
     async fn created(&self) -> InstanceRecord {
@@ -202,11 +219,11 @@ async fn time_counts_from_the_first_agreement(subject: Subject) {
     let record = subject.created().await;
     subject.service.meets(ORG, process).await;
     for second in [4, 400] {
-        subject.service.agrees(ORG, process, &[], at(second)).await;
+        subject.agrees(process, &[], at(second)).await;
         assert_eq!(subject.holds(second).await, [(record.workspace, Hold::Released(at(4)))]);
     }
     subject.service.begins(at(500)).await;
-    subject.service.agrees(ORG, process, &[], at(600)).await;
+    subject.agrees(process, &[], at(600)).await;
     assert_eq!(subject.holds(600).await, [(record.workspace, Hold::Released(at(600)))]);
 }
 
@@ -217,7 +234,7 @@ async fn nothing_is_launched_before_its_tenant_has_agreed(subject: Subject) {
     assert!(!subject.service.meets(ORG, process).await);
     let held = subject.holds(3).await;
     assert!(matches!(held[..], [(_, Hold::Held(_))]), "{held:?}");
-    subject.service.agrees(ORG, process, &[], at(4)).await;
+    subject.agrees(process, &[], at(4)).await;
     assert_eq!(subject.holds(5).await, [(record.workspace, Hold::Released(at(4)))]);
     assert!(subject.service.meets(ORG, process).await);
     // a process that comes after it goes on with that
@@ -228,7 +245,7 @@ async fn nothing_is_launched_before_its_tenant_has_agreed(subject: Subject) {
     let held = subject.holds(8).await;
     assert!(matches!(held[..], [(_, Hold::Held(_))]), "another start: {held:?}");
     assert!(!subject.service.meets(ORG, process).await);
-    subject.service.agrees(ORG, process, &[], at(9)).await;
+    subject.agrees(process, &[], at(9)).await;
     assert_eq!(subject.holds(9).await, [(record.workspace, Hold::Released(at(9)))]);
 }
 
@@ -237,7 +254,7 @@ async fn what_waits_to_be_told_is_held_until_it_is_heard(subject: Subject) {
     let (one, two, three) = (subject.created().await, subject.created().await, subject.created().await);
     subject.service.meets(ORG, process).await;
     let waiting = [(one.workspace, IntentNumber(3)), (two.workspace, IntentNumber(2))];
-    subject.service.agrees(ORG, process, &waiting, at(4)).await;
+    subject.agrees(process, &waiting, at(4)).await;
     let held = |holds: Vec<(WorkspaceId, Hold)>| {
         holds
             .into_iter()
@@ -253,15 +270,21 @@ async fn what_waits_to_be_told_is_held_until_it_is_heard(subject: Subject) {
     assert_eq!(held(subject.holds(7).await), [two.workspace]);
     // what is refused was heard
     let refusal = StoreError::Refused(molecule_domain::Error::new(ErrorReason::WrongState, "no"));
-    subject.refuse(two.workspace, 2, &refusal).await;
+    subject.refuse_to(Some(process), two.workspace, 2, &refusal, at(7)).await;
     assert_eq!(held(subject.holds(8).await), []);
+    // and its time begins only now: nothing was tried while it was held
+    let now = subject.store.get(ORG, two.workspace).await.unwrap().unwrap();
+    assert_eq!(now.phase_since, at(7));
     // and stays so when nothing is known of the refusal any more
     subject.store.prune(at(9)).await.unwrap();
     assert_eq!(held(subject.holds(8).await), []);
+    // what was heard is not waited for again because a call of before is heard late
+    subject.service.agrees(ORG, (process, 4), &waiting, at(8)).await;
+    assert_eq!(held(subject.holds(8).await), []);
     // an agreement takes the place of the one before
-    subject.service.agrees(ORG, process, &[(three.workspace, IntentNumber(9))], at(9)).await;
+    subject.agrees(process, &[(three.workspace, IntentNumber(9))], at(9)).await;
     assert_eq!(held(subject.holds(9).await), [three.workspace]);
-    subject.service.agrees(ORG, process, &[], at(10)).await;
+    subject.agrees(process, &[], at(10)).await;
     assert_eq!(held(subject.holds(10).await), []);
 }
 
@@ -272,12 +295,26 @@ async fn what_is_told_again_is_awaited_until_it_is_heard(subject: Subject) {
         [(); 4].map(|()| ProvisionRequest { intent: IntentNumber(7), ..first_wish() });
     subject.service.meets(ORG, process).await;
     let waiting = [&granted, &refused, &deleted].map(|request| (request.workspace, request.intent));
-    subject.service.agrees(ORG, process, &waiting, at(4)).await;
+    subject.agrees(process, &waiting, at(4)).await;
     let awaited = async || {
         let awaited = subject.store.expectations(BACKEND).await.unwrap().awaited;
-        [&granted, &refused, &deleted, &other].map(|request| awaited.contains(&(ORG, request.workspace)))
+        let is_left =
+            |request: &ProvisionRequest| awaited.get(&(ORG, request.workspace)) == Some(&Awaited::Whole);
+        [&granted, &refused, &deleted, &other].map(is_left)
     };
     assert_eq!(awaited().await, [true, true, true, false]);
+    // what an operator has answered for is kept in mind for as long
+    let launch = (LaunchSeq(9), granted.workspace);
+    subject.store.end_alarm(BACKEND, &[launch], at(4)).await.unwrap();
+    subject.store.prune(at(5)).await.unwrap();
+    assert!(subject.store.launched(&[launch]).await.unwrap().contains(&launch));
+    // nothing of a suspended organisation's is to run
+    let account = subject.store.account(ORG, at(4)).await.unwrap();
+    let suspended = Account { standing: Standing::Suspended, ..account.clone() };
+    subject.store.set_account(ORG, suspended).await.unwrap();
+    let data = subject.store.expectations(BACKEND).await.unwrap().awaited;
+    assert_eq!(data.get(&(ORG, granted.workspace)), Some(&Awaited::Data));
+    subject.store.set_account(ORG, account).await.unwrap();
     let record = subject.store.provision(&granted, at(5)).await.unwrap();
     assert_eq!(awaited().await, [false, true, true, false]);
     let refusal = StoreError::Refused(molecule_domain::Error::new(ErrorReason::WrongState, "no"));
@@ -300,6 +337,6 @@ async fn an_agreement_has_everything_looked_at(subject: Subject) {
     let later = Outcome { planned_for: one.record.wanted(), due_at: Some(at(500)), ..Outcome::default() };
     subject.store.commit(&one.lease, at(2), &later, true).await.unwrap();
     assert_eq!(subject.holds(3).await, []);
-    subject.service.agrees(ORG, process, &[], at(4)).await;
+    subject.agrees(process, &[], at(4)).await;
     assert_eq!(subject.holds(4).await.len(), 1);
 }

@@ -41,11 +41,11 @@ impl tenants::Service for MemoryService {
     async fn agrees(
         &self,
         organization: OrganizationId,
-        _process: IncarnationId,
+        process: (IncarnationId, i64),
         waiting: &[(WorkspaceId, IntentNumber)],
         now: Timestamp,
     ) {
-        self.0.agree(organization, waiting, now);
+        self.0.agree(organization, process, waiting, now);
     }
 }
 

@@ -45,11 +45,11 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// Whether its tenant tells it again to a control plane that has lost it and has no room for it, and says so.
+    /// Whether its tenant tells it again to a control plane that has lost it and has no room for it, and says so. What the
+    /// provider has of it stays as it is then.
     fn waits_for_room(&self) -> bool {
         let is_up = |record: &InstanceRecord| !matches!(record.phase, Phase::Gone | Phase::Stopped);
-        let live =
-            self.engine.as_ref().is_some_and(is_up) || self.machines.iter().any(|one| one.is_running());
+        let live = self.engine.as_ref().is_some_and(is_up);
         let waits = |workspace: &Workspace| {
             let told = |pending: &Pending| pending.cause.contains("is over the limit");
             workspace.outbox.first().is_some_and(|first| first.retold)
@@ -87,6 +87,8 @@ impl Pair {
         let mut ids: Vec<WorkspaceId> = wished.keys().copied().collect();
         ids.extend(engine.keys());
         ids.extend(machines.iter().map(|machine| machine.instance.workspace));
+        let volumes = self.cloud.volume_owners();
+        ids.extend(&volumes);
         ids.sort_unstable();
         ids.dedup();
         for id in ids {
@@ -107,14 +109,12 @@ impl Pair {
                     None => false,
                 },
             };
+            let is_unrecorded = seen.engine.as_ref().is_none_or(|record| record.phase == Phase::Gone);
+            if volumes.contains(&seen.id) && is_unrecorded && !seen.waits_for_room() {
+                self.broken("nothing is leaked", &seen, "its volumes are left");
+            }
             self.check_workspace(&seen);
             self.check_segments(id, seen.engine.as_ref(), &log).await;
-        }
-        let volumes = self.cloud.volume_owners();
-        for owner in
-            volumes.iter().filter(|owner| engine.get(owner).is_none_or(|one| one.phase == Phase::Gone))
-        {
-            self.world.violated(Violation::new("nothing is leaked", format!("volumes of {owner}")));
         }
         self.check_watchers().await;
     }
@@ -178,7 +178,7 @@ impl Pair {
         if running > 1 {
             self.broken("nothing is doubled", seen, format!("{running} machines run"));
         }
-        if live.is_none() && !seen.machines.is_empty() {
+        if live.is_none() && !seen.machines.is_empty() && !seen.waits_for_room() {
             self.broken("nothing is leaked", seen, "a machine is left");
         }
         if let Some(live) = live {
@@ -197,6 +197,10 @@ impl Pair {
             self.broken("what was answered as not stored never runs", seen, "it is at the engine");
         }
         if seen.waits_for_room() {
+            let was_launched = self.cloud.log().iter().any(|stretch| stretch.instance.workspace == seen.id);
+            if was_launched && !self.cloud.volume_owners().contains(&seen.id) {
+                self.broken("what is told again keeps its data", seen, "its volumes are gone");
+            }
             return self.end("waits for room after a restore");
         }
         match (kept, live) {

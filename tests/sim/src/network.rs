@@ -25,8 +25,8 @@ pub(crate) enum Call {
     /// With the process's predecessors.
     Meet(Vec<Standpoint>),
     Inventory,
-    /// With the workspaces of which wishes wait.
-    Agree(Vec<(WorkspaceId, IntentNumber)>),
+    /// With its number, and the workspaces of which wishes wait.
+    Agree(i64, Vec<(WorkspaceId, IntentNumber)>),
     Provision(Box<ProvisionRequest>),
     Change(Box<ChangeRequest>),
 }
@@ -53,7 +53,7 @@ impl Call {
         match self {
             Self::Meet(_) => "call.meet",
             Self::Inventory => "call.inventory",
-            Self::Agree(_) => "call.agree",
+            Self::Agree(..) => "call.agree",
             Self::Provision(_) => "call.provision",
             Self::Change(request) => match request.change {
                 Change::Start => "call.start",
@@ -67,7 +67,7 @@ impl Call {
     /// The wish that it tells.
     pub(crate) fn key(&self) -> Option<(WorkspaceId, IntentNumber)> {
         match self {
-            Self::Meet(_) | Self::Inventory | Self::Agree(_) => None,
+            Self::Meet(_) | Self::Inventory | Self::Agree(..) => None,
             Self::Provision(request) => Some((request.workspace, request.intent)),
             Self::Change(request) => Some((request.workspace, request.intent)),
         }
@@ -97,9 +97,9 @@ impl Call {
                     all.extend(batch.into_iter().map(InstanceView::from).map(heard));
                 }
             }
-            Self::Agree(waiting) => {
+            Self::Agree(number, waiting) => {
                 control.heard(organization, standpoints)?;
-                replica.store.agree(organization, waiting).await?;
+                replica.store.agree(organization, (standpoints.own.incarnation, *number), waiting).await?;
                 return Ok(Reply::Agreed);
             }
             Self::Provision(request) => {

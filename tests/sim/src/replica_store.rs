@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use molecule_domain::id::{IntentNumber, LeaseOwner, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{IncarnationId, IntentNumber, LeaseOwner, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::admission::{Account, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::{Claimed, Event, InstanceRecord, Lease, Segment, Wanted};
@@ -291,14 +291,15 @@ impl Tenants for ReplicaStore {
 }
 
 impl ReplicaStore {
-    /// A tenant has agreed with the control plane as it began last.
+    /// A process of a tenant's has agreed with the control plane as it began last.
     pub(crate) async fn agree(
         &self,
         organization: OrganizationId,
+        (process, number): (IncarnationId, i64),
         waiting: &[(WorkspaceId, IntentNumber)],
     ) -> Result<(), StoreError> {
         let agree = async {
-            self.database.agree(organization, waiting, self.clock.now());
+            self.database.agree(organization, (process, number), waiting, self.clock.now());
             self.control.wake(None);
             Ok(())
         };

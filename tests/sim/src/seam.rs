@@ -490,9 +490,10 @@ impl Provider for Remote {
         &self,
         _organization: OrganizationId,
         standpoints: Standpoints,
+        number: i64,
         waiting: &[(WorkspaceId, IntentNumber)],
     ) -> Result<()> {
-        let said = self.call(Call::Agree(waiting.to_vec()), standpoints).await?;
+        let said = self.call(Call::Agree(number, waiting.to_vec()), standpoints).await?;
         match said.reply {
             Reply::Agreed => Ok(()),
             _ => Err(Error::internal("the control plane did not say that it has agreed")),

@@ -10,7 +10,7 @@ use super::execute::Executor;
 use crate::backend::OwnedResource;
 use crate::model::InstanceRef;
 use crate::observation::{OwnedInstance, Sighting};
-use crate::store::{Alarm, Expectations, Expected, Store, StoreError, WHOLE};
+use crate::store::{Alarm, Awaited, Expectations, Expected, Store, StoreError, WHOLE};
 
 /// A launch that something at the provider carries by its labels, and the workspace that it is of.
 pub type Launched = (LaunchSeq, WorkspaceId);
@@ -22,8 +22,15 @@ pub(super) struct Unexplained {
     pub(super) resources: Vec<OwnedResource>,
     /// The workspaces of these that have no record.
     unrecorded: BTreeSet<(OrganizationId, WorkspaceId)>,
-    /// The launches of what no record explains either, and its tenant has still to be heard about: that is left as it is.
-    awaited: Vec<Launched>,
+    /// What no record explains either, and its tenant has still to be heard about.
+    awaited: Left,
+}
+
+/// What is left as it is.
+#[derive(Clone, Debug, Default)]
+struct Left {
+    launches: Vec<Launched>,
+    workspaces: BTreeSet<(OrganizationId, WorkspaceId)>,
 }
 
 impl Unexplained {
@@ -37,17 +44,22 @@ impl Unexplained {
             })
         };
         let instances = sightings.iter().map(Sighting::found).filter(|found| !explains(found));
-        let awaits = |organization, workspace| expected.awaited.contains(&(organization, workspace));
-        let (awaited_instances, instances): (Vec<_>, Vec<_>) =
-            instances.cloned().partition(|one| awaits(one.instance.organization, one.instance.workspace));
+        let awaits = |organization, workspace| expected.awaited.get(&(organization, workspace)).copied();
+        let (awaited_instances, instances): (Vec<_>, Vec<_>) = instances.cloned().partition(|one| {
+            awaits(one.instance.organization, one.instance.workspace) == Some(Awaited::Whole)
+        });
         let resources = resources.iter().filter(|resource| !records.contains_key(&resource.workspace));
         let (awaited_resources, resources): (Vec<_>, Vec<_>) =
-            resources.cloned().partition(|one| awaits(one.organization, one.workspace));
-        let awaited = launches(&awaited_instances, &awaited_resources);
-        let of_instances = instances.iter().map(|one| (one.instance.organization, one.instance.workspace));
-        let of_resources = resources.iter().map(|one| (one.organization, one.workspace));
-        let all = of_instances.chain(of_resources);
-        let unrecorded = all.filter(|(_, workspace)| !records.contains_key(workspace)).collect();
+            resources.cloned().partition(|one| awaits(one.organization, one.workspace).is_some());
+        let awaited = Left {
+            launches: launches(&awaited_instances, &awaited_resources),
+            workspaces: workspaces(&awaited_instances, &awaited_resources).collect(),
+        };
+        // of one whose data is awaited nothing but the instance goes
+        let is_orphan = |(organization, workspace): &(OrganizationId, WorkspaceId)| {
+            !records.contains_key(workspace) && awaits(*organization, *workspace).is_none()
+        };
+        let unrecorded = workspaces(&instances, &resources).filter(is_orphan).collect();
         Self { instances, resources, unrecorded, awaited }
     }
 
@@ -63,6 +75,11 @@ impl Unexplained {
         self.instances.len() + self.resources.len()
     }
 
+    /// How many workspaces are awaited.
+    pub(super) fn awaited(&self) -> usize {
+        self.awaited.workspaces.len()
+    }
+
     /// All of it, without grace or bound, and which launches of it the store does not know.
     pub(super) async fn orphans(&self, store: &dyn Store) -> Result<Orphans, StoreError> {
         let mut instances: Vec<_> = self.instances.iter().map(|found| (found.instance, found.seq)).collect();
@@ -70,12 +87,21 @@ impl Unexplained {
         // a disk that is attached to an instance may be listed only once that is gone
         let workspaces: Vec<_> = self.unrecorded.iter().copied().collect();
         // an operator's word is for these as well: once their records are there, they go like any other earlier launch
-        let mut launches = [self.launches(), self.awaited.clone()].concat();
+        let mut launches = [self.launches(), self.awaited.launches.clone()].concat();
         launches.sort_unstable();
         let known = store.launched(&launches).await?;
         let unknown = launches.into_iter().filter(|launch| !known.contains(launch)).collect();
-        Ok(Orphans { instances, workspaces, unknown })
+        let awaited = self.awaited.workspaces.iter().copied().collect();
+        Ok(Orphans { instances, workspaces, awaited, unknown })
     }
+}
+
+fn workspaces(
+    instances: &[OwnedInstance],
+    resources: &[OwnedResource],
+) -> impl Iterator<Item = (OrganizationId, WorkspaceId)> {
+    let of_instances = instances.iter().map(|one| (one.instance.organization, one.instance.workspace));
+    of_instances.chain(resources.iter().map(|one| (one.organization, one.workspace)))
 }
 
 fn launches(instances: &[OwnedInstance], resources: &[OwnedResource]) -> Vec<Launched> {
@@ -94,8 +120,10 @@ pub struct Orphans {
     pub instances: Vec<(InstanceRef, LaunchSeq)>,
     /// Workspaces of which other resources are left.
     pub workspaces: Vec<(OrganizationId, WorkspaceId)>,
-    /// The launches that this store does not know, of these and of what is not listed because its tenant has still to be heard
-    /// about it.
+    /// Workspaces without a record of which something is left as it is: their tenants have still to be heard. A wish of each
+    /// waits, as one that was refused for now.
+    pub awaited: Vec<(OrganizationId, WorkspaceId)>,
+    /// The launches that this store does not know, of all of these.
     pub unknown: Vec<Launched>,
 }
 
@@ -271,20 +299,32 @@ pub(super) mod tests {
     /// alarm's end like any other's.
     #[tokio::test]
     async fn what_is_awaited_stays() {
-        let awaited = [(OrganizationId::SELF_HOSTED, instance(1).workspace)].into();
-        let expected = Expectations { awaited, ..expect(&[]) };
+        let one = (OrganizationId::SELF_HOSTED, instance(1).workspace);
+        let awaited = |owner, what| Expectations { awaited: [((owner, one.1), what)].into(), ..expect(&[]) };
+        let expected = awaited(one.0, Awaited::Whole);
         let all = Unexplained::of(&seen(&[(1, 1, 0), (2, 2, 0)]), &[volume(1), volume(2)], &expected);
         assert_eq!((all.len(), all.workspaces()), (2, HashSet::from([instance(2).workspace])));
         let store = MemoryStore::default();
         let orphans = all.orphans(&store).await.unwrap();
         assert_eq!(orphans.workspaces, [(OrganizationId::SELF_HOSTED, instance(2).workspace)]);
+        assert_eq!(orphans.awaited, [one]);
         assert_eq!(orphans.unknown.len(), 3, "{orphans:?}");
         store.end_alarm("memory", &orphans.answered_for(), NOW).await.unwrap();
         assert_eq!(all.orphans(&store).await.unwrap().unknown, []);
         // another organisation's of that id is not meant
-        let awaited = [(OrganizationId::generate(), instance(1).workspace)].into();
-        let expected = Expectations { awaited, ..expect(&[]) };
-        assert_eq!(Unexplained::of(&seen(&[(1, 1, 0)]), &[volume(1)], &expected).len(), 2);
+        let others = awaited(OrganizationId::generate(), Awaited::Whole);
+        assert_eq!(Unexplained::of(&seen(&[(1, 1, 0)]), &[volume(1)], &others).len(), 2);
+    }
+
+    /// Nothing of a suspended organisation's runs, and its data stays.
+    #[tokio::test]
+    async fn of_what_a_suspended_organisation_awaits_the_instance_goes() {
+        let one = (OrganizationId::SELF_HOSTED, instance(1).workspace);
+        let expected = Expectations { awaited: [(one, Awaited::Data)].into(), ..expect(&[]) };
+        let all = Unexplained::of(&seen(&[(1, 1, 0)]), &[volume(1)], &expected);
+        let orphans = all.orphans(&MemoryStore::default()).await.unwrap();
+        assert_eq!(orphans.instances, [(instance(1), LaunchSeq(1))]);
+        assert_eq!((orphans.workspaces, orphans.awaited), (vec![], vec![one]));
     }
 
     #[tokio::test]

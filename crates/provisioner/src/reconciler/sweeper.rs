@@ -72,6 +72,7 @@ impl Sweeper {
             *self = Self { owner: self.owner, told: self.told, ..Self::default() };
             // whoever sweeps says what there is
             metrics::orphans(kind, 0, Duration::ZERO);
+            metrics::awaited(kind, 0);
             for phase in Phase::ALL {
                 metrics::instances(kind, &phase.to_string(), 0);
             }
@@ -94,8 +95,8 @@ impl Sweeper {
         let unknown = unexplained.orphans(&*executor.store).await?.unknown.len();
         if unknown > 0 && alarm.is_none() {
             let message = format!(
-                "{unknown} launches at the provider are not known to this database: it was put back to an earlier state, or \
-                 it is another installation's"
+                "launches at the provider are not known to this database ({unknown} of them): it was put back to an earlier \
+                 state, or it is another installation's"
             );
             let raised = Alarm { backend: kind.to_owned(), raised_at: now, message };
             executor.store.raise_alarm(&raised).await?;
@@ -117,6 +118,7 @@ impl Sweeper {
         let created = unexplained.instances.iter().map(|one| one.created_at);
         let oldest = created.chain(self.unexplained_since.values().copied()).min();
         metrics::orphans(kind, found.unexplained, oldest.map_or(Duration::ZERO, |since| now.since(since)));
+        metrics::awaited(kind, unexplained.awaited());
         for phase in Phase::ALL {
             let count = expected.instances.iter().filter(|record| record.phase == Some(phase)).count();
             metrics::instances(kind, &phase.to_string(), count);

@@ -5,7 +5,7 @@ pub mod codec;
 pub mod memory;
 pub mod tenants;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +21,7 @@ use crate::reconciler::orphans::Launched;
 use crate::shown::Shown;
 use crate::wakes::Wakes;
 
-pub use self::tenants::{Hold, RefusedWish, Tenants};
+pub use self::tenants::{Hold, LastAgreement, Part, RefusedWish, Tenants};
 
 /// Where the engine keeps what it knows.
 #[async_trait]
@@ -191,8 +191,17 @@ pub struct Expectations {
     /// All instances that are not GONE.
     pub instances: Vec<Expected>,
     /// Workspaces without one for which their tenants have still to be heard, as where what a restored store lacks was told
-    /// again and was refused for now. Nothing of these is taken away.
-    pub awaited: HashSet<(OrganizationId, WorkspaceId)>,
+    /// again and was refused for now: what of these is left as it is.
+    pub awaited: HashMap<(OrganizationId, WorkspaceId), Awaited>,
+}
+
+/// What is left as it is of a workspace that is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// All of it.
+    Whole,
+    /// What outlives an instance. Its organisation is suspended, so nothing of it is to run.
+    Data,
 }
 
 /// An alarm that is stored, and stands until a person ends it: nothing is removed at its backend.

@@ -27,6 +27,48 @@ pub trait Tenants: Send + Sync + 'static {
     ) -> Result<Option<InstanceRecord>, StoreError>;
 }
 
+/// Which agreement of a tenant's was heard last: its process counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastAgreement {
+    /// The process.
+    pub process: IncarnationId,
+    /// The process's number for it.
+    pub number: i64,
+    /// Whether all of it was heard.
+    pub ended: bool,
+}
+
+/// What a part of an agreement is, after what was heard before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It begins a new one.
+    First,
+    /// It goes on with one, or repeats a part of it.
+    Next,
+    /// It is of one that was heard, or that another has taken the place of: a call that comes late.
+    Late,
+}
+
+impl LastAgreement {
+    /// Judges a part of an agreement of this number. `begins` says whether it is the first part.
+    pub fn judge(
+        last: Option<Self>,
+        process: IncarnationId,
+        number: i64,
+        begins: bool,
+    ) -> Result<Part, Error> {
+        match last.filter(|last| last.process == process) {
+            Some(last) if number < last.number || number == last.number && last.ended => Ok(Part::Late),
+            Some(last) if number == last.number => Ok(Part::Next),
+            _ if begins => Ok(Part::First),
+            _ => {
+                let message = "this agreement was not heard from its beginning; agree anew";
+                Err(Error::new(ErrorReason::StoreUnavailable, message))
+            }
+        }
+    }
+}
+
 /// A wish whose refusal its tenant has heard, or is about to hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedWish {
@@ -79,5 +121,30 @@ impl Hold {
         };
         record.phase_since = record.phase_since.max(from);
         record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_an_agreement_is_heard_once_and_in_its_turn() {
+        let process = IncarnationId::generate();
+        let last = |number, ended| Some(LastAgreement { process, number, ended });
+        for (what, last, number, begins, expected) in [
+            ("the first of all", None, 1, true, Some(Part::First)),
+            ("its second part, without the first", None, 1, false, None),
+            ("its second part", last(1, false), 1, false, Some(Part::Next)),
+            ("its first part again", last(1, false), 1, true, Some(Part::Next)),
+            ("again, once it is over", last(1, true), 1, true, Some(Part::Late)),
+            ("the next one", last(1, false), 2, true, Some(Part::First)),
+            ("its second part, without the first", last(1, true), 2, false, None),
+            ("an earlier one", last(2, false), 1, true, Some(Part::Late)),
+        ] {
+            assert_eq!(LastAgreement::judge(last, process, number, begins).ok(), expected, "{what}");
+        }
+        let another = IncarnationId::generate();
+        assert_eq!(LastAgreement::judge(last(5, true), another, 1, true).unwrap(), Part::First);
     }
 }

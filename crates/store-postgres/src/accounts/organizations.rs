@@ -6,7 +6,7 @@ use molecule_domain::id::OrganizationId;
 use molecule_domain::limits::{Amounts, Limits, Permits};
 use molecule_provisioner::admission::{Account, LAUNCH_WINDOW};
 use molecule_provisioner::store::StoreError;
-use molecule_provisioner::store::codec::{Terms, json, text};
+use molecule_provisioner::store::codec::{Terms, from_json, json, text};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -292,6 +292,11 @@ impl Accounts {
                 )
                 .into());
             }
+            // nobody can be heard any more about what it was awaited for
+            sqlx::query!("DELETE FROM tenant_waiting WHERE organization_id = $1", organization.as_uuid())
+                .execute(&mut *tx)
+                .await
+                .map_err(store_error)?;
             sqlx::query!(
                 "UPDATE tokens SET revoked_at = $2 WHERE organization_id = $1 AND revoked_at IS NULL",
                 organization.as_uuid(),

@@ -149,7 +149,7 @@ async fn running(
 /// Whether an organisation is suspended; its row is locked until the transaction ends.
 async fn is_suspended(db: &mut PgConnection, organization: OrganizationId) -> Result<bool, StoreError> {
     let standing = sqlx::query_scalar!(
-        "SELECT standing FROM organizations WHERE organization_id = $1 FOR UPDATE",
+        "SELECT standing FROM organizations WHERE organization_id = $1 FOR NO KEY UPDATE",
         organization.as_uuid(),
     )
     .fetch_optional(db)

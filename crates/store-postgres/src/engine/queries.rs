@@ -1,18 +1,21 @@
 //! Single statements of the engine's store.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
 use molecule_domain::id::{
     Generation, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, Revision, WorkspaceId,
 };
+use molecule_domain::limits::Standing;
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::model::{Claimed, Event, EventDetail, Lease, Segment};
 use molecule_provisioner::reconciler::orphans::Launched;
 use molecule_provisioner::shown::{Columns, Shown};
 use molecule_provisioner::store::codec::{actor, from_text, json, number, text};
-use molecule_provisioner::store::{Alarm, Expectations, Expected, Room, StoreError, UNREADABLE_PAUSE};
+use molecule_provisioner::store::{
+    Alarm, Awaited, Expectations, Expected, Room, StoreError, UNREADABLE_PAUSE,
+};
 use sqlx::{PgConnection, PgPool};
 use tracing::warn;
 use uuid::Uuid;
@@ -195,7 +198,10 @@ async fn leave(
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "UPDATE instances SET lease_owner = NULL, lease_until = '1970-01-01 00:00:00Z', due_at = $3
-         WHERE workspace_id = ANY($1) AND lease_owner = $2",
+         WHERE workspace_id IN (
+             SELECT workspace_id FROM instances WHERE workspace_id = ANY($1) AND lease_owner = $2
+             ORDER BY workspace_id FOR UPDATE
+         )",
         workspaces,
         owner.as_uuid(),
         column(due_at),
@@ -387,31 +393,36 @@ pub(super) async fn expectations(pool: &PgPool, backend: &str) -> Result<Expecta
 }
 
 /// Workspaces without a record of which wishes wait, as their tenants said when they agreed, that were not heard since.
-async fn awaited(pool: &PgPool) -> Result<HashSet<(OrganizationId, WorkspaceId)>, StoreError> {
+async fn awaited(pool: &PgPool) -> Result<HashMap<(OrganizationId, WorkspaceId), Awaited>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT w.organization_id, w.workspace_id FROM tenant_waiting w WHERE NOT EXISTS (
-             SELECT 1 FROM instances i
-             WHERE i.workspace_id = w.workspace_id AND i.organization_id = w.organization_id
-                 AND (i.phase <> 'Gone' OR i.intent >= w.intent)
-         )",
+        r#"SELECT w.organization_id, w.workspace_id, o.standing = $1 AS "is_suspended!"
+           FROM tenant_waiting w JOIN organizations o USING (organization_id)
+           WHERE NOT EXISTS (
+               SELECT 1 FROM instances i
+               WHERE i.workspace_id = w.workspace_id AND i.organization_id = w.organization_id
+                   AND (i.phase <> 'Gone' OR i.intent >= w.intent)
+           )"#,
+        text(Standing::Suspended),
     )
     .fetch_all(pool)
     .await
     .map_err(store_error)?;
-    let of = |organization, workspace| {
-        (OrganizationId::from_uuid(organization), WorkspaceId::from_uuid(workspace))
-    };
-    Ok(rows.into_iter().map(|row| of(row.organization_id, row.workspace_id)).collect())
+    let awaited = rows.into_iter().map(|row| {
+        let of = (OrganizationId::from_uuid(row.organization_id), WorkspaceId::from_uuid(row.workspace_id));
+        (of, if row.is_suspended { Awaited::Data } else { Awaited::Whole })
+    });
+    Ok(awaited.collect())
 }
 
 /// Awaits nothing more of a workspace up to this wish, which was heard: it is refused, or says that the workspace is to go.
+/// Whether it was awaited.
 pub(crate) async fn await_no_more(
     db: &mut PgConnection,
     organization: OrganizationId,
     workspace: WorkspaceId,
     intent: IntentNumber,
-) -> Result<(), StoreError> {
-    sqlx::query!(
+) -> Result<bool, StoreError> {
+    let heard = sqlx::query!(
         "DELETE FROM tenant_waiting WHERE organization_id = $1 AND workspace_id = $2 AND intent <= $3",
         organization.as_uuid(),
         workspace.as_uuid(),
@@ -420,7 +431,7 @@ pub(crate) async fn await_no_more(
     .execute(db)
     .await
     .map_err(store_error)?;
-    Ok(())
+    Ok(heard.rows_affected() > 0)
 }
 
 pub(super) async fn lead(
@@ -536,7 +547,7 @@ macro_rules! part {
 }
 
 /// What a workspace that is not gone has launched stays, however long ago that was: its disk carries the number of the launch
-/// that made it, and what carries a number that is not known raises an alarm.
+/// that made it, and what carries a number that is not known raises an alarm. So does that of a workspace which is awaited.
 pub(super) async fn prune(database: &Database, before: Timestamp) -> Result<(), StoreError> {
     let transactions = &database.transactions;
     let events =
@@ -560,6 +571,7 @@ pub(super) async fn prune(database: &Database, before: Timestamp) -> Result<(), 
         "DELETE FROM launched",
         "launched WHERE at < $1
              AND NOT EXISTS (SELECT 1 FROM instances WHERE instances.workspace_id = launched.workspace_id)
+             AND NOT EXISTS (SELECT 1 FROM tenant_waiting WHERE tenant_waiting.workspace_id = launched.workspace_id)
          ORDER BY at"
     );
     in_parts(transactions, launched).await

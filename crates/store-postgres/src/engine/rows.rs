@@ -231,7 +231,7 @@ pub(crate) async fn account_locked(
         "SELECT standing, permits, max_workspaces, max_disk_gib, max_running_workspaces, max_milli_cpus,
              max_memory_mib, max_launches_per_hour, used_workspaces, used_disk_gib, used_running_workspaces,
              used_milli_cpus, used_memory_mib
-         FROM organizations WHERE organization_id = $1 AND deleted_at IS NULL FOR UPDATE",
+         FROM organizations WHERE organization_id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE",
         organization.as_uuid(),
     )
     .fetch_optional(&mut *db)

@@ -368,7 +368,7 @@ impl Store for EngineStore {
             })
         });
         // its only tenant is in this process, and tells this database what it holds itself
-        Ok(Expectations { instances: instances.collect::<Result<_, StoreError>>()?, awaited: HashSet::new() })
+        Ok(Expectations { instances: instances.collect::<Result<_, StoreError>>()?, awaited: HashMap::new() })
     }
 
     async fn launched(&self, launches: &[Launched]) -> Result<HashSet<Launched>, StoreError> {

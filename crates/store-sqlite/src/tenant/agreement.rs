@@ -136,7 +136,7 @@ impl SqliteStore {
             };
             let mut after = before.clone();
             let (verdict, effects) = after.agree(instance, agents, &terms, now);
-            agreed.add(&after, instance, verdict, &effects);
+            agreed.add(&after, verdict, &effects);
             if after != before {
                 self.save(&mut tx, &before, after, effects, now).await?;
             }

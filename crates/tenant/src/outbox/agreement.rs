@@ -35,6 +35,8 @@ pub(crate) struct Agreement {
     changed: Notify,
     /// When they last agreed on all that there is, by this tenant's clock, in microseconds; 0 where they never did.
     reached_at: AtomicI64,
+    /// How often this process has agreed with its provider.
+    number: AtomicI64,
     /// Held by every call that is out.
     calls: RwLock<()>,
     /// Rung where an answer shows that the provider knows more than this tenant.
@@ -107,6 +109,11 @@ impl Agreement {
         if let State::With(Some(seen)) = &mut *self.state() {
             seen.revision = seen.revision.max(revision);
         }
+    }
+
+    /// The number of another agreement.
+    pub(crate) fn next_number(&self) -> i64 {
+        self.number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Waits until no call is out, and lets none out for as long as the answer is kept.

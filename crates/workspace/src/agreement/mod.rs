@@ -30,21 +30,15 @@ pub struct Agreed {
     pub recovered: Vec<WorkspaceId>,
     /// Wishes that give way to later ones of which the provider had heard.
     pub taken_back: Vec<(WorkspaceId, IntentNumber)>,
-    /// Workspaces that the provider has, and of which wishes wait to be told; each with the number of the last.
+    /// Workspaces of which wishes wait to be told, each with the number of the last; also those that the provider has lost.
     pub waiting: Vec<(WorkspaceId, IntentNumber)>,
 }
 
 impl Agreed {
-    /// Counts what was agreed about a workspace, of which the provider has `instance`.
-    pub fn add(
-        &mut self,
-        workspace: &Workspace,
-        instance: Option<&InstanceView>,
-        verdict: Verdict,
-        effects: &SideEffects,
-    ) {
+    /// Counts what was agreed about a workspace.
+    pub fn add(&mut self, workspace: &Workspace, verdict: Verdict, effects: &SideEffects) {
         let record = &workspace.record;
-        if let Some(last) = workspace.outbox.last().filter(|_| instance.is_some()) {
+        if let Some(last) = workspace.outbox.last() {
             self.waiting.push((record.workspace, last.number));
         }
         self.taken_back.extend(effects.taken_back.iter().map(|number| (record.workspace, *number)));

@@ -420,7 +420,7 @@ impl TenantStore for MemoryStore {
                 KnownAgents::of(instance, &held)
             });
             let (verdict, effects) = workspace.agree(instance, agents, &terms, now);
-            agreed.add(&workspace, instance, verdict, &effects);
+            agreed.add(&workspace, verdict, &effects);
             data.save(workspace, effects, now);
         }
         for instance in inventory.iter().filter(|instance| !instance.is_ending()) {

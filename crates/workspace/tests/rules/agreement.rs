@@ -12,11 +12,11 @@ use molecule_workspace::agent::{Patience, Verdict as Judged, judge};
 use molecule_workspace::aggregate::{Revoke, SideEffects};
 use molecule_workspace::agreement::{Agreed, KnownAgents, Meetings, Verdict};
 use molecule_workspace::record::AgentRecord;
-use molecule_workspace::{Wish, Workspace, WorkspaceRecord};
+use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
 
 use crate::world::{
-    KNOWN, NOW, agent, agree, entry, event, gone, idle, own, pending, record, sealed, second, terms, view,
-    waiting, with, workspace_id,
+    KNOWN, NOW, agent, agree, entry, event, gone, idle, own, pending, record, replacement, sealed, second,
+    terms, view, waiting, with, workspace_id,
 };
 
 /// What any record of the provider's makes worthless.
@@ -270,8 +270,8 @@ fn what_was_agreed_is_counted_by_verdict() {
     ] {
         let mut agreed = Agreed::default();
         let waits = Workspace { outbox: vec![entry(4, Wish::Start), entry(5, Wish::Stop(None))], ..idle() };
-        agreed.add(&waits, None, verdict, &taken_back);
-        agreed.add(&with(recovered.clone()), Some(&view()), verdict, &SideEffects::default());
+        agreed.add(&waits, verdict, &taken_back);
+        agreed.add(&with(recovered.clone()), verdict, &SideEffects::default());
         let both = |counted| if counted { vec![one, two] } else { vec![] };
         let expected = Agreed {
             set_back: false,
@@ -279,11 +279,43 @@ fn what_was_agreed_is_counted_by_verdict() {
             adopted: both(adopted),
             recovered: vec![two],
             taken_back: vec![(one, IntentNumber(4))],
-            // of that one the provider has nothing
-            waiting: vec![],
+            waiting: vec![(one, IntentNumber(5))],
         };
         assert_eq!(agreed, expected, "{verdict:?}");
-        agreed.add(&waits, Some(&view()), verdict, &SideEffects::default());
-        assert_eq!(agreed.waiting, [(one, IntentNumber(5))], "{verdict:?}");
+    }
+}
+
+/// The provider is told of what it has lost once more, and that this has still to be heard: what is left of it there stays.
+#[test]
+fn what_the_provider_has_lost_waits_to_be_heard() {
+    let mut found = idle();
+    let (verdict, effects) = agree(&mut found, None, KNOWN, false);
+    assert_eq!(verdict, Verdict::TellAgain);
+    let mut agreed = Agreed::default();
+    agreed.add(&found, verdict, &effects);
+    assert_eq!(agreed.waiting, [(workspace_id(1), found.record.intent)]);
+}
+
+/// A process over a copy of the database gave the replacement's number to another wish: told under that number, it would be
+/// taken for that one for ever, and the deletion behind it would never be told.
+#[test]
+fn a_deletion_behind_a_replacement_whose_number_another_wish_has_is_told() {
+    let behind = |wishes: &[Wish]| {
+        let wishes = wishes.iter().zip(5..).map(|(wish, number)| entry(number, wish.clone()));
+        let begun = |entry: Entry| Entry { begun: true, generation: Generation(3), ..entry };
+        let mut found = waiting(std::iter::once(replacement(4, 3)).chain(wishes).map(begun).collect());
+        found.record.desired = Desired::Deleted;
+        found
+    };
+    // the other was a stop
+    let has = InstanceView { intent: IntentNumber(4), desired: Some(Desired::Stopped), ..view() };
+    for wishes in [&[Wish::Delete][..], &[Wish::Stop(None), Wish::Delete]] {
+        let mut found = behind(wishes);
+        assert!(found.outbox[0].is_contradicted_by(&has));
+        agree(&mut found, Some(&has), KNOWN, true);
+        assert!(!found.outbox.iter().any(|entry| entry.is_contradicted_by(&has)), "{wishes:?}");
+        let numbers: Vec<_> = found.outbox.iter().map(|entry| entry.number.0).collect();
+        assert_eq!(numbers, (5..).take(wishes.len() + 1).collect::<Vec<_>>(), "{wishes:?}");
+        assert_eq!(found.outbox.last().map(|last| &last.wish), Some(&Wish::Delete), "{wishes:?}");
     }
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use molecule_domain::id::Generation;
 use molecule_domain::lifecycle::{Desired, Phase, Reason, WorkspaceState};
-use molecule_domain::limits::Standing;
+use molecule_domain::limits::{Limits, Standing};
 use molecule_provisioner::admission::{Account, Change, ChangeRequest};
 use molecule_provisioner::store::Store;
 use molecule_sim::client::{Ask, Heard};
 use molecule_sim::faults::Fault;
 use molecule_sim::life::in_a_world;
+use molecule_sim::machine::Machine;
 use molecule_sim::pair::{Pair, Shape};
 use molecule_sim::weather::Weather;
 
@@ -248,6 +249,48 @@ fn what_is_told_again_and_refused_is_granted_later() {
         let story = story.ends_well().await;
         assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running, "{}", story.words());
     });
+}
+
+/// Before: nobody waited for what a restored control plane lacks and refuses for now: its machine and its volumes were removed
+/// once the alarm was ended. A suspended organisation's machines don't run, and its data stays.
+#[test]
+fn what_a_restored_control_plane_lacks_and_refuses_for_now_keeps_its_data() {
+    for standing in [Standing::Good, Standing::Suspended] {
+        in_a_world(async move {
+            let mut story = Story::with_one_that_runs(Shape::small()).await;
+            let pair = story.pair.clone();
+            let lost = Pair::workspace(2);
+            let backup = pair.control.backup();
+            let request = story.request(Ask::Create, lost);
+            assert!(matches!(pair.client(0).ask(request).await, Heard::Accepted));
+            tokio::time::sleep(seconds(300)).await;
+            pair.restore_control(backup).await;
+            // the limit was lowered since
+            let limited = |workspaces| Limits { workspaces, ..Limits::default() };
+            story.set_account(|account| Account { standing, limits: limited(Some(1)), ..account }).await;
+            tokio::time::sleep(seconds(600)).await;
+            assert!(story.tenant(lost).await.unwrap().pending.is_some(), "{}", story.words());
+            let engine = pair.control.replica(0).engine;
+            let orphans = engine.orphans().await.unwrap().unwrap();
+            assert_eq!(orphans.awaited, [(pair.tenants[0].organization, lost)], "{}", story.words());
+            engine.end_alarm(&orphans).await.unwrap();
+            tokio::time::sleep(seconds(2 * 3600)).await;
+            let of_lost = |machine: &Machine| machine.instance.workspace == lost && machine.is_running();
+            let runs = pair.cloud.machines().iter().any(of_lost);
+            assert_eq!(runs, standing == Standing::Good, "{}", story.words());
+            assert!(pair.cloud.volume_owners().contains(&lost), "{}", story.words());
+            story
+                .set_account(|account| Account { standing: Standing::Good, limits: limited(None), ..account })
+                .await;
+            let story = story.ends_well().await;
+            assert_eq!(
+                story.tenant(lost).await.unwrap().state(),
+                WorkspaceState::Running,
+                "{}",
+                story.words()
+            );
+        });
+    }
 }
 
 /// Before: the control plane took the stop for a repeated call of what another process had told it under that number, and the

@@ -483,7 +483,8 @@ impl Store for MemoryStore {
             launches.retain(|at| *at >= before);
         }
         state.instances.retain(|_, record| record.phase != Phase::Gone || record.phase_since >= before);
-        let kept: BTreeSet<WorkspaceId> = state.instances.keys().copied().collect();
+        let mut kept: BTreeSet<WorkspaceId> = state.instances.keys().copied().collect();
+        kept.extend(state.tenants.waiting());
         state.launched.retain(|(_, workspace), at| *at >= before || kept.contains(workspace));
         Ok(())
     }

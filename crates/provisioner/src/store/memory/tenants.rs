@@ -1,15 +1,16 @@
 //! What the store in memory keeps of tenants that call it over a network.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use molecule_domain::Timestamp;
 use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, WorkspaceId};
 use molecule_domain::lifecycle::Phase;
+use molecule_domain::limits::Standing;
 
 use super::{MemoryStore, State};
 use crate::model::InstanceRecord;
-use crate::store::{Hold, RefusedWish, StoreError, Tenants};
+use crate::store::{Awaited, Hold, LastAgreement, Part, RefusedWish, StoreError, Tenants};
 
 /// What is kept of tenants.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,7 @@ pub(super) struct Kept {
 #[derive(Clone, Debug, Default)]
 struct Tenant {
     agreed: Option<(IncarnationId, Timestamp)>,
+    heard: Option<LastAgreement>,
     waiting: BTreeMap<WorkspaceId, IntentNumber>,
 }
 
@@ -35,6 +37,11 @@ impl Kept {
         process: Option<IncarnationId>,
     ) -> Option<&RefusedWish> {
         self.refused.get(&(organization, workspace, process))
+    }
+
+    /// Workspaces of which wishes wait.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = WorkspaceId> {
+        self.met.values().flat_map(|tenant| tenant.waiting.keys().copied())
     }
 
     pub(super) fn hold(&self, record: &InstanceRecord) -> Hold {
@@ -49,7 +56,7 @@ impl Kept {
 
 impl State {
     /// Workspaces without an instance of which wishes wait that were not heard since their tenants agreed.
-    pub(super) fn awaited(&self) -> HashSet<(OrganizationId, WorkspaceId)> {
+    pub(super) fn awaited(&self) -> HashMap<(OrganizationId, WorkspaceId), Awaited> {
         let waiting = self.tenants.met.iter().flat_map(|(organization, tenant)| {
             tenant.waiting.iter().map(move |(workspace, number)| (*organization, *workspace, *number))
         });
@@ -58,21 +65,24 @@ impl State {
             mine.is_some_and(|record| record.phase != Phase::Gone || record.intent >= *number)
         };
         let awaited = waiting.filter(|one| !is_heard(one));
-        awaited.map(|(organization, workspace, _)| (organization, workspace)).collect()
+        let of = |organization| match self.accounts.get(&organization).map(|account| account.standing) {
+            Some(Standing::Suspended) => Awaited::Data,
+            _ => Awaited::Whole,
+        };
+        awaited.map(|(organization, workspace, _)| ((organization, workspace), of(organization))).collect()
     }
 
     /// Awaits nothing more of a workspace up to this wish, which was heard: it is refused, or says that the workspace is to go.
+    /// Whether it was awaited.
     pub(super) fn await_no_more(
         &mut self,
         organization: OrganizationId,
         workspace: WorkspaceId,
         intent: IntentNumber,
-    ) {
-        if let Some(tenant) = self.tenants.met.get_mut(&organization)
-            && tenant.waiting.get(&workspace).is_some_and(|number| *number <= intent)
-        {
-            tenant.waiting.remove(&workspace);
-        }
+    ) -> bool {
+        let Some(tenant) = self.tenants.met.get_mut(&organization) else { return false };
+        let is_heard = tenant.waiting.get(&workspace).is_some_and(|number| *number <= intent);
+        is_heard && tenant.waiting.remove(&workspace).is_some()
     }
 }
 
@@ -91,16 +101,23 @@ impl MemoryStore {
         tenant.agreed.is_some_and(|(with, _)| Some(with) == service)
     }
 
-    /// A tenant has agreed with this start of the service; these of its wishes it has still to tell.
+    /// A process of a tenant's has agreed with this start of the service, for the so manieth time; these of its wishes it has
+    /// still to tell.
     pub fn agree(
         &self,
         organization: OrganizationId,
+        (process, number): (IncarnationId, i64),
         waiting: &[(WorkspaceId, IntentNumber)],
         now: Timestamp,
     ) {
         let mut state = self.lock();
         let service = state.tenants.service;
         if let Some(tenant) = state.tenants.met.get_mut(&organization) {
+            // it begins, so it is heard
+            if let Ok(Part::Late) = LastAgreement::judge(tenant.heard, process, number, true) {
+                return;
+            }
+            tenant.heard = Some(LastAgreement { process, number, ended: true });
             tenant.waiting = waiting.iter().copied().collect();
             // time counts from the first agreement with a start of the service
             if tenant.agreed.map(|(with, _)| with) != service.map(|(service, _)| service) {
@@ -128,7 +145,7 @@ impl Tenants for MemoryStore {
     async fn refuse(
         &self,
         refused: &RefusedWish,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<Option<InstanceRecord>, StoreError> {
         let mut state = self.lock();
         let found = state.instances.get(&refused.workspace);
@@ -136,7 +153,14 @@ impl Tenants for MemoryStore {
         if let Some(granted) = mine.filter(|record| record.intent >= refused.intent) {
             return Ok(Some(granted.clone()));
         }
-        state.await_no_more(refused.organization, refused.workspace, refused.intent);
+        if state.await_no_more(refused.organization, refused.workspace, refused.intent)
+            && let Some(held) = state.instances.get_mut(&refused.workspace)
+            && held.organization == refused.organization
+            && held.phase.is_transient()
+        {
+            // nothing was tried while it was held
+            (held.phase_since, held.due_at) = (now, Some(now));
+        }
         let key = (refused.organization, refused.workspace, refused.process);
         let kept = state.tenants.refused.entry(key).or_insert_with(|| refused.clone());
         if kept.intent < refused.intent {
