@@ -37,6 +37,7 @@ impl Outbox {
                 self.agreement.doubt();
                 let message =
                     "the provider has heard of other wishes than this tenant knows of; the two agree first";
+                self.store.call_failed(workspace, entry.number, message, now).await?;
                 Err(Error::new(ErrorReason::ControlPlaneUnavailable, message))
             }
             Ok(instance) => {

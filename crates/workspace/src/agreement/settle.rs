@@ -154,10 +154,12 @@ impl Workspace {
             |entry: &Entry| terms.meetings.has_told_nothing(entry.asked_in, terms.revision, terms.seen);
         let never_told = self.outbox.iter().position(is_new);
         let never_told = never_told.filter(|place| terms.set_back && self.outbox[*place].number <= done);
-        // a deletion, and a last generation of which the provider has not heard, are told again by the verdict
+        // a deletion is told again by the verdict, and so is a last generation of which the provider has not heard, unless the
+        // workspace is being deleted
         let last = self.outbox.iter().rposition(|entry| entry.wish.launches());
         let is_another = |(place, entry): (usize, &Entry)| {
-            (matches!(entry.wish, Wish::Stop(_)) || entry.wish.launches() && Some(place) != last)
+            let is_told_again = Some(place) == last && !self.record.is_deleting();
+            (matches!(entry.wish, Wish::Stop(_)) || entry.wish.launches() && !is_told_again)
                 && entry.is_contradicted_by(instance)
         };
         let another = self.outbox.iter().enumerate().position(is_another);
