@@ -2,21 +2,24 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::id::Generation;
 use crate::lifecycle::Reason;
+use crate::newer;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventDetail {
     /// What, in one word: for programs.
     pub kind: Cow<'static, str>,
-    /// Who caused it.
+    /// Who caused it; the engine, where only a newer version knows who.
+    #[serde(deserialize_with = "known_actor")]
     pub actor: Actor,
     /// In which generation.
     pub generation: Generation,
     /// Why, where there is something to say.
+    #[serde(deserialize_with = "newer::known")]
     pub reason: Option<Reason>,
     /// For people.
     pub message: String,
@@ -24,6 +27,10 @@ pub struct EventDetail {
     pub exit_code: Option<i32>,
     /// The last lines of its output.
     pub log_tail: String,
+}
+
+fn known_actor<'de, D: Deserializer<'de>>(from: D) -> Result<Actor, D::Error> {
+    Ok(newer::known(from)?.unwrap_or(Actor::Engine))
 }
 
 /// Who causes something.

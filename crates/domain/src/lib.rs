@@ -13,6 +13,7 @@ pub mod launch;
 pub mod lifecycle;
 pub mod limits;
 pub mod network;
+pub mod newer;
 pub mod runtime;
 pub mod sandbox;
 pub mod seal;

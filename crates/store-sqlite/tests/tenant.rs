@@ -1,13 +1,18 @@
 //! The tenant's store keeps the contract, and what an earlier process left counts as begun.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use molecule_contracts::tenant_store::{self, at, new_workspace};
+use molecule_contracts::tenant_store::{self, PlainMinter, at, instance, new_workspace};
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::id::{OrganizationId, WorkspaceId};
+use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::incarnation::Standpoint;
+use molecule_domain::lifecycle::Phase;
 use molecule_store_sqlite::Database;
 use molecule_store_sqlite::tenant::SqliteStore;
+use molecule_workspace::agreement::Met;
+use molecule_workspace::record::WorkspaceRecord;
 use molecule_workspace::store::TenantStore;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
@@ -90,7 +95,6 @@ async fn an_older_version_starts_again_over_newer_tables() {
 /// A copied file that is put back is known by what the provider had seen since the copy was made.
 #[tokio::test]
 async fn a_file_that_was_put_back_shows_itself() {
-    use molecule_domain::incarnation::Standpoint;
     let folder = tempfile::tempdir().unwrap();
     let (file, backup) = (folder.path().join("t.db"), folder.path().join("backup"));
     let (database, store) = open(&folder).await;
@@ -140,4 +144,50 @@ async fn a_watch_does_not_go_on_from_a_time_that_is_lost() {
     assert_eq!(Error::from(refused).reason, ErrorReason::RevisionTooOld);
     assert_eq!(store.changes_after(ORG, kept, 10).await.unwrap().len(), 1);
     assert_eq!(store.changes_after(ORG, newest, 10).await.unwrap().len(), 0);
+}
+
+/// A newer version has stored what this one can't read, and this one is started again: a word that it does not know says nothing,
+/// and what it can't understand at all keeps nobody from the rest.
+#[tokio::test]
+async fn a_document_of_a_newer_version_harms_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let [known, worded, unread] = [(); 3].map(|()| WorkspaceId::generate());
+    let (database, store) = open(&folder).await;
+    let mut made = Vec::new();
+    for workspace in [known, worded, unread] {
+        made.push(store.create(&new_workspace(workspace), None, at(1)).await.unwrap().record);
+    }
+    database.close().await;
+    let mut newer = SqliteConnectOptions::new().filename(folder.path().join("t.db")).connect().await.unwrap();
+    for table in ["workspaces", "changes"] {
+        for (workspace, set) in
+            [(worded, "'$.reason', 'TooCold', '$.temperature', 3"), (unread, "'$.phase', 'Hibernating'")]
+        {
+            let set = format!(
+                "UPDATE {table} SET record = json_set(record, {set})
+                 WHERE json_extract(record, '$.workspace') = '{workspace}'"
+            );
+            let changed = sqlx::query(sqlx::AssertSqlSafe(set)).execute(&mut newer).await.unwrap();
+            assert_eq!(changed.rows_affected(), 1, "{table}");
+        }
+    }
+    newer.close().await.unwrap();
+    let (_database, store) = open(&folder).await;
+    let of = |records: Vec<WorkspaceRecord>| {
+        records.iter().map(|record| record.workspace).collect::<BTreeSet<_>>()
+    };
+    let readable = BTreeSet::from([known, worded]);
+    assert_eq!(of(store.snapshot(ORG).await.unwrap().0), readable);
+    assert_eq!(of(store.changes_after(ORG, Revision(0), 10).await.unwrap()), readable);
+    assert_eq!(store.get(ORG, worded).await.unwrap().unwrap().reason, None);
+    assert!(store.get(ORG, unread).await.is_err(), "whoever asks for that one hears so");
+    // the provider's news of the others are taken over, and the two agree
+    let news =
+        [2, 0].map(|n| instance(&made[n], IntentNumber(1), Phase::Booting, 6 - i64::try_from(n).unwrap()));
+    store.mirror(ORG, &news, &[], at(2)).await.unwrap();
+    assert_eq!(store.get(ORG, known).await.unwrap().unwrap().phase, Phase::Booting);
+    let provider = Standpoint { incarnation: IncarnationId::generate(), revision: Revision(6) };
+    let met = Met { provider, seen: vec![], agreed: false };
+    let agreed = store.agree(ORG, &met, &news, &PlainMinter, at(3)).await.unwrap();
+    assert_eq!(agreed.recovered, [], "what can't be read is no stranger's");
 }

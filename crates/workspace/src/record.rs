@@ -7,6 +7,7 @@ use molecule_domain::instance::Endpoint;
 use molecule_domain::lifecycle::{
     AgentHealth, Desired, Phase, Readiness, Reason, WorkspaceState, derive_state,
 };
+use molecule_domain::newer;
 use molecule_domain::spec::WorkspaceSpec;
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +37,8 @@ pub struct WorkspaceRecord {
     pub phase: Phase,
     /// Since when.
     pub phase_since: Timestamp,
-    /// Why.
+    /// Why; none, where only a newer version knows the word.
+    #[serde(deserialize_with = "newer::known")]
     pub reason: Option<Reason>,
     /// The same for people.
     pub message: String,

@@ -16,7 +16,7 @@ use sqlx::SqliteConnection;
 use super::SqliteStore;
 use super::rows::add_row;
 use crate::Database;
-use crate::codec::{corrupt, id, unavailable};
+use crate::codec::{corrupt, id, readable, unavailable};
 
 /// How many starts are kept that have stored nothing, as where their port was taken; of others each may be the one that a
 /// provider has seen.
@@ -120,7 +120,10 @@ impl SqliteStore {
         let held = held.iter().map(|row| id(row)).collect::<Result<Vec<WorkspaceId>, _>>()?;
         let known: HashSet<WorkspaceId> = held.iter().copied().collect();
         for workspace in &held {
-            let Some(mut before) = self.load_workspace(&mut tx, *workspace, false).await? else { continue };
+            let Some(found) = readable(self.load_workspace(&mut tx, *workspace, false).await) else {
+                continue;
+            };
+            let Some(mut before) = found? else { continue };
             if !before.outbox.is_empty() {
                 // one of its wishes may give way, with what it set of the private parts
                 let Some(whole) = self.load_workspace(&mut tx, *workspace, true).await? else { continue };

@@ -9,7 +9,7 @@ use molecule_workspace::store::{Cursors, Mirrored};
 
 use super::SqliteStore;
 use super::rows::add_event;
-use crate::codec::unavailable;
+use crate::codec::{readable, unavailable};
 
 impl SqliteStore {
     pub(super) async fn read_cursors(&self, organization: OrganizationId) -> Result<Cursors, StoreError> {
@@ -36,7 +36,10 @@ impl SqliteStore {
     ) -> Result<Mirrored, StoreError> {
         let (mut tx, mut mirrored) = (self.database.begin().await?, Mirrored::default());
         for instance in instances {
-            let Some(before) = self.load_workspace(&mut tx, instance.workspace, false).await? else {
+            let Some(found) = readable(self.load_workspace(&mut tx, instance.workspace, false).await) else {
+                continue;
+            };
+            let Some(before) = found? else {
                 mirrored.unknown |= !instance.is_ending();
                 continue;
             };

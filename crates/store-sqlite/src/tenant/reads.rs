@@ -9,7 +9,7 @@ use molecule_workspace::store::{Place, check_revision, is_of_lost_time};
 
 use super::SqliteStore;
 use super::rows::load_record;
-use crate::codec::{from_json, unavailable};
+use crate::codec::{from_json, readable, unavailable};
 
 impl SqliteStore {
     pub(super) async fn read(
@@ -53,7 +53,7 @@ impl SqliteStore {
         .fetch_all(&self.database.reader)
         .await
         .map_err(unavailable)?;
-        rows.iter().map(|row| from_json(row, "a workspace")).collect()
+        rows.iter().filter_map(|row| readable(from_json(row, "a workspace"))).collect()
     }
 
     pub(super) async fn read_snapshot(
@@ -75,7 +75,8 @@ impl SqliteStore {
                 .fetch_optional(&mut *tx)
                 .await
                 .map_err(unavailable)?;
-        let records = rows.iter().map(|row| from_json(row, "a workspace")).collect::<Result<_, _>>()?;
+        let records = rows.iter().filter_map(|row| readable(from_json(row, "a workspace")));
+        let records = records.collect::<Result<_, _>>()?;
         Ok((records, Revision(revision.unwrap_or(0))))
     }
 
@@ -113,7 +114,7 @@ impl SqliteStore {
         .fetch_all(&mut *tx)
         .await
         .map_err(unavailable)?;
-        rows.iter().map(|row| from_json(row, "a change")).collect()
+        rows.iter().filter_map(|row| readable(from_json(row, "a change"))).collect()
     }
 
     pub(super) async fn read_events(
@@ -133,15 +134,11 @@ impl SqliteStore {
         .fetch_all(&self.database.reader)
         .await
         .map_err(unavailable)?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(StoredEvent {
-                    id: row.event_id,
-                    workspace,
-                    at: Timestamp::from_micros(row.at),
-                    detail: from_json(&row.detail, "an event")?,
-                })
-            })
-            .collect()
+        let events = rows.into_iter().filter_map(|row| {
+            let (id, at) = (row.event_id, Timestamp::from_micros(row.at));
+            let detail = readable(from_json(&row.detail, "an event"))?;
+            Some(detail.map(|detail| StoredEvent { id, workspace, at, detail }))
+        });
+        events.collect()
     }
 }
