@@ -59,7 +59,7 @@ pub(crate) async fn run(admin: Admin, format: Format) -> Result<()> {
         Do::Orphans(Orphans::List) => {
             let listed = client.list_orphans(wire::ListOrphansRequest {}).await?.into_inner();
             let shown = show::Orphans {
-                orphans: &listed.orphans,
+                listed: &listed.orphans,
                 awaited: Some(&listed.awaited),
                 recovered: Some(&listed.recovered),
                 unreachable: &listed.unreachable_backends,

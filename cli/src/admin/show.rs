@@ -221,7 +221,7 @@ pub(super) fn alarms(shown: &wire::ClearAlarmsResponse, format: Format) {
         }
     );
     let (awaited, orphans_of) = (Some(&*shown.awaited), &shown.orphans);
-    orphans(&Orphans { orphans: orphans_of, awaited, recovered: None, unreachable }, format);
+    orphans(&Orphans { listed: orphans_of, awaited, recovered: None, unreachable }, format);
 }
 
 /// The orphans that were removed, or would be.
@@ -234,7 +234,7 @@ pub(super) fn swept(swept: &wire::SweepOrphansResponse, format: Format) {
         }));
     }
     let (swept, unreachable) = (&swept.orphans, &*swept.unreachable_backends);
-    orphans(&Orphans { orphans: swept, awaited: None, recovered: None, unreachable }, format);
+    orphans(&Orphans { listed: swept, awaited: None, recovered: None, unreachable }, format);
 }
 
 fn awaited_json(one: &wire::AwaitedWorkspace) -> Value {
@@ -258,14 +258,14 @@ fn orphan_json(orphan: &wire::Orphan) -> Value {
 /// Orphans, and what is none and is told of beside them, where it is.
 #[derive(Clone, Copy)]
 pub(super) struct Orphans<'a> {
-    pub(super) orphans: &'a [wire::Orphan],
+    pub(super) listed: &'a [wire::Orphan],
     pub(super) awaited: Option<&'a [wire::AwaitedWorkspace]>,
     pub(super) recovered: Option<&'a [wire::RecoveredWorkspace]>,
     pub(super) unreachable: &'a [String],
 }
 
 pub(super) fn orphans(shown: &Orphans<'_>, format: Format) {
-    let Orphans { orphans, awaited, recovered, unreachable } = *shown;
+    let Orphans { listed: orphans, awaited, recovered, unreachable } = *shown;
     if format == Format::Json {
         let orphans: Vec<Value> = orphans.iter().map(orphan_json).collect();
         let mut told = json!({ "orphans": orphans, "unreachable_backends": unreachable });

@@ -57,7 +57,7 @@ fn every_life_comes_to_what_was_wished() {
     let stops = number("MOLECULE_SIM_STOP", 0) == 1;
     let run = run(number("MOLECULE_SIM_SEED", 1), number("MOLECULE_SIM_LIVES", 20_000), stops);
     run.print();
-    let (empty, filled) = (cells::empty(&run.coverage), cells::filled(&run.coverage));
+    let (empty, filled) = (cells::empty(&run.coverage, run.lives), cells::filled(&run.coverage));
     if run.lives < cells::WHOLE_RUN {
         println!("{} lives are too few to fill every cell, {} do: told only", run.lives, cells::WHOLE_RUN);
     }
