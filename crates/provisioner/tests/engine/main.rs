@@ -1,7 +1,10 @@
 //! The executor in a world of its own: every step is failed and repeated, and random lives are led.
 
 mod admission;
+#[path = "../shared/answers.rs"]
+mod answers;
 mod decisions;
+mod executed;
 mod lease;
 mod outcome;
 mod patience;
