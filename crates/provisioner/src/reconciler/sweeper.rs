@@ -191,11 +191,13 @@ fn role(executor: &Executor) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use molecule_domain::Clock;
     use molecule_domain::clock::ManualClock;
     use molecule_domain::id::InstallationId;
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Level, Metadata, Subscriber};
 
     use super::*;
     use crate::backend::memory::{Host, MemoryBackend};
@@ -250,16 +252,59 @@ mod tests {
             steps: Steps::default(),
         };
         let (mut before, mut after) = (Sweeper::default(), Sweeper::default());
+        let owner = after.owner;
         before.pass(&executor).await.unwrap();
         let (backend, message) = ("memory".to_owned(), "a launch is not known".to_owned());
         store.raise_alarm(&Alarm { backend, raised_at: now, message }).await.unwrap();
         for _ in 0..2 {
             after.pass(&executor).await.unwrap();
             assert!(!after.leads(&executor).await.unwrap());
-            assert_eq!(after.told, Some(now));
+            assert_eq!((after.told, after.owner), (Some(now), owner));
         }
         store.end_alarm("memory", &[], now).await.unwrap();
         after.pass(&executor).await.unwrap();
         assert_eq!(after.told, None);
+    }
+
+    /// The levels of what a sweeper logs.
+    #[derive(Clone, Default)]
+    struct Logged(Arc<Mutex<Vec<Level>>>);
+
+    impl Subscriber for Logged {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target().ends_with("::sweeper")
+        }
+        fn new_span(&self, _span: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _span: &Id, _values: &Record<'_>) {}
+        fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+        fn event(&self, event: &Event<'_>) {
+            self.0.lock().unwrap().push(*event.metadata().level());
+        }
+        fn enter(&self, _span: &Id) {}
+        fn exit(&self, _span: &Id) {}
+    }
+
+    #[test]
+    fn each_alarm_is_told_once_and_its_end_once() {
+        let alarm = |second: i64| Alarm {
+            backend: "memory".to_owned(),
+            raised_at: Timestamp::from_micros(second * 1_000_000),
+            message: "a launch is not known".to_owned(),
+        };
+        let mut sweeper = Sweeper::default();
+        let logged = Logged::default();
+        for (stands, told) in [
+            (None, vec![]),
+            (Some(alarm(1)), vec![Level::ERROR]),
+            (Some(alarm(1)), vec![]),
+            (Some(alarm(2)), vec![Level::ERROR]),
+            (None, vec![Level::INFO]),
+            (None, vec![]),
+        ] {
+            tracing::subscriber::with_default(logged.clone(), || sweeper.tell("memory", stands.as_ref()));
+            assert_eq!(std::mem::take(&mut *logged.0.lock().unwrap()), told, "{stands:?}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use molecule_domain::lifecycle::{Phase, Reason};
 use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::backend::Backend;
 use molecule_provisioner::faults::{Fault, Probe, Steps};
+use molecule_provisioner::reconciler::comparison::Comparison;
 use molecule_provisioner::reconciler::orphans;
 use molecule_provisioner::reconciler::sweeper::Sweeper;
 use molecule_provisioner::samples;
@@ -85,6 +86,16 @@ async fn a_slow_removal_does_not_hold_up_the_next_pass() {
     assert_eq!(world.host.instances().len(), 49 - budget);
 }
 
+#[tokio::test]
+async fn removals_go_on_until_the_next_pass_is_due() {
+    for (takes, left) in [(15, 48), (16, 49)] {
+        let mut world = with_orphans(5).await;
+        slow(&mut world, "sweep.remove", takes, None);
+        Sweeper::default().pass(&world.executor).await.unwrap();
+        assert_eq!(world.host.instances().len(), left, "each takes {takes} seconds");
+    }
+}
+
 /// One that can't be removed does not take the turn of the others for good.
 #[tokio::test]
 async fn what_cannot_be_removed_holds_up_nobody() {
@@ -156,6 +167,25 @@ async fn what_has_ended_is_seen_although_volumes_are_not_listed() {
     world.sweep().await;
     assert_eq!(world.faults.taken(), ["backend.list", "backend.list_resources"]);
     assert!(world.record(workspace).await.unwrap().due_at.is_some(), "it is looked at");
+}
+
+/// One instance has ended, and another is of a launch that the store does not know. Where volumes are not listed, all but what
+/// no record explains is told.
+#[tokio::test]
+async fn a_pass_tells_what_it_has_found() {
+    for (fault, unexplained) in [(None, 3), (Some((1, Fault::FailBefore)), 0)] {
+        let mut world = World::new();
+        let workspace = WorkspaceId::generate();
+        world.ask(workspace, Op::Create).await;
+        world.settle().await;
+        world.ask(workspace, Op::Crash).await;
+        let stray = samples::launch(WorkspaceId::generate(), LaunchSeq(7));
+        world.executor.backend.launch(&stray).await.unwrap();
+        world.faults.arm(fault);
+        let found = Sweeper::default().pass(&world.executor).await.unwrap();
+        let expected = Comparison { wake: vec![workspace], unexplained, unknown: 1, ..Comparison::default() };
+        assert_eq!(found, expected, "{fault:?}");
+    }
 }
 
 /// Launches a workspace just before the provider is asked for its list.
