@@ -436,9 +436,11 @@ mod tests {
             let (executor, cancel) = (Arc::clone(&world.executor), cancel.clone());
             tokio::spawn(async move { sweep(executor, &Notify::new(), cancel).await })
         };
-        // after 0, 2, 6, 14, 24 and 34 seconds
-        tokio::time::sleep(Duration::from_secs(35)).await;
-        assert_eq!(u32::MAX - list.0.load(Ordering::SeqCst), 6);
+        // at the seconds 0, 2, 6, 14, 24 and 34
+        for (milliseconds, asked) in [(1_000, 1), (2_500, 2), (31_500, 6)] {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            assert_eq!(u32::MAX - list.0.load(Ordering::SeqCst), asked);
+        }
         cancel.cancel();
         sweeping.await.unwrap();
     }
