@@ -174,7 +174,10 @@ async fn what_was_refused_is_refused_for_good(subject: Subject) {
     error_of(subject.change(&record, 4, Change::Start).await);
     assert_eq!(subject.store.get(ORG, record.workspace).await.unwrap().unwrap(), stopped);
     // what stops and ends is never refused
-    subject.change(&record, 4, Change::Stop(None)).await.unwrap();
+    let granted = subject.change(&record, 4, Change::Stop(None)).await.unwrap();
+    assert_eq!(granted.intent, IntentNumber(4));
+    // and what was granted under a number is what any call with that number is answered
+    assert_eq!(subject.change(&record, 4, Change::Start).await.unwrap(), granted);
     subject.change(&record, 5, Change::Start).await.unwrap();
     // a repeated call of what was granted is answered as before
     assert_eq!(subject.change(&record, 3, Change::Stop(None)).await.unwrap().intent, IntentNumber(5));

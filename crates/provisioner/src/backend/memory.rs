@@ -536,6 +536,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn slow_ends_are_apart() {
+        let ((host, backend), requests) = (provider(), [request(), request()]);
+        host.set_slow(Some(Duration::from_secs(10)));
+        for request in &requests {
+            backend.launch(request).await.unwrap();
+            backend.stop(&request.instance, LAUNCH, Duration::ZERO).await.unwrap();
+        }
+        host.deliver(second(110));
+        assert_eq!(states(&host), [InstanceState::Exited(Some(143)); 2]);
+    }
+
+    #[tokio::test]
     async fn an_end_is_told_of_its_own_launch() {
         let ((host, backend), request) = (provider(), request());
         backend.launch(&request).await.unwrap();

@@ -6,6 +6,7 @@ mod answers;
 mod decisions;
 mod executed;
 mod lease;
+mod memory;
 mod outcome;
 mod patience;
 mod planned;

@@ -151,6 +151,10 @@ async fn launches_within_the_hour_are_counted(store: Arc<dyn Store>) {
     assert_eq!(store.account(ORG, at(3)).await.unwrap().launches, 2);
     assert_eq!(store.account(ORG, at(3600)).await.unwrap().launches, 1);
     store.provision(&third, at(3600)).await.expect("the first was an hour ago");
+    for (before, launches) in [(1, 2), (3600, 1)] {
+        store.prune(at(before)).await.unwrap();
+        assert_eq!(store.account(ORG, at(3600)).await.unwrap().launches, launches, "the later ones are kept");
+    }
 }
 
 async fn a_plan_is_kept(store: Arc<dyn Store>) {

@@ -114,6 +114,7 @@ async fn an_alarm_stands_until_it_is_ended(store: Arc<dyn Store>) {
 
 async fn segments_open_and_close_with_facts(store: Arc<dyn Store>) {
     let record = up(&*store).await;
+    let next = at(50) + Duration::from_micros(1);
     let segments = || async {
         let segments = store.segments(record.workspace).await.unwrap();
         segments.into_iter().map(|s| (s.from, s.until)).collect::<Vec<_>>()
@@ -128,6 +129,12 @@ async fn segments_open_and_close_with_facts(store: Arc<dyn Store>) {
         // the clock stepped back: nothing is billed twice
         (60, Fact::Up(at(45)), vec![(at(2), Some(at(20))), (at(40), Some(at(50))), (at(50), None)]),
         (70, Fact::Down(at(46)), vec![(at(2), Some(at(20))), (at(40), Some(at(50))), (at(50), Some(at(50)))]),
+        // no two begin at once
+        (
+            80,
+            Fact::Up(at(46)),
+            vec![(at(2), Some(at(20))), (at(40), Some(at(50))), (at(50), Some(at(50))), (next, None)],
+        ),
     ] {
         store.wake(&[record.workspace], at(second)).await.unwrap();
         let claimed = claim_one(&*store, at(second)).await;

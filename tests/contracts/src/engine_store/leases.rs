@@ -141,6 +141,9 @@ async fn a_wake_during_a_lease_is_not_lost(store: Arc<dyn Store>) {
     let claimed = claim_one(&*store, at(1)).await;
     store.wake(&[record.workspace], at(2)).await.unwrap();
     assert!(claim(&*store, at(2)).await.is_empty(), "it is held");
+    let next_due = async |second| store.next_due(BACKEND, at(second), ANY).await.unwrap();
+    assert_eq!(next_due(2).await, Some(at(61)), "nobody can take it before its lease ends");
+    assert_eq!(next_due(61).await, Some(at(2)), "it has been due since it was woken");
     let after = commit(&*store, &claimed, at(3), outcome(&record)).await;
     assert_eq!(after.due_at, Some(at(3)));
     let claimed = claim_one(&*store, at(4)).await;
@@ -217,6 +220,8 @@ async fn organizations_take_turns(store: Arc<dyn Store>) {
     assert_eq!(claimed_of(&*store, 4, launches(3)).await, [ORG, ORG, OTHER]);
     assert_eq!(claimed_of(&*store, 5, launches(30)).await, [ORG; 14]);
     assert_eq!(store.next_due(BACKEND, at(5), ANY).await.unwrap(), Some(at(61)), "all are held");
+    // none is held any more: four of the first have been due for longest
+    assert_eq!(claimed_of(&*store, 100, launches(2)).await, [ORG, OTHER]);
 }
 
 async fn launches_and_others_have_room_of_their_own(store: Arc<dyn Store>) {
