@@ -210,8 +210,7 @@ impl Workspace {
         let (dropped, left) = std::mem::take(&mut self.outbox).into_iter().partition(is_over);
         self.outbox = left;
         for entry in self.give_way(dropped, instance, effects) {
-            let place = self.outbox.iter().position(|left| left.number > entry.number);
-            self.revert(place.unwrap_or(self.outbox.len()), &entry);
+            self.revert(0, &entry);
         }
         self.raise_generations(instance, terms, effects);
         let record = &mut self.record;
