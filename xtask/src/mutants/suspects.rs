@@ -115,8 +115,11 @@ pub(super) const ALL: &[Suspect] = &[
     pure(
         "silence frees quota and ends the segment",
         PLAN,
-        "Restart the workspace once it does\"),\n                None,",
-        "Restart the workspace once it does\"),\n                Some(Fact::Down(self.now)),",
+        "return self.give_up(\n                Reason::BackendUnreachable,\n                \
+         format!(\"the provider did not answer in time: {cause}. Restart the workspace once it does\"),\n",
+        "return self.give_up_with(\n                Reason::BackendUnreachable,\n                \
+         format!(\"the provider did not answer in time: {cause}. Restart the workspace once it does\"),\n                \
+         Outcome { fact: Some(Fact::Down(self.now)), ..self.outcome() },\n",
     ),
     pure(
         "a segment opens when it is stored, not when it was seen",
