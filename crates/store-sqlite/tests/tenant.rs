@@ -151,10 +151,10 @@ async fn a_watch_does_not_go_on_from_a_time_that_is_lost() {
 #[tokio::test]
 async fn a_document_of_a_newer_version_harms_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let [known, worded, unread] = [(); 3].map(|()| WorkspaceId::generate());
+    let [unread, known, worded] = [(); 3].map(|()| WorkspaceId::generate());
     let (database, store) = open(&folder).await;
     let mut made = Vec::new();
-    for workspace in [known, worded, unread] {
+    for workspace in [unread, known, worded] {
         made.push(store.create(&new_workspace(workspace), None, at(1)).await.unwrap().record);
     }
     database.close().await;
@@ -181,13 +181,24 @@ async fn a_document_of_a_newer_version_harms_nobody() {
     assert_eq!(of(store.changes_after(ORG, Revision(0), 10).await.unwrap()), readable);
     assert_eq!(store.get(ORG, worded).await.unwrap().unwrap().reason, None);
     assert!(store.get(ORG, unread).await.is_err(), "whoever asks for that one hears so");
+    // what is left out ends no page and no watch
+    let page = of(store.list(ORG, false, None, 2).await.unwrap());
+    assert_eq!(page, readable);
+    let mut seen = Revision(0);
+    for workspace in [known, worded] {
+        let told = store.changes_after(ORG, seen, 1).await.unwrap();
+        assert_eq!(told.iter().map(|told| told.workspace).collect::<Vec<_>>(), [workspace]);
+        seen = told[0].revision;
+    }
     // the provider's news of the others are taken over, and the two agree
     let news =
-        [2, 0].map(|n| instance(&made[n], IntentNumber(1), Phase::Booting, 6 - i64::try_from(n).unwrap()));
+        [0, 1].map(|n| instance(&made[n], IntentNumber(1), Phase::Booting, 5 + i64::try_from(n).unwrap()));
     store.mirror(ORG, &news, &[], at(2)).await.unwrap();
     assert_eq!(store.get(ORG, known).await.unwrap().unwrap().phase, Phase::Booting);
     let provider = Standpoint { incarnation: IncarnationId::generate(), revision: Revision(6) };
     let met = Met { provider, seen: vec![], agreed: false };
     let agreed = store.agree(ORG, &met, &news, &PlainMinter, at(3)).await.unwrap();
     assert_eq!(agreed.recovered, [], "what can't be read is no stranger's");
+    let held = agreed.waiting.iter().find(|(workspace, _)| *workspace == unread);
+    assert_eq!(held, Some(&(unread, IntentNumber(i64::MAX))), "and nobody launches it or takes it away");
 }

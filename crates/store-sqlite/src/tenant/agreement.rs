@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use molecule_domain::Timestamp;
-use molecule_domain::id::{Generation, IncarnationId, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::id::{Generation, IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::Incarnation;
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::Phase;
@@ -121,6 +121,8 @@ impl SqliteStore {
         let known: HashSet<WorkspaceId> = held.iter().copied().collect();
         for workspace in &held {
             let Some(found) = readable(self.load_workspace(&mut tx, *workspace, false).await) else {
+                // whoever can read it tells what is wanted of it; until then nothing of it is launched or taken away
+                agreed.waiting.push((*workspace, IntentNumber(i64::MAX)));
                 continue;
             };
             let Some(mut before) = found? else { continue };

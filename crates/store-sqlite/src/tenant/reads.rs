@@ -39,21 +39,28 @@ impl SqliteStore {
         limit: u32,
     ) -> Result<Vec<WorkspaceRecord>, StoreError> {
         let organization = organization.to_string();
-        let (created_at, id) = after.unwrap_or((i64::MIN, String::new()));
-        let rows = sqlx::query_scalar!(
-            "SELECT record FROM workspaces
-             WHERE organization_id = ? AND (created_at, workspace_id) > (?, ?) AND (? OR deleted_at IS NULL)
-             ORDER BY created_at, workspace_id LIMIT ?",
-            organization,
-            created_at,
-            id,
-            show_deleted,
-            limit,
-        )
-        .fetch_all(&self.database.reader)
-        .await
-        .map_err(unavailable)?;
-        rows.iter().filter_map(|row| readable(from_json(row, "a workspace"))).collect()
+        let (mut created_at, mut id) = after.unwrap_or((i64::MIN, String::new()));
+        let mut found = Page::of(limit);
+        while found.left() > 0 {
+            let left = found.left();
+            let rows = sqlx::query!(
+                "SELECT created_at, workspace_id, record FROM workspaces
+                 WHERE organization_id = ? AND (created_at, workspace_id) > (?, ?) AND (? OR deleted_at IS NULL)
+                 ORDER BY created_at, workspace_id LIMIT ?",
+                organization,
+                created_at,
+                id,
+                show_deleted,
+                left,
+            )
+            .fetch_all(&self.database.reader)
+            .await
+            .map_err(unavailable)?;
+            let Some(last) = rows.last() else { break };
+            (created_at, id) = (last.created_at, last.workspace_id.clone());
+            found.add(rows.iter().map(|row| from_json(&row.record, "a workspace")))?;
+        }
+        Ok(found.all)
     }
 
     pub(super) async fn read_snapshot(
@@ -105,16 +112,24 @@ impl SqliteStore {
         .map_err(unavailable)?;
         let of_lost_time = is_of_lost_time(after, started_at.map(Timestamp::from_micros));
         check_revision(after, Revision(newest), Revision(forgotten), of_lost_time)?;
-        let rows = sqlx::query_scalar!(
-            "SELECT record FROM changes WHERE organization_id = ? AND revision > ? ORDER BY revision LIMIT ?",
-            organization,
-            after.0,
-            limit,
-        )
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        rows.iter().filter_map(|row| readable(from_json(row, "a change"))).collect()
+        let (mut at, mut found) = (after.0, Page::of(limit));
+        while found.left() > 0 {
+            let left = found.left();
+            let rows = sqlx::query!(
+                "SELECT revision, record FROM changes WHERE organization_id = ? AND revision > ?
+                 ORDER BY revision LIMIT ?",
+                organization,
+                at,
+                left,
+            )
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+            let Some(last) = rows.last() else { break };
+            at = last.revision;
+            found.add(rows.iter().map(|row| from_json(&row.record, "a change")))?;
+        }
+        Ok(found.all)
     }
 
     pub(super) async fn read_events(
@@ -123,22 +138,51 @@ impl SqliteStore {
         before: Option<i64>,
         limit: u32,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        let (id, before) = (workspace.to_string(), before.unwrap_or(i64::MAX));
-        let rows = sqlx::query!(
-            "SELECT event_id, at, detail FROM events WHERE workspace_id = ? AND event_id < ?
-             ORDER BY event_id DESC LIMIT ?",
-            id,
-            before,
-            limit,
-        )
-        .fetch_all(&self.database.reader)
-        .await
-        .map_err(unavailable)?;
-        let events = rows.into_iter().filter_map(|row| {
-            let (id, at) = (row.event_id, Timestamp::from_micros(row.at));
-            let detail = readable(from_json(&row.detail, "an event"))?;
-            Some(detail.map(|detail| StoredEvent { id, workspace, at, detail }))
-        });
-        events.collect()
+        let (id, mut before) = (workspace.to_string(), before.unwrap_or(i64::MAX));
+        let mut found = Page::of(limit);
+        while found.left() > 0 {
+            let left = found.left();
+            let rows = sqlx::query!(
+                "SELECT event_id, at, detail FROM events WHERE workspace_id = ? AND event_id < ?
+                 ORDER BY event_id DESC LIMIT ?",
+                id,
+                before,
+                left,
+            )
+            .fetch_all(&self.database.reader)
+            .await
+            .map_err(unavailable)?;
+            let Some(last) = rows.last() else { break };
+            before = last.event_id;
+            found.add(rows.iter().map(|row| {
+                let (id, at) = (row.event_id, Timestamp::from_micros(row.at));
+                let detail = from_json(&row.detail, "an event");
+                detail.map(|detail| StoredEvent { id, workspace, at, detail })
+            }))?;
+        }
+        Ok(found.all)
+    }
+}
+
+/// What can be read of a page: what can't leaves room for what comes behind it, so that a page that is not full is the last.
+struct Page<T> {
+    all: Vec<T>,
+    limit: u32,
+}
+
+impl<T> Page<T> {
+    const fn of(limit: u32) -> Self {
+        Self { all: Vec::new(), limit }
+    }
+
+    fn left(&self) -> u32 {
+        self.limit.saturating_sub(u32::try_from(self.all.len()).unwrap_or(u32::MAX))
+    }
+
+    fn add(&mut self, rows: impl Iterator<Item = Result<T, StoreError>>) -> Result<(), StoreError> {
+        for row in rows {
+            self.all.extend(readable(row).transpose()?);
+        }
+        Ok(())
     }
 }
