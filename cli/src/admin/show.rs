@@ -296,9 +296,9 @@ pub(super) fn orphans(shown: &Orphans<'_>, format: Format) {
     println!("{rows}");
     if let Some(awaited @ [_, ..]) = awaited {
         println!(
-            "\nThe tenants of these ask for them, and were refused for now, as by a limit. They are no orphans: what is there of \
-             them stays, uncounted, until it is granted (raise the limit) or deleted by its owner. Of a suspended organisation's \
-             only the data stays."
+            "\nThe tenants of these have still to tell what they want of them, or were refused for now, as by a limit. They are no \
+             orphans: what is there of them stays, uncounted, until it is granted (raise the limit) or deleted by its owner. Of a \
+             suspended organisation's only the data stays."
         );
         let mut rows = table(&["BACKEND", "ORGANIZATION", "WORKSPACE"]);
         for one in awaited {

@@ -289,15 +289,17 @@ impl Tenants for EngineStore {
             .execute(&mut *tx)
             .await
             .map_err(store_error)?;
-            if await_no_more(&mut tx, organization, refused.workspace, refused.intent).await? {
-                // nothing was tried while it was held
+            let waited = await_no_more(&mut tx, organization, refused.workspace, refused.intent).await?;
+            if let Some(waited) = waited {
+                // nothing was tried of what was held for it
                 sqlx::query!(
                     "UPDATE instances SET phase_since = $3, due_at = $3
-                     WHERE workspace_id = $1 AND organization_id = $2
+                     WHERE workspace_id = $1 AND organization_id = $2 AND intent < $4
                          AND phase IN ('Admitted', 'Launching', 'Booting', 'Stopping')",
                     refused.workspace.as_uuid(),
                     organization.as_uuid(),
                     column(now),
+                    waited.0,
                 )
                 .execute(&mut *tx)
                 .await

@@ -55,8 +55,8 @@ impl Instruments {
             awaited: meter
                 .u64_gauge("molecule_awaited")
                 .with_description(
-                    "Workspaces that a restored database lacks, whose tenants ask for them and were refused for now: what a \
-                     provider has of these is left as it is, and is neither counted nor billed",
+                    "Workspaces that a restored database lacks, whose tenants have still to tell a wish or were refused for now: \
+                     what a provider has of these is left as it is, and is neither counted nor billed",
                 )
                 .build(),
             alarm: meter

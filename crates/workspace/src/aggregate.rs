@@ -203,8 +203,8 @@ impl Workspace {
             || self.outbox.last().is_some_and(told_why)
     }
 
-    /// The number of the waiting wish that asks already for all that a change asks for, which needs no wish then: what becomes of
-    /// the one becomes of the other.
+    /// The number of the last waiting wish, where a change asks for nothing that is not so already, and needs no wish: what becomes
+    /// of the one becomes of the other. Where several wait, the caller has to know that it is the last one that asks for it.
     pub fn shares_answer_of(&self, change: &Change) -> Option<IntentNumber> {
         let asks_for_more = change.wish.is_some()
             || change.private.is_some()

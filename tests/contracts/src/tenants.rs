@@ -319,16 +319,25 @@ async fn what_is_told_again_is_awaited_until_it_is_heard(subject: Subject) {
     assert_eq!(data.get(&(ORG, granted.workspace)), Some(&Awaited::Data));
     subject.store.set_account(ORG, account).await.unwrap();
     let record = subject.store.provision(&granted, at(5)).await.unwrap();
-    assert_eq!(awaited().await, [false, true, true, false]);
+    // what is granted is not waited for, and a refusal of what came after it begins no time anew
     let refusal = StoreError::Refused(molecule_domain::Error::new(ErrorReason::WrongState, "no"));
+    subject.refuse_to(Some(process), granted.workspace, 8, &refusal, at(6)).await;
+    assert_eq!(subject.store.get(ORG, granted.workspace).await.unwrap().unwrap().phase_since, at(5));
+    assert_eq!(awaited().await, [false, true, true, false]);
     subject.refuse(refused.workspace, 7, &refusal).await;
     assert_eq!(awaited().await, [false, false, true, false]);
-    let gone = InstanceRecord { workspace: deleted.workspace, ..record };
+    let gone = InstanceRecord { workspace: deleted.workspace, ..record.clone() };
     // an earlier one says nothing of what was asked for later
     error_of(subject.change(&gone, 6, Change::Delete).await);
     assert_eq!(awaited().await, [false, false, true, false]);
     error_of(subject.change(&gone, 8, Change::Delete).await);
     assert_eq!(awaited().await, [false; 4]);
+    // nor is what is being deleted already, and is deleted once more
+    subject.change(&record, 9, Change::Delete).await.unwrap();
+    subject.agrees(process, &[(record.workspace, IntentNumber(10))], at(10)).await;
+    subject.change(&record, 10, Change::Delete).await.unwrap();
+    let held = subject.holds(11).await;
+    assert!(matches!(held[..], [(_, Hold::Released(_))]), "{held:?}");
 }
 
 async fn an_agreement_has_everything_looked_at(subject: Subject) {

@@ -129,9 +129,9 @@ pub struct Orphans {
 
 impl Orphans {
     /// What the store answers for once the alarm is ended: the launches, and whatever else of before comes to light of the
-    /// workspaces that have no record, as a disk does when its instance is gone.
+    /// workspaces that have no record, as a disk does when its instance is gone. That takes nothing away by itself.
     pub fn answered_for(&self) -> Vec<Launched> {
-        let whole = self.workspaces.iter().map(|(_, workspace)| (WHOLE, *workspace));
+        let whole = self.workspaces.iter().chain(&self.awaited).map(|(_, workspace)| (WHOLE, *workspace));
         self.unknown.iter().copied().chain(whole).collect()
     }
 }
@@ -322,9 +322,15 @@ pub(super) mod tests {
         let one = (OrganizationId::SELF_HOSTED, instance(1).workspace);
         let expected = Expectations { awaited: [(one, Awaited::Data)].into(), ..expect(&[]) };
         let all = Unexplained::of(&seen(&[(1, 1, 0)]), &[volume(1)], &expected);
-        let orphans = all.orphans(&MemoryStore::default()).await.unwrap();
+        let store = MemoryStore::default();
+        let orphans = all.orphans(&store).await.unwrap();
         assert_eq!(orphans.instances, [(instance(1), LaunchSeq(1))]);
-        assert_eq!((orphans.workspaces, orphans.awaited), (vec![], vec![one]));
+        assert_eq!((&orphans.workspaces, &orphans.awaited), (&vec![], &vec![one]));
+        // its disk, which an earlier launch made, comes to light once the instance is gone, and is no news
+        store.end_alarm("memory", &orphans.answered_for(), NOW).await.unwrap();
+        let disk = OwnedResource { seq: LaunchSeq(77), ..volume(1) };
+        let later = Unexplained::of(&[], &[disk], &expected).orphans(&store).await.unwrap();
+        assert_eq!((later.unknown, later.awaited), (vec![], vec![one]));
     }
 
     #[tokio::test]

@@ -115,8 +115,8 @@ impl Planner<'_> {
     /// it removes nothing, also nothing that this store knows: a store that was put back may know too little of the workspace.
     fn on_earlier(&self, sighting: &Sighting) -> Action {
         let message = format!(
-            "an instance of an earlier launch ({}) is in the way. It is removed within a few minutes; while an alarm stands \
-             nothing is, and this waits for an operator to end the alarm (`molecule admin alarms`, self-hosted `molecule alarms`)",
+            "an instance of an earlier launch ({}) is in the way. It is removed within a few minutes; while an alarm stands, nothing \
+             is removed, and this waits for an operator to end the alarm (self-hosted: you, with `molecule alarms`)",
             sighting.found().seq
         );
         // longer than a sweep leaves it alone
@@ -141,7 +141,7 @@ impl Planner<'_> {
             format!(
                 "the provider shows launch {} of generation {}, which the database does not know: it was put back to an \
                  earlier state. Nothing of this workspace is launched, stopped or removed until an operator has ended \
-                 the alarm (`molecule admin alarms`, self-hosted `molecule alarms`)",
+                 the alarm (self-hosted: you, with `molecule alarms`)",
                 found.seq, found.instance.generation
             ),
             is_down.then_some(Fact::Down(later.at())),

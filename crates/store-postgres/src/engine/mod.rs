@@ -110,6 +110,11 @@ impl Store for EngineStore {
                 terms.check()?;
             }
             let Some(admitted) = admission::change(&account, &before, request, now)? else {
+                if matches!(request.change, Change::Delete) {
+                    // it is being deleted, or gone
+                    await_no_more(&mut tx, organization, request.workspace, request.intent).await?;
+                    tx.commit().await.map_err(store_error)?;
+                }
                 return Ok(before);
             };
             let mut record = admitted.record;

@@ -397,7 +397,7 @@ async fn awaited(pool: &PgPool) -> Result<HashMap<(OrganizationId, WorkspaceId),
     let rows = sqlx::query!(
         r#"SELECT w.organization_id, w.workspace_id, o.standing = $1 AS "is_suspended!"
            FROM tenant_waiting w JOIN organizations o USING (organization_id)
-           WHERE NOT EXISTS (
+           WHERE o.deleted_at IS NULL AND NOT EXISTS (
                SELECT 1 FROM instances i
                WHERE i.workspace_id = w.workspace_id AND i.organization_id = w.organization_id
                    AND (i.phase <> 'Gone' OR i.intent >= w.intent)
@@ -415,23 +415,23 @@ async fn awaited(pool: &PgPool) -> Result<HashMap<(OrganizationId, WorkspaceId),
 }
 
 /// Awaits nothing more of a workspace up to this wish, which was heard: it is refused, or says that the workspace is to go.
-/// Whether it was awaited.
+/// The number of the last wish that was waited for, where there was any.
 pub(crate) async fn await_no_more(
     db: &mut PgConnection,
     organization: OrganizationId,
     workspace: WorkspaceId,
     intent: IntentNumber,
-) -> Result<bool, StoreError> {
-    let heard = sqlx::query!(
-        "DELETE FROM tenant_waiting WHERE organization_id = $1 AND workspace_id = $2 AND intent <= $3",
+) -> Result<Option<IntentNumber>, StoreError> {
+    let heard = sqlx::query_scalar!(
+        "DELETE FROM tenant_waiting WHERE organization_id = $1 AND workspace_id = $2 AND intent <= $3 RETURNING intent",
         organization.as_uuid(),
         workspace.as_uuid(),
         intent.0,
     )
-    .execute(db)
+    .fetch_optional(db)
     .await
     .map_err(store_error)?;
-    Ok(heard.rows_affected() > 0)
+    Ok(heard.map(IntentNumber))
 }
 
 pub(super) async fn lead(

@@ -233,7 +233,13 @@ impl Store for MemoryStore {
             refused.check(request.intent, Some(&request.change))?;
         }
         let account = state.account(request.organization, now);
-        let Some(admitted) = admission::change(&account, &before, request, now)? else { return Ok(before) };
+        let Some(admitted) = admission::change(&account, &before, request, now)? else {
+            if matches!(request.change, Change::Delete) {
+                // it is being deleted, or gone
+                state.await_no_more(request.organization, request.workspace, request.intent);
+            }
+            return Ok(before);
+        };
         let record = state.admit(admitted, now);
         drop(state);
         self.wakes.committed(request.organization);

@@ -73,16 +73,17 @@ impl State {
     }
 
     /// Awaits nothing more of a workspace up to this wish, which was heard: it is refused, or says that the workspace is to go.
-    /// Whether it was awaited.
+    /// The number of the last wish that was waited for, where there was any.
     pub(super) fn await_no_more(
         &mut self,
         organization: OrganizationId,
         workspace: WorkspaceId,
         intent: IntentNumber,
-    ) -> bool {
-        let Some(tenant) = self.tenants.met.get_mut(&organization) else { return false };
-        let is_heard = tenant.waiting.get(&workspace).is_some_and(|number| *number <= intent);
-        is_heard && tenant.waiting.remove(&workspace).is_some()
+    ) -> Option<IntentNumber> {
+        let waiting = &mut self.tenants.met.get_mut(&organization)?.waiting;
+        let number = *waiting.get(&workspace).filter(|number| **number <= intent)?;
+        waiting.remove(&workspace)?;
+        Some(number)
     }
 }
 
@@ -153,12 +154,13 @@ impl Tenants for MemoryStore {
         if let Some(granted) = mine.filter(|record| record.intent >= refused.intent) {
             return Ok(Some(granted.clone()));
         }
-        if state.await_no_more(refused.organization, refused.workspace, refused.intent)
+        if let Some(waited) = state.await_no_more(refused.organization, refused.workspace, refused.intent)
             && let Some(held) = state.instances.get_mut(&refused.workspace)
             && held.organization == refused.organization
+            && held.intent < waited
             && held.phase.is_transient()
         {
-            // nothing was tried while it was held
+            // nothing was tried of what was held for it
             (held.phase_since, held.due_at) = (now, Some(now));
         }
         let key = (refused.organization, refused.workspace, refused.process);
