@@ -9,8 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use molecule_domain::clock::{Clock, ManualClock, Timestamp};
-use molecule_domain::id::{InstallationId, WorkspaceId};
+use molecule_domain::id::{
+    IncarnationId, InstallationId, IntentNumber, LaunchSeq, OrganizationId, WorkspaceId,
+};
 use molecule_provisioner::Engine;
+use molecule_provisioner::backend::Backend;
 use molecule_provisioner::backend::memory::{Host, MemoryBackend, Trouble};
 use molecule_provisioner::faults::Steps;
 use molecule_provisioner::policy::Policy;
@@ -95,6 +98,14 @@ async fn the_age_of_the_queue_counts_from_when_something_fell_due() {
     let dyn_clock: Arc<dyn Clock> = clock.clone();
     let backend =
         MemoryBackend::new(Arc::new(Host::default()), InstallationId::generate(), Arc::clone(&dyn_clock));
+    // two that the store lacks, of which its tenant has still to tell
+    let lost = [(); 2].map(|()| (WorkspaceId::generate(), IntentNumber(1)));
+    for (workspace, _) in lost {
+        backend.launch(&samples::launch(workspace, LaunchSeq(1))).await.unwrap();
+    }
+    store.begin(IncarnationId::generate(), clock.now());
+    store.meet(OrganizationId::SELF_HOSTED);
+    store.agree(OrganizationId::SELF_HOSTED, (IncarnationId::generate(), 1), &lost, clock.now());
     let sealer = Arc::new(samples::Unsealed);
     let engine =
         Engine::new(Arc::new(backend), store, sealer, dyn_clock, Policy::default(), Steps::default());
@@ -107,6 +118,7 @@ async fn the_age_of_the_queue_counts_from_when_something_fell_due() {
     assert_eq!(ages[0], "40", "no engine ran when it fell due: {ages:?}");
     assert!(ages[1..].iter().all(|age| age == "0"), "what follows is due at once: {ages:?}");
     // as the last sweep has counted them
+    assert_eq!(measured("molecule_awaited{backend=memory} ").pop(), Some("2".to_owned()));
     let last = |phase: &str| measured(&format!("molecule_instances{{backend=memory,phase={phase}}} ")).pop();
     assert_eq!(["UP", "BOOTING", "GONE"].map(last), ["2", "0", "0"].map(|count| Some(count.to_owned())));
 }

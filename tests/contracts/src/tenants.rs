@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use molecule_domain::Timestamp;
 use molecule_domain::error::ErrorReason;
 use molecule_domain::id::{IncarnationId, IntentNumber, LaunchSeq, LeaseOwner, OrganizationId, WorkspaceId};
+use molecule_domain::lifecycle::Phase;
 use molecule_domain::limits::{Limits, Standing};
 use molecule_provisioner::admission::{Account, Change, ChangeRequest, ProvisionRequest};
 use molecule_provisioner::model::InstanceRecord;
@@ -159,6 +160,9 @@ async fn what_was_refused_is_refused_for_good(subject: Subject) {
     let request = first_wish();
     let first = error_of(subject.store.provision(&request, at(1)).await);
     assert!(subject.refuse(request.workspace, 1, &first).await.is_none());
+    // the first word is the last
+    let other = StoreError::Refused(molecule_domain::Error::new(ErrorReason::QuotaExceeded, "another word"));
+    assert!(subject.refuse(request.workspace, 1, &other).await.is_none());
     subject.limited(10).await;
     let again = error_of(subject.store.provision(&request, at(2)).await);
     assert!(matches!(&again, StoreError::Refused(error) if error.reason == ErrorReason::QuotaExceeded));
@@ -332,12 +336,28 @@ async fn what_is_told_again_is_awaited_until_it_is_heard(subject: Subject) {
     assert_eq!(awaited().await, [false, false, true, false]);
     error_of(subject.change(&gone, 8, Change::Delete).await);
     assert_eq!(awaited().await, [false; 4]);
+    // what is there is held, and not awaited
+    let is_awaited = async || {
+        let awaited = subject.store.expectations(BACKEND).await.unwrap().awaited;
+        awaited.contains_key(&(ORG, record.workspace))
+    };
+    subject.agrees(process, &[(record.workspace, IntentNumber(9))], at(9)).await;
+    assert!(!is_awaited().await);
     // nor is what is being deleted already, and is deleted once more
     subject.change(&record, 9, Change::Delete).await.unwrap();
     subject.agrees(process, &[(record.workspace, IntentNumber(10))], at(10)).await;
     subject.change(&record, 10, Change::Delete).await.unwrap();
     let held = subject.holds(11).await;
     assert!(matches!(held[..], [(_, Hold::Released(_))]), "{held:?}");
+    // what was gone before the wish that waits is awaited, and what went with it isn't
+    let claimed = subject.store.claim(BACKEND, LeaseOwner::generate(), at(12), LEASE, Room::of_each(1)).await;
+    let one = claimed.unwrap().pop().unwrap();
+    let gone = Outcome { planned_for: one.record.wanted(), phase: Some(Phase::Gone), ..Outcome::default() };
+    subject.store.commit(&one.lease, at(12), &gone, true).await.unwrap();
+    for (second, number, expected) in [(13, one.record.intent, false), (14, one.record.intent.next(), true)] {
+        subject.agrees(process, &[(record.workspace, number)], at(second)).await;
+        assert_eq!(is_awaited().await, expected, "{number}");
+    }
 }
 
 async fn an_agreement_has_everything_looked_at(subject: Subject) {

@@ -114,6 +114,17 @@ mod tests {
         assert_eq!(unknown.standing, Standing::Suspended);
         let unreadable = Terms::read("Good", r#"{"highest_tier":"T9","runtimes":[],"backends":[]}"#);
         assert!(unreadable.check().is_err());
-        assert!(unreadable.permits.check("demo", Tier::T1, "docker").is_err());
+        for (runtime, backend) in [("demo", "docker"), ("demo", ONLY_NEWER), (ONLY_NEWER, "docker")] {
+            assert!(unreadable.permits.check(runtime, Tier::T1, backend).is_err(), "{runtime}, {backend}");
+        }
+    }
+
+    #[test]
+    fn every_reason_is_known_by_its_text() {
+        let known = known_reasons();
+        assert_eq!(known.len(), Reason::ALL.len());
+        for (reason, text) in Reason::ALL.iter().zip(known) {
+            assert_eq!(from_text::<Reason>(&text, "reason").unwrap(), *reason);
+        }
     }
 }

@@ -152,6 +152,21 @@ async fn what_comes_up_is_booting_and_has_its_time() {
     assert_eq!(shown(&late, Starting), expected);
 }
 
+/// Only what is there waits for room as long as a launch is prepared: a launch that is not confirmed has its own time.
+#[tokio::test]
+async fn a_launch_that_found_no_room_is_given_up_in_its_own_time() {
+    let waits = async |age| {
+        let record = unconfirmed(is(Phase::Launching, age).await);
+        InstanceRecord { reason: Some(Reason::NoCapacity), message: "full".to_owned(), ..record }
+    };
+    let record = waits(seconds(300)).await;
+    assert_eq!(words(&record, &planned(&record, &[])), "launch");
+    let record = waits(seconds(300) + MILLISECOND).await;
+    let message = "it could not be launched in time; last: full";
+    let expected = format!(r#"FAILED, NO_CAPACITY, "{message}", gives up, due 0ns, event failed"#);
+    assert_eq!(words(&record, &planned(&record, &[])), expected);
+}
+
 #[tokio::test]
 async fn what_was_made_is_started_once_its_launch_is_confirmed() {
     let record = is(Phase::Launching, seconds(9)).await;

@@ -6,7 +6,7 @@ use molecule_domain::launch::Mount;
 use molecule_domain::lifecycle::{Desired, Readiness};
 use molecule_domain::spec::WorkspaceSpec;
 use molecule_domain::tier::Tier;
-use molecule_workspace::aggregate::{Answer, Refusal, Revoke, SideEffects};
+use molecule_workspace::aggregate::{Answer, Change, Refusal, Revoke, SideEffects};
 use molecule_workspace::private::SealedParts;
 use molecule_workspace::undo::Undo;
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
@@ -282,6 +282,16 @@ fn an_instance_finds_nothing_of_what_waits_to_replace_it() {
     assert_eq!(seen(&found, 2).0, WorkspaceSpec { name: "brewer".to_owned(), ..spec() });
     found.outbox.clear();
     assert_eq!(seen(&found, 2), (WorkspaceSpec { name: "brewer".to_owned(), ..other() }, sealed("private")));
+}
+
+#[test]
+fn only_a_launch_that_may_be_refused_has_an_answer_to_share() {
+    let shared = |one: Entry| waiting(vec![one]).shares_answer_of(&Change::default());
+    assert_eq!(shared(replacement(4, 3)), Some(IntentNumber(4)));
+    // it tells again what was granted
+    assert_eq!(shared(Entry { retold: true, ..replacement(4, 3) }), None);
+    // that asks for nothing that an update could ask for
+    assert_eq!(shared(entry(4, Wish::Start)), None);
 }
 
 #[test]
