@@ -149,7 +149,7 @@ pub(super) const ALL: &[Suspect] = &[
         "starts that race pass the cap",
         POSTGRES,
         "let found = account_locked(&mut tx, organization, now).await?;\n            let (account, terms) = found.ok_or_else(|| organization_not_found(organization))?;\n            if request.intent",
-        "let found = account_locked(&mut self.0.begin().await?, organization, now).await?;\n            let (account, terms) = found.ok_or_else(|| organization_not_found(organization))?;\n            if request.intent",
+        "let found = account_locked(&mut *self.0.begin().await?, organization, now).await?;\n            let (account, terms) = found.ok_or_else(|| organization_not_found(organization))?;\n            if request.intent",
     ),
     postgres(
         "a commit loses a change beside it",
