@@ -220,8 +220,9 @@ pub(super) fn alarms(shown: &wire::ClearAlarmsResponse, format: Format) {
             "No sweep removes anything there while it stands. Once it is ended, they remove all of this:"
         }
     );
-    let (awaited, orphans_of) = (Some(&*shown.awaited), &shown.orphans);
-    orphans(&Orphans { listed: orphans_of, awaited, recovered: None, unreachable }, format);
+    let listed =
+        Orphans { listed: &shown.orphans, awaited: Some(&shown.awaited), recovered: None, unreachable };
+    orphans(&listed, format);
 }
 
 /// The orphans that were removed, or would be.
@@ -233,8 +234,13 @@ pub(super) fn swept(swept: &wire::SweepOrphansResponse, format: Format) {
             "etag": swept.etag,
         }));
     }
-    let (swept, unreachable) = (&swept.orphans, &*swept.unreachable_backends);
-    orphans(&Orphans { listed: swept, awaited: None, recovered: None, unreachable }, format);
+    let listed = Orphans {
+        listed: &swept.orphans,
+        awaited: None,
+        recovered: None,
+        unreachable: &swept.unreachable_backends,
+    };
+    orphans(&listed, format);
 }
 
 fn awaited_json(one: &wire::AwaitedWorkspace) -> Value {
@@ -255,7 +261,7 @@ fn orphan_json(orphan: &wire::Orphan) -> Value {
     })
 }
 
-/// Orphans, and what is none and is told of beside them, where it is.
+/// Orphans, and what is shown beside them; `None` is not spoken of.
 #[derive(Clone, Copy)]
 pub(super) struct Orphans<'a> {
     pub(super) listed: &'a [wire::Orphan],
