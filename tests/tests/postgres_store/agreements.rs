@@ -8,16 +8,14 @@ use molecule_contracts::tenants;
 use molecule_domain::Timestamp;
 use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
-use molecule_domain::limits::Limits;
 use molecule_provisioner::store::{Awaited, Store};
-use molecule_store_postgres::accounts::Accounts;
 use molecule_store_postgres::engine::EngineStore;
 use molecule_store_postgres::{Agreement, Database, Missing, Process};
 use molecule_tests::postgres::{Scratch, execute};
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{at, operator, organization, request, until_locks_are_waited_for};
+use crate::support::{Opened, assert_no_retries, at, created, operator, request, until_locks_are_waited_for};
 
 /// The control plane over a database.
 pub(crate) struct Service {
@@ -91,11 +89,9 @@ async fn the_engine_store_keeps_the_contract_with_tenants() {
 /// A tenant that is started over and over before it has agreed: each of its standpoints may be all that shows a restore.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standpoint_is_kept_until_it_is_acknowledged() {
-    let (scratch, cancel) = (Arc::new(Scratch::new().await.unwrap()), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let Opened { scratch, database, accounts, .. } = Opened::new().await;
     let service = Service { database: database.clone(), scratch: Arc::clone(&scratch) };
-    let account = Accounts::new(database.clone());
-    let org = account.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let org = created(&accounts).await;
     tenants::Service::begins(&service, at(0)).await;
     let starts: Vec<_> = (0..60).map(|_| IncarnationId::generate()).collect();
     for start in &starts {
@@ -108,21 +104,17 @@ async fn a_standpoint_is_kept_until_it_is_acknowledged() {
     assert!(met.seen.iter().any(|seen| seen.standpoint.incarnation == starts[0]), "the first is told");
     tenants::Service::agrees(&service, org, (last, 1), &[], at(1)).await;
     assert_eq!(scratch.number(kept).await.unwrap(), 40, "they are acknowledged");
-    cancel.cancel();
 }
 
 /// Who is missing before an alarm is ended: whoever was met and has not agreed, and whoever owns something of what is listed, as
 /// where its tenant came only after the backup, or where it is not in the database at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn whose_tenant_may_know_more_is_named() {
-    let (scratch, cancel) = (Arc::new(Scratch::new().await.unwrap()), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
+    let Opened { scratch, database, accounts, .. } = Opened::new().await;
     let service = Service { database: database.clone(), scratch: Arc::clone(&scratch) };
-    let accounts = Accounts::new(database.clone());
     let mut made = Vec::new();
     for _ in 0..5 {
-        let org = organization(Limits::default());
-        made.push(accounts.create(&org, &operator("create"), at(0)).await.unwrap().id);
+        made.push(created(&accounts).await);
     }
     let [met, agreed, never_met, deleted, _owns_nothing] = made[..] else { panic!("five") };
     tenants::Service::begins(&service, at(0)).await;
@@ -139,16 +131,13 @@ async fn whose_tenant_may_know_more_is_named() {
     let mut named = vec![met, never_met];
     named.sort_unstable();
     assert_eq!(missing, Missing { without_agreement: named, unknown: vec![lost] });
-    cancel.cancel();
 }
 
 /// What a tenant has still to tell of what this database lacks is nobody's to remove, for as long as anybody can tell it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_awaited_for_an_organisation_that_is_deleted() {
-    let (scratch, cancel) = (Arc::new(Scratch::new().await.unwrap()), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database.clone()));
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let Opened { scratch, database, accounts, store, .. } = Opened::new().await;
+    let org = created(&accounts).await;
     let service = Service { database, scratch };
     let (process, lost) = (IncarnationId::generate(), WorkspaceId::generate());
     tenants::Service::begins(&service, at(0)).await;
@@ -160,16 +149,13 @@ async fn nothing_is_awaited_for_an_organisation_that_is_deleted() {
     assert_eq!(awaited().await, [((org, lost), Awaited::Data)].into());
     accounts.delete(org, &operator("delete"), at(3)).await.unwrap();
     assert_eq!(awaited().await, HashMap::new());
-    cancel.cancel();
 }
 
 /// An agreement with many parts: what waits is protected while it is told once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_is_awaited_while_an_agreement_is_told() {
-    let (scratch, cancel) = (Arc::new(Scratch::new().await.unwrap()), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database.clone()));
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let Opened { scratch, database, accounts, store, .. } = Opened::new().await;
+    let org = created(&accounts).await;
     let service = Service { database: database.clone(), scratch };
     let (process, with) = (IncarnationId::generate(), IncarnationId::generate());
     let [one, two] = [(); 2].map(|()| (WorkspaceId::generate(), IntentNumber(7)));
@@ -192,17 +178,14 @@ async fn what_waits_is_awaited_while_an_agreement_is_told() {
     assert_eq!(awaited().await, [false, true]);
     let unheard = tell(3, &[], false, true).await.unwrap_err();
     assert!(unheard.to_string().contains("agree anew"), "{unheard}");
-    cancel.cancel();
 }
 
 /// A tenant comes back while what runs of its organisation's is changed: in the one order of all locks, so that neither waits for
 /// the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agreement_keeps_the_order_of_locks() {
-    let (scratch, cancel) = (Arc::new(Scratch::new().await.unwrap()), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database.clone()));
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let Opened { scratch, database, accounts, store, .. } = Opened::new().await;
+    let org = created(&accounts).await;
     let running = request(org);
     store.provision(&running, at(100)).await.unwrap();
     let service = Service { database: database.clone(), scratch: Arc::clone(&scratch) };
@@ -230,7 +213,5 @@ async fn an_agreement_keeps_the_order_of_locks() {
     }
     changing.commit().await.unwrap();
     agreeing.await.unwrap().unwrap();
-    let lost: u64 = database.counts().iter().map(|(_, counts)| counts.retries).sum();
-    assert_eq!(lost, 0, "nothing lost a race: {:?}", database.counts());
-    cancel.cancel();
+    assert_no_retries(&database);
 }

@@ -4,6 +4,7 @@ mod agreements;
 mod newer;
 mod organizations;
 mod prunes;
+mod races;
 mod support;
 
 use std::sync::Arc;
@@ -12,19 +13,17 @@ use std::time::Duration;
 use molecule_contracts::engine_store;
 use molecule_contracts::engine_store::Numbers;
 use molecule_domain::clock::{Clock, SystemClock};
-use molecule_domain::error::ErrorReason;
 use molecule_domain::id::{LeaseOwner, OrganizationId, Revision};
 use molecule_domain::limits::Limits;
 use molecule_provisioner::admission::{Account, ProvisionRequest};
-use molecule_provisioner::store::{Room, Store, StoreError};
+use molecule_provisioner::store::{Room, Store};
 use molecule_store_postgres::Database;
 use molecule_store_postgres::accounts::Accounts;
 use molecule_store_postgres::engine::EngineStore;
 use molecule_tests::postgres::{Scratch, execute};
-use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{at, operator, organization, request};
+use crate::support::{Opened, at, created, operator, organization, request};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_engine_store_keeps_the_contract() {
@@ -36,91 +35,6 @@ async fn the_engine_store_keeps_the_contract() {
         Arc::new(EngineStore::new(database)) as Arc<dyn Store>
     })
     .await;
-    cancel.cancel();
-}
-
-/// A launch of one organisation's waits for its lock, as behind a burst of requests; another's does not wait for that.
-#[tokio::test(flavor = "multi_thread")]
-async fn launches_do_not_wait_for_another_organizations() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 10, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
-    let mut claimed = Vec::new();
-    for _ in 0..2 {
-        let made = organization(Limits::default());
-        let id = accounts.create(&made, &operator("create"), at(0)).await.unwrap().id;
-        store.provision(&request(id), at(1)).await.unwrap();
-        let owner = LeaseOwner::generate();
-        let mine = store.claim("memory", owner, at(2), Duration::from_secs(60), Room::of_each(10)).await;
-        claimed.push((id, mine.unwrap().pop().unwrap()));
-    }
-    let begin = |place: usize| {
-        let (store, one) = (store.clone(), claimed[place].1.clone());
-        let wanted = one.record.wanted();
-        tokio::spawn(async move { store.begin_launch(&one.lease, wanted, "", at(3), at(4)).await })
-    };
-    let mut busy = sqlx::PgConnection::connect(&scratch.url()).await.unwrap();
-    let mut busy = busy.begin().await.unwrap();
-    let lock = "SELECT 1 FROM organizations WHERE organization_id = $1 FOR UPDATE";
-    sqlx::query(lock).bind(claimed[0].0.as_uuid()).execute(&mut *busy).await.unwrap();
-    let waits = begin(0);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    // the lock is kept until it has begun
-    begin(1).await.unwrap().unwrap();
-    assert!(!waits.is_finished(), "it waits for its own organisation");
-    busy.rollback().await.unwrap();
-    waits.await.unwrap().unwrap();
-    cancel.cancel();
-}
-
-/// Three replicas, a thousand racers, a limit of a hundred: the database itself refuses any commit beyond it, so
-/// every prefix of commits is within.
-#[tokio::test(flavor = "multi_thread")]
-async fn racers_on_three_replicas_get_exactly_the_limit() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let mut replicas = Vec::new();
-    for _ in 0..3 {
-        replicas.push(Database::open(&scratch.url(), 20, cancel.clone()).await.unwrap());
-    }
-    execute(
-        &scratch.url(),
-        "ALTER TABLE organizations ADD CHECK (used_workspaces <= max_workspaces),
-             ADD CHECK (used_memory_mib <= max_memory_mib)"
-            .to_owned(),
-    )
-    .await
-    .unwrap();
-    let limits = Limits { workspaces: Some(100), memory_mib: Some(100 * 512), ..Limits::default() };
-    let accounts = Accounts::new(replicas[0].clone());
-    let limited = accounts.create(&organization(limits), &operator("create"), at(0)).await.unwrap().id;
-    let other =
-        accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
-    let racers: Vec<_> = (0..1000)
-        .map(|racer| {
-            let store = EngineStore::new(replicas[racer % 3].clone());
-            tokio::spawn(async move { store.provision(&request(limited), at(1)).await })
-        })
-        .collect();
-    // another organisation does not wait for this one's
-    EngineStore::new(replicas[1].clone()).provision(&request(other), at(1)).await.unwrap();
-    let mut admitted = 0;
-    for racer in racers {
-        match racer.await.unwrap() {
-            Ok(_) => admitted += 1,
-            Err(StoreError::Refused(error)) => {
-                assert_eq!(error.reason, ErrorReason::QuotaExceeded);
-                assert_eq!(error.limits[0].cap, 100);
-            }
-            Err(error) => panic!("{error:?}"),
-        }
-    }
-    assert_eq!(admitted, 100);
-    let store = EngineStore::new(replicas[2].clone());
-    assert_eq!(store.account(limited, at(2)).await.unwrap().used.workspaces, 100);
-    // what was refused left nothing behind
-    assert_eq!(store.events_after(limited, 0, 1000).await.unwrap().len(), 100);
-    assert_eq!(store.changed_after(limited, Revision(0), 1000).await.unwrap().len(), 100);
-    assert_eq!(accounts.recount().await.unwrap(), []);
     cancel.cancel();
 }
 
@@ -150,10 +64,8 @@ async fn commits_of_one_replica_wake_another() {
 /// All launches take their numbers from one row: a retry of one that is live leaves it alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_of_a_launch_takes_no_number() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let Opened { scratch, accounts, store, .. } = Opened::new().await;
+    let org = created(&accounts).await;
     store.provision(&request(org), at(1)).await.unwrap();
     let (owner, lease) = (LeaseOwner::generate(), Duration::from_secs(60));
     let one = store.claim("memory", owner, at(2), lease, Room::of_each(1)).await.unwrap().remove(0);
@@ -165,15 +77,12 @@ async fn a_retry_of_a_launch_takes_no_number() {
     let first = begin().await;
     assert_eq!(first.0, Some(first.1));
     assert_eq!(begin().await, first);
-    cancel.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_connection_costs_time_only() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let Opened { scratch, accounts, store, .. } = Opened::new().await;
+    let org = created(&accounts).await;
     let mut news = store.wakes().of(org);
     // it may have begun to listen already
     let _ = tokio::time::timeout(Duration::from_secs(1), news.changed()).await;
@@ -194,7 +103,6 @@ async fn a_dropped_connection_costs_time_only() {
         tries += 1;
         assert!(tries < 10);
     }
-    cancel.cancel();
 }
 
 /// The next version adds columns while this one runs: what is prepared on open connections goes on.

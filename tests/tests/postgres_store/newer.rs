@@ -10,20 +10,15 @@ use molecule_provisioner::admission::{Account, Change, ChangeRequest};
 use molecule_provisioner::outcome::Outcome;
 use molecule_provisioner::shown::Shown;
 use molecule_provisioner::store::{Room, Store};
-use molecule_store_postgres::Database;
-use molecule_store_postgres::accounts::{Accounts, Changes};
-use molecule_store_postgres::engine::EngineStore;
-use molecule_tests::postgres::{Scratch, execute};
-use tokio_util::sync::CancellationToken;
+use molecule_store_postgres::accounts::Changes;
+use molecule_tests::postgres::execute;
 
-use crate::support::{at, operator, organization, request};
+use crate::support::{Opened, at, created, operator, request};
 
 /// A newer version has written what this one can't read: only that record is left to others, and its instance is no orphan.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_of_a_newer_version_harms_nobody() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let Opened { scratch, accounts, store, .. } = Opened::new().await;
     store.set_account(OrganizationId::SELF_HOSTED, Account::default()).await.unwrap();
     let request = || request(OrganizationId::SELF_HOSTED);
     let (newer, known) = (request(), request());
@@ -70,20 +65,16 @@ async fn a_record_of_a_newer_version_harms_nobody() {
     write(set_phase("Admitted")).await;
     assert_eq!(claim(3).await, [], "it is left to others for a while");
     assert_eq!(claim(8).await, [(newer, None)]);
-    cancel.cancel();
 }
 
 /// Terms of an organisation's that only a newer version can read: nothing is launched by them, which is no refusal; all else goes
 /// on, and so does every other organisation.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_organisation_of_a_newer_version_harms_nobody() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let Opened { scratch, accounts, store, .. } = Opened::new().await;
     let mut made = Vec::new();
     for _ in 0..2 {
-        let org = organization(Limits::default());
-        made.push(accounts.create(&org, &operator("create"), at(0)).await.unwrap().id);
+        made.push(created(&accounts).await);
     }
     let newer = made[0];
     let unread = [
@@ -143,16 +134,13 @@ async fn an_organisation_of_a_newer_version_harms_nobody() {
     let suspended = accounts.suspend(newer, &operator("suspend"), at(3)).await.unwrap();
     assert_eq!(suspended.account.standing, Standing::Suspended);
     store.provision(&request(made[1]), at(3)).await.unwrap();
-    cancel.cancel();
 }
 
 /// What a newer version has stored in a row is there when that goes on with it, whatever this one has written meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_newer_version_has_stored_is_not_lost() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let Opened { scratch, accounts, store, .. } = Opened::new().await;
+    let org = created(&accounts).await;
     let (grown, told) = (request(org), request(org));
     for request in [&grown, &told] {
         store.provision(request, at(1)).await.unwrap();
@@ -178,5 +166,4 @@ async fn what_a_newer_version_has_stored_is_not_lost() {
     assert_eq!(commit(Some("something else".to_owned())).await, "none", "something was said anew");
     let gpus = "SELECT COUNT(*) FROM instances WHERE spec::jsonb ->> 'gpus' = '2'";
     assert_eq!(scratch.number(gpus).await.unwrap(), 1);
-    cancel.cancel();
 }

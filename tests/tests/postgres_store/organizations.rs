@@ -6,17 +6,14 @@ use std::time::Duration;
 use molecule_domain::error::{Error, ErrorReason};
 use molecule_domain::id::{LeaseOwner, OrganizationId, Revision};
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
-use molecule_domain::limits::{Limits, Standing};
+use molecule_domain::limits::Standing;
 use molecule_provisioner::outcome::Outcome;
 use molecule_provisioner::store::{Room, Store};
-use molecule_store_postgres::Database;
 use molecule_store_postgres::accounts::Accounts;
-use molecule_store_postgres::engine::EngineStore;
-use molecule_tests::postgres::{Scratch, execute};
+use molecule_tests::postgres::execute;
 use sqlx::Connection;
-use tokio_util::sync::CancellationToken;
 
-use crate::support::{at, operator, organization, request, until_locks_are_waited_for};
+use crate::support::{Opened, assert_no_retries, at, created, operator, request, until_locks_are_waited_for};
 
 async fn holder(accounts: &Accounts, hash: &[u8]) -> Option<OrganizationId> {
     accounts.holder(hash).await.unwrap().map(|holder| holder.organization)
@@ -24,10 +21,8 @@ async fn holder(accounts: &Accounts, hash: &[u8]) -> Option<OrganizationId> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_live_side_by_side_and_die_one_by_one() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let accounts = Accounts::new(database);
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let Opened { scratch: _scratch, accounts, .. } = Opened::new().await;
+    let org = created(&accounts).await;
     let old = accounts.issue_token(org, "old", b"old", &operator("issue"), at(1)).await.unwrap();
     accounts.issue_token(org, "new", b"new", &operator("issue"), at(2)).await.unwrap();
     assert_eq!(holder(&accounts, b"old").await, Some(org));
@@ -43,15 +38,12 @@ async fn tokens_live_side_by_side_and_die_one_by_one() {
     let told = accounts.audit_events(Some(org), None, 10).await.unwrap();
     let actions: Vec<_> = told.iter().map(|event| event.action.as_str()).collect();
     assert_eq!(actions, ["revoke", "issue", "issue", "create"]);
-    cancel.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_organisation_is_stopped_and_one_in_use_stays() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let Opened { scratch: _scratch, accounts, store, .. } = Opened::new().await;
+    let org = created(&accounts).await;
     for _ in 0..3 {
         store.provision(&request(org), at(1)).await.unwrap();
     }
@@ -88,17 +80,14 @@ async fn a_suspended_organisation_is_stopped_and_one_in_use_stays() {
     let in_use = accounts.delete(org, &operator("delete"), at(4)).await.unwrap_err();
     assert_eq!(Error::from(in_use).reason, ErrorReason::OrganizationInUse);
     assert_eq!(accounts.get(org, at(5)).await.unwrap().account.used.workspaces, 3);
-    cancel.cancel();
 }
 
 /// What is started while its organisation is being suspended holds its instance's lock and waits for the organisation's: in the
 /// order of all locks, so that neither waits for the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspension_keeps_the_order_of_locks() {
-    let (scratch, cancel) = (Arc::new(Scratch::new().await.unwrap()), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database.clone()));
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let Opened { scratch, database, accounts, store, .. } = Opened::new().await;
+    let org = created(&accounts).await;
     let started = request(org);
     store.provision(&started, at(1)).await.unwrap();
     let connect = async || sqlx::PgConnection::connect(&scratch.url()).await.unwrap();
@@ -145,21 +134,16 @@ async fn a_suspension_keeps_the_order_of_locks() {
     assert_eq!(suspending.await.unwrap().unwrap().account.standing, Standing::Suspended);
     let stopped = store.get(org, started.workspace).await.unwrap().unwrap();
     assert_eq!((stopped.desired, stopped.reason), (Desired::Stopped, Some(Reason::OrganizationSuspended)));
-    let lost: u64 = database.counts().iter().map(|(_, counts)| counts.retries).sum();
-    assert_eq!(lost, 0, "nothing lost a race: {:?}", database.counts());
-    cancel.cancel();
+    assert_no_retries(&database);
 }
 
 /// A replica dies between the two parts of a suspension: a later look stops what was left to run, and only that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspension_that_was_cut_short_is_finished() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let Opened { scratch, accounts, store, .. } = Opened::new().await;
     let mut made = Vec::new();
     for _ in 0..2 {
-        let org = organization(Limits::default());
-        made.push(accounts.create(&org, &operator("create"), at(0)).await.unwrap().id);
+        made.push(created(&accounts).await);
     }
     let (cut, other) = (made[0], made[1]);
     // more than one batch
@@ -189,19 +173,15 @@ async fn a_suspension_that_was_cut_short_is_finished() {
     accounts.finish_suspensions(at(3)).await.unwrap();
     accounts.suspend(cut, &operator("suspend"), at(3)).await.unwrap();
     assert_eq!(store.events_after(cut, 0, 1000).await.unwrap().len(), told.len());
-    cancel.cancel();
 }
 
 /// One that can't be stopped keeps no other suspended organisation running.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspension_that_fails_keeps_no_other_from_being_finished() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
+    let Opened { scratch, accounts, store, .. } = Opened::new().await;
     let mut made = Vec::new();
     for _ in 0..2 {
-        let org = organization(Limits::default());
-        made.push(accounts.create(&org, &operator("create"), at(0)).await.unwrap().id);
+        made.push(created(&accounts).await);
         store.provision(&request(made[made.len() - 1]), at(1)).await.unwrap();
     }
     let write = async |what: String| execute(&scratch.url(), what).await.unwrap();
@@ -224,15 +204,12 @@ async fn a_suspension_that_fails_keeps_no_other_from_being_finished() {
         assert_eq!(scratch.text(running).await.unwrap(), fails.to_string());
         write("DROP TRIGGER refuses ON instances".to_owned()).await;
     }
-    cancel.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn counters_that_drift_are_found() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let Opened { scratch, accounts, store, .. } = Opened::new().await;
+    let org = created(&accounts).await;
     store.provision(&request(org), at(1)).await.unwrap();
     store.provision(&request(org), at(1)).await.unwrap();
     assert_eq!(accounts.recount().await.unwrap(), []);
@@ -244,5 +221,4 @@ async fn counters_that_drift_are_found() {
         (drifts[0].organization, drifts[0].counted.disk_gib, drifts[0].actual.disk_gib),
         (org, 21, 20)
     );
-    cancel.cancel();
 }

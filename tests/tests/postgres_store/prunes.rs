@@ -1,22 +1,15 @@
 //! What is old is dropped.
 
-use molecule_domain::limits::Limits;
 use molecule_provisioner::store::Store;
-use molecule_store_postgres::Database;
-use molecule_store_postgres::accounts::Accounts;
-use molecule_store_postgres::engine::EngineStore;
-use molecule_tests::postgres::{Scratch, execute};
-use tokio_util::sync::CancellationToken;
+use molecule_tests::postgres::execute;
 
-use crate::support::{at, operator, organization, request};
+use crate::support::{Opened, at, created, request};
 
 /// Much that is old: a prune that can't come to its end gets on all the same, and the next one goes on from there.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_old_is_dropped_in_parts() {
-    let (scratch, cancel) = (Scratch::new().await.unwrap(), CancellationToken::new());
-    let database = Database::open(&scratch.url(), 5, cancel.clone()).await.unwrap();
-    let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database));
-    let org = accounts.create(&organization(Limits::default()), &operator("create"), at(0)).await.unwrap().id;
+    let Opened { scratch, accounts, store, .. } = Opened::new().await;
+    let org = created(&accounts).await;
     for old in [
         format!(
             "INSERT INTO instance_events (organization_id, event_id, workspace_id, at, kind, actor, generation, message,
@@ -56,5 +49,4 @@ async fn what_is_old_is_dropped_in_parts() {
     accounts.prune(at(0)).await.unwrap();
     let told = accounts.audit_events(None, None, 10).await.unwrap();
     assert_eq!(told.iter().map(|event| event.action.as_str()).collect::<Vec<_>>(), ["create"]);
-    cancel.cancel();
 }

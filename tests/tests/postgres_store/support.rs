@@ -1,5 +1,6 @@
 //! Organisations and requests of some kind, and waiting for locks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_domain::Timestamp;
@@ -7,8 +8,34 @@ use molecule_domain::id::{OrganizationId, WorkspaceId};
 use molecule_domain::limits::Limits;
 use molecule_provisioner::admission::{Account, ProvisionRequest};
 use molecule_provisioner::samples;
-use molecule_store_postgres::accounts::{Audit, Organization};
+use molecule_store_postgres::Database;
+use molecule_store_postgres::accounts::{Accounts, Audit, Organization};
+use molecule_store_postgres::engine::EngineStore;
 use molecule_tests::postgres::Scratch;
+use tokio_util::sync::CancellationToken;
+
+/// A database of a test's own, which is there for as long as `scratch` is, and what is kept in it.
+pub(crate) struct Opened {
+    pub(crate) scratch: Arc<Scratch>,
+    pub(crate) database: Database,
+    pub(crate) accounts: Accounts,
+    pub(crate) store: EngineStore,
+}
+
+impl Opened {
+    pub(crate) async fn new() -> Self {
+        let scratch = Arc::new(Scratch::new().await.unwrap());
+        let database = Database::open(&scratch.url(), 10, CancellationToken::new()).await.unwrap();
+        let (accounts, store) = (Accounts::new(database.clone()), EngineStore::new(database.clone()));
+        Self { scratch, database, accounts, store }
+    }
+}
+
+/// No transaction has met another so that it had to be run again.
+pub(crate) fn assert_no_retries(database: &Database) {
+    let retries: u64 = database.counts().iter().map(|(_, counts)| counts.retries).sum();
+    assert_eq!(retries, 0, "nothing lost a race: {:?}", database.counts());
+}
 
 pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + second * 1_000_000)
@@ -28,6 +55,12 @@ pub(crate) fn organization(limits: Limits) -> Organization {
         account: Account { limits, ..Account::default() },
         created_at: at(0),
     }
+}
+
+/// An organisation without limits.
+pub(crate) async fn created(accounts: &Accounts) -> OrganizationId {
+    let made = organization(Limits::default());
+    accounts.create(&made, &operator("create"), at(0)).await.unwrap().id
 }
 
 pub(crate) fn request(organization: OrganizationId) -> ProvisionRequest {
