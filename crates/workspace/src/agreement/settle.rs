@@ -165,7 +165,8 @@ impl Workspace {
         let another = self.outbox.iter().enumerate().position(is_another);
         let Some(first) = never_told.or(another) else { return };
         let dropped = self.outbox.drain(..first).collect();
-        for entry in self.give_way(dropped, instance, effects) {
+        // the last one first: each goes back to what the one before has made
+        for entry in self.give_way(dropped, instance, effects).into_iter().rev() {
             self.revert(0, &entry);
         }
         for (entry, number) in self.outbox.iter_mut().zip(done.0 + 1..) {
@@ -209,7 +210,8 @@ impl Workspace {
     ) {
         let (dropped, left) = std::mem::take(&mut self.outbox).into_iter().partition(is_over);
         self.outbox = left;
-        for entry in self.give_way(dropped, instance, effects) {
+        // the last one first: each goes back to what the one before has made
+        for entry in self.give_way(dropped, instance, effects).into_iter().rev() {
             self.revert(0, &entry);
         }
         self.raise_generations(instance, terms, effects);

@@ -13,8 +13,8 @@ use molecule_workspace::undo::Undo;
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
 
 use crate::world::{
-    KNOWN, NOW, agent, agree, entry, event, idle, minted, own, pending, replacement, spec, start_id, terms,
-    view, waiting, with,
+    KNOWN, NOW, agent, agree, entry, event, idle, minted, own, pending, replacement, sealed, spec, start_id,
+    terms, view, waiting, with,
 };
 
 fn baker() -> WorkspaceSpec {
@@ -243,6 +243,36 @@ fn what_stands_before_wishes_that_were_never_told_gives_way() {
         ..before
     };
     assert_eq!(found, Workspace { outbox: vec![left], ..with(record) });
+}
+
+/// Each of them found what the one before had made: together they go back to what was before the first.
+#[test]
+fn wishes_that_give_way_leave_nothing_of_each_other() {
+    let named = |name: &str| WorkspaceSpec { name: name.to_owned(), ..spec() };
+    let first = Entry { spec: named("first"), ..replacement(4, 3) };
+    let second = |number| {
+        let second = replacement(number, 4);
+        let undo = Undo { spec: named("first"), generation: Generation(3), ..second.undo };
+        Entry { spec: named("second"), undo, ..second }
+    };
+    let private = |text| Some(sealed(text));
+    let with_private = |entry: Entry, before| Entry { undo: Undo { private: before, ..entry.undo }, ..entry };
+    let outbox = vec![with_private(first, private("granted")), with_private(second(5), private("first"))];
+    for (what, behind) in [("the provider knows later ones", None), ("one was never told", Some(6))] {
+        let mut found = waiting(outbox.clone());
+        (found.record.spec, found.record.generation) = (named("second"), Generation(4));
+        found.private = sealed("second");
+        found.outbox.iter_mut().for_each(|told| told.asked_in = start_id(9));
+        if let Some(number) = behind {
+            let undo =
+                Undo { spec: named("second"), generation: Generation(4), ..entry(number, Wish::Start).undo };
+            found.outbox.push(Entry { spec: named("second"), undo, ..replacement(number, 5) });
+        }
+        agree_untold(&mut found, &has(7, 2), true);
+        assert_eq!((found.record.spec.name.as_str(), &found.private), ("cook", &sealed("granted")), "{what}");
+        let left: Vec<_> = found.outbox.iter().map(|left| left.spec.name.as_str()).collect();
+        assert_eq!(left, vec!["cook"; usize::from(behind.is_some())], "{what}");
+    }
 }
 
 /// Two processes over copies of one database have each told a wish under the same number.
