@@ -5,6 +5,7 @@ use std::time::Duration;
 use molecule_domain::Violations;
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::spec::{PrivateParts, WorkspaceSpec};
+use molecule_workspace::{Entry, Workspace};
 
 /// The parts of a spec that an update replaces.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,12 @@ pub struct SpecUpdate {
     pub private: PrivateParts,
     /// Names of fields, as in the API.
     pub fields: Vec<String>,
+}
+
+impl SpecUpdate {
+    fn names(&self, field: &str) -> bool {
+        self.fields.iter().any(|named| named == "*" || named == field)
+    }
 }
 
 /// Whether a changed spec needs another instance.
@@ -41,19 +48,19 @@ const SPEC_FIELDS: [&str; 11] = [
 ];
 
 /// Takes over the fields that the update names.
-pub(crate) fn merge(spec: &mut WorkspaceSpec, private: &mut PrivateParts, update: SpecUpdate) -> Result<()> {
-    let SpecUpdate { spec: new, private: new_private, fields } = update;
-    let all = fields.iter().any(|field| field == "*");
-    let has = |name: &str| all || fields.iter().any(|field| field == name);
+pub(crate) fn merge(spec: &mut WorkspaceSpec, private: &mut PrivateParts, update: &SpecUpdate) -> Result<()> {
     let mut violations = Violations::default();
-    for field in fields.iter().filter(|field| *field != "*" && !SPEC_FIELDS.contains(&field.as_str())) {
+    for field in update.fields.iter().filter(|field| *field != "*" && !SPEC_FIELDS.contains(&field.as_str()))
+    {
         violations.add("update_mask", format!("there is no field {field:?}; use {}", SPEC_FIELDS.join(", ")));
     }
-    violations.require(!fields.is_empty(), "update_mask", "names at least one field of spec, or is *");
+    violations.require(!update.fields.is_empty(), "update_mask", "names at least one field of spec, or is *");
     violations.into_result()?;
-    let WorkspaceSpec { name, runtime, tier, labels, parent, role, env, mount, readiness } = new;
+    let WorkspaceSpec { name, runtime, tier, labels, parent, role, env, mount, readiness } =
+        update.spec.clone();
+    let new_private = update.private.clone();
     macro_rules! take {
-        ($($field:literal => $slot:expr, $value:expr;)*) => { $(if has($field) { $slot = $value; })* };
+        ($($field:literal => $slot:expr, $value:expr;)*) => { $(if update.names($field) { $slot = $value; })* };
     }
     take! {
         "name" => spec.name, name;
@@ -71,111 +78,211 @@ pub(crate) fn merge(spec: &mut WorkspaceSpec, private: &mut PrivateParts, update
     Ok(())
 }
 
-/// A spec and the private parts beside it.
-pub(crate) type Whole = (WorkspaceSpec, PrivateParts);
+/// What waits for the provider's answer, and may be taken back.
+pub(crate) struct Waiting<'a> {
+    found: &'a Workspace,
+    wishes: Vec<&'a Entry>,
+}
 
-/// Refuses an update that has made `now` to `after`, where it asks for some of what waits for the provider's answer, and for more:
-/// were the former refused, that would be lost to the latter as well. `granted` is what there is without what waits, which is
-/// so many wishes: what asks for nothing but the only one of them shares its answer.
-pub(crate) fn refuse_overlap(
-    granted: &Whole,
-    now: &Whole,
-    after: &Whole,
-    waiting: usize,
-    update: SpecUpdate,
-) -> Result<()> {
-    if now == after && waiting == 1 {
-        return Ok(());
+impl<'a> Waiting<'a> {
+    pub(crate) fn of(found: &'a Workspace) -> Self {
+        Self { found, wishes: found.outbox.iter().filter(|entry| entry.may_be_refused()).collect() }
     }
-    let mut alone = granted.clone();
-    merge(&mut alone.0, &mut alone.1, update)?;
-    let mut both = Vec::new();
-    macro_rules! compare {
-        ($($name:literal => $part:tt.$field:ident;)*) => {
-            $(if alone.$part.$field != granted.$part.$field && alone.$part.$field == now.$part.$field {
-                both.push($name);
-            })*
-        };
+
+    /// Refuses an update that makes `now`, which the private parts are, to `after`, where it sets a field to what one of these
+    /// has set it to: were that one refused, the field would be taken back although somebody else has asked for it. What asks for
+    /// nothing but what is so by the only one of them shares its answer.
+    pub(crate) fn refuse_overlap(
+        &self,
+        now: &PrivateParts,
+        after: (&WorkspaceSpec, &PrivateParts),
+        update: &SpecUpdate,
+    ) -> Result<()> {
+        let asks_for_nothing = self.found.record.spec == *after.0 && now == after.1;
+        if self.wishes.is_empty() || asks_for_nothing && self.wishes.len() == 1 {
+            return Ok(());
+        }
+        let mut both = Vec::new();
+        macro_rules! compare {
+            ($($name:literal => $field:ident;)*) => {
+                $(if update.names($name) && self.wishes.iter().any(|entry| {
+                    entry.spec.$field != entry.undo.spec.$field && entry.spec.$field == after.0.$field
+                }) {
+                    both.push($name);
+                })*
+            };
+        }
+        compare! {
+            "name" => name;
+            "runtime" => runtime;
+            "tier" => tier;
+            "labels" => labels;
+            "parent_workspace_id" => parent;
+            "role" => role;
+            "env" => env;
+            "mount" => mount;
+            "readiness" => readiness;
+        }
+        // what is sealed anew differs from all that was sealed before, whatever it says
+        let granted = self.found.clone().if_refused().private;
+        let sealed = &self.found.private;
+        macro_rules! compare_sealed {
+            ($($name:literal => $part:ident;)*) => {
+                $(if update.names($name) && sealed.$part != granted.$part && now.$part == after.1.$part {
+                    both.push($name);
+                })*
+            };
+        }
+        compare_sealed! {
+            "config_files" => config_files;
+            "secrets" => secrets;
+        }
+        if both.is_empty() {
+            return Ok(());
+        }
+        let fields = both.join(", ");
+        let message = format!(
+            "an earlier request sets {fields} to the same and may be refused yet; ask again once it is answered, or without \
+             {fields}"
+        );
+        Err(Error::new(ErrorReason::ChangeInProgress, message).with_retry_after(Duration::from_secs(1)))
     }
-    compare! {
-        "name" => 0.name;
-        "runtime" => 0.runtime;
-        "tier" => 0.tier;
-        "labels" => 0.labels;
-        "parent_workspace_id" => 0.parent;
-        "role" => 0.role;
-        "env" => 0.env;
-        "mount" => 0.mount;
-        "readiness" => 0.readiness;
-        "config_files" => 1.config_files;
-        "secrets" => 1.secrets;
-    }
-    if both.is_empty() {
-        return Ok(());
-    }
-    let fields = both.join(", ");
-    let message = format!(
-        "an earlier request sets {fields} to the same and may be refused yet; ask again once it is answered, or without {fields}"
-    );
-    Err(Error::new(ErrorReason::ChangeInProgress, message).with_retry_after(Duration::from_secs(1)))
 }
 
 #[cfg(test)]
 mod tests {
+    use molecule_domain::Timestamp;
+    use molecule_domain::id::{IncarnationId, OrganizationId, WorkspaceId};
+    use molecule_domain::lifecycle::Readiness;
+    use molecule_workspace::Wish;
+    use molecule_workspace::aggregate::{Change, NewWorkspace, SealedToken};
+    use molecule_workspace::private::SealedParts;
+
     use super::*;
 
-    fn whole(name: &str, role: &str, secret: &str) -> Whole {
-        let spec = WorkspaceSpec { name: name.into(), role: role.into(), ..WorkspaceSpec::default() };
+    const NOW: Timestamp = Timestamp::from_micros(1);
+
+    fn spec(name: &str, role: &str) -> WorkspaceSpec {
+        WorkspaceSpec { name: name.into(), role: role.into(), ..WorkspaceSpec::default() }
+    }
+
+    fn parts(secret: &str) -> PrivateParts {
         let secrets = [("key".to_owned(), secret.to_owned())].into();
-        (spec, PrivateParts { secrets, ..PrivateParts::default() })
+        PrivateParts { secrets, ..PrivateParts::default() }
     }
 
-    /// What becomes of an update of these fields to all of `asked`.
-    fn overlap_of(
-        granted: &Whole,
-        now: &Whole,
-        asked: &Whole,
-        fields: &[&str],
-        waiting: usize,
-    ) -> Result<()> {
-        let update = SpecUpdate {
-            spec: asked.0.clone(),
-            private: asked.1.clone(),
-            fields: fields.iter().map(|&field| field.to_owned()).collect(),
-        };
-        let mut after = now.clone();
-        merge(&mut after.0, &mut after.1, update.clone())?;
-        refuse_overlap(granted, now, &after, waiting, update)
+    /// A granted workspace, and what its private parts are.
+    struct Updated {
+        workspace: Workspace,
+        parts: PrivateParts,
+        /// How often something was sealed: no two are alike.
+        sealed: u8,
     }
 
-    fn overlap(granted: &Whole, now: &Whole, asked: &Whole, fields: &[&str]) -> Result<()> {
-        overlap_of(granted, now, asked, fields, 1)
+    impl Updated {
+        fn granted(name: &str, role: &str, secret: &str) -> Self {
+            let token = SealedToken { sealed: Vec::new(), hash: Vec::new() };
+            let new = NewWorkspace {
+                workspace: WorkspaceId::generate(),
+                organization: OrganizationId::SELF_HOSTED,
+                spec: spec(name, role),
+                readiness: Readiness::Agent,
+                private: SealedParts::default(),
+                token,
+                trace: String::new(),
+            };
+            let (mut workspace, _) = Workspace::create(&new, None, NOW, IncarnationId::generate(), None);
+            workspace.outbox.clear();
+            Self { workspace, parts: parts(secret), sealed: 0 }
+        }
+
+        /// What is said to an update of these fields.
+        fn is_refused(&self, asked: &WorkspaceSpec, secret: &str, fields: &[&str]) -> Result<()> {
+            let (update, spec, parts) = self.merged(asked, secret, fields);
+            Waiting::of(&self.workspace).refuse_overlap(&self.parts, (&spec, &parts), &update)
+        }
+
+        fn merged(
+            &self,
+            asked: &WorkspaceSpec,
+            secret: &str,
+            fields: &[&str],
+        ) -> (SpecUpdate, WorkspaceSpec, PrivateParts) {
+            let fields = fields.iter().map(|&field| field.to_owned()).collect();
+            let update = SpecUpdate { spec: asked.clone(), private: parts(secret), fields };
+            let (mut spec, mut parts) = (self.workspace.record.spec.clone(), self.parts.clone());
+            merge(&mut spec, &mut parts, &update).unwrap();
+            (update, spec, parts)
+        }
+
+        /// Stores an update with a wish of its own, of which a call is begun, or without one.
+        fn update(mut self, asked: &WorkspaceSpec, secret: &str, fields: &[&str], replaces: bool) -> Self {
+            self.is_refused(asked, secret, fields).unwrap();
+            let (_, spec, parts) = self.merged(asked, secret, fields);
+            let private = (parts != self.parts).then(|| {
+                self.sealed += 1;
+                SealedParts { secrets: vec![self.sealed], ..self.workspace.private.clone() }
+            });
+            let wish = replaces.then_some(Wish::Replace { run: true, reset_session: false });
+            let change = Change { wish, spec: Some((spec, Readiness::Agent)), private, ..Change::default() };
+            self.workspace.change(change, None, NOW, IncarnationId::generate());
+            self.workspace.outbox.iter_mut().for_each(|entry| entry.begun = true);
+            Self { parts, ..self }
+        }
     }
 
     /// Each of several wishes may be refused by itself.
     #[test]
     fn who_asks_for_what_waits_in_several_wishes_asks_again() {
-        let (granted, now) = (whole("ant", "digs", "old"), whole("bee", "flies", "old"));
-        assert!(overlap_of(&granted, &now, &now, &["name"], 2).is_err());
-        overlap_of(&granted, &now, &now, &["name"], 1).unwrap();
+        let one = || Updated::granted("ant", "digs", "old").update(&spec("bee", ""), "", &["name"], true);
+        one().is_refused(&spec("bee", ""), "", &["name"]).unwrap();
+        let two = one().update(&spec("", "flies"), "", &["role"], true);
+        assert!(two.is_refused(&spec("bee", ""), "", &["name"]).is_err());
         // what it asks for was so before them
-        overlap_of(&granted, &now, &now, &["secrets"], 2).unwrap();
+        two.is_refused(&spec("", ""), "old", &["secrets"]).unwrap();
     }
 
     #[test]
     fn who_asks_for_some_of_what_waits_and_for_more_asks_again() {
-        let (granted, now) = (whole("ant", "digs", "old"), whole("bee", "digs", "new"));
-        let asked = whole("bee", "flies", "new");
-        let refused = overlap(&granted, &now, &asked, &["name", "role", "secrets"]).unwrap_err();
+        let granted = || Updated::granted("ant", "digs", "old");
+        let waits = granted().update(&spec("bee", ""), "new", &["name", "secrets"], true);
+        let asked = spec("bee", "flies");
+        let refused = waits.is_refused(&asked, "new", &["name", "role", "secrets"]).unwrap_err();
         assert_eq!(refused.reason, ErrorReason::ChangeInProgress);
         assert!(refused.message.contains("sets name, secrets to the same"), "{refused}");
-        assert!(overlap(&granted, &now, &asked, &["*"]).is_err());
+        assert!(waits.is_refused(&asked, "new", &["*"]).is_err());
         // all of it waits, and is answered together
-        overlap(&granted, &now, &asked, &["name", "secrets"]).unwrap();
+        waits.is_refused(&asked, "new", &["name", "secrets"]).unwrap();
         // nothing of it does
-        overlap(&granted, &now, &asked, &["role"]).unwrap();
-        overlap(&granted, &now, &whole("cow", "flies", "old"), &["*"]).unwrap();
-        overlap(&now, &now, &asked, &["*"]).unwrap();
+        waits.is_refused(&asked, "new", &["role"]).unwrap();
+        waits.is_refused(&spec("cow", "flies"), "old", &["*"]).unwrap();
+        granted().is_refused(&asked, "new", &["*"]).unwrap();
+    }
+
+    /// What waits is taken back with its refusal wherever a field still is as it set it, or is so again.
+    #[test]
+    fn who_asks_for_what_an_earlier_wish_has_set_asks_again_whatever_was_set_since() {
+        let waits = || Updated::granted("ant", "digs", "old").update(&spec("bee", ""), "new", &["*"], true);
+        let since = waits().update(&spec("cow", ""), "", &["name"], false);
+        assert!(since.is_refused(&spec("bee", ""), "", &["name"]).is_err());
+        // what asks for what it was before all that is not taken back by either
+        since.is_refused(&spec("ant", ""), "", &["name"]).unwrap();
+        // another one that waits has set it back to that
+        let back = waits().update(&spec("ant", ""), "", &["name"], true);
+        assert!(back.is_refused(&spec("ant", "flies"), "", &["name", "role"]).is_err());
+        // what is sealed anew is nobody else's
+        let sealed = waits().update(&spec("", ""), "newer", &["secrets"], true);
+        sealed.is_refused(&spec("", ""), "new", &["secrets"]).unwrap();
+        assert!(sealed.is_refused(&spec("cow", ""), "newer", &["name", "secrets"]).is_err());
+    }
+
+    /// What is stored is there when all that waits was refused.
+    #[test]
+    fn what_was_accepted_beside_a_wish_outlives_its_refusal() {
+        let waits = Updated::granted("ant", "digs", "old").update(&spec("bee", ""), "", &["name"], true);
+        let since = waits.update(&spec("cow", ""), "", &["name"], false);
+        let again = since.update(&spec("ant", ""), "", &["name"], false);
+        assert_eq!(again.workspace.if_refused().record.spec.name, "ant");
     }
 
     #[test]
@@ -187,11 +294,11 @@ mod tests {
             private: PrivateParts::default(),
             fields: fields.iter().map(|&f| f.to_owned()).collect(),
         };
-        merge(&mut spec, &mut private, update(&["name"])).unwrap();
+        merge(&mut spec, &mut private, &update(&["name"])).unwrap();
         assert_eq!((spec.name.as_str(), spec.role.as_str()), ("new", "old"));
-        assert!(merge(&mut spec, &mut private, update(&[])).is_err());
-        assert!(merge(&mut spec, &mut private, update(&["nmae"])).is_err());
-        merge(&mut spec, &mut private, update(&["*"])).unwrap();
+        assert!(merge(&mut spec, &mut private, &update(&[])).is_err());
+        assert!(merge(&mut spec, &mut private, &update(&["nmae"])).is_err());
+        merge(&mut spec, &mut private, &update(&["*"])).unwrap();
         assert_eq!(spec.role, "");
     }
 }

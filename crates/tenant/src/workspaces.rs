@@ -24,7 +24,7 @@ use crate::mount::check_mount;
 use crate::outbox::{Outbox, Told};
 use crate::private;
 use crate::provider::Provider;
-use crate::spec_update::{SpecUpdate, is_another_instance, merge, refuse_overlap};
+use crate::spec_update::{SpecUpdate, Waiting, is_another_instance, merge};
 
 /// So long before its deadline a request is answered.
 const ANSWER_TAKES: Duration = Duration::from_millis(100);
@@ -195,15 +195,9 @@ impl Workspaces {
             found.refuse_deleting()?;
             let (mut spec, mut parts) = (found.record.spec.clone(), self.open(workspace, &found.private)?);
             let before = parts.clone();
-            merge(&mut spec, &mut parts, update.clone())?;
+            merge(&mut spec, &mut parts, &update)?;
             self.check(&spec, &parts)?;
-            let waiting = found.outbox.iter().filter(|entry| entry.may_be_refused()).count();
-            if waiting > 0 {
-                let granted = found.clone().if_refused();
-                let granted = (granted.record.spec, self.open(workspace, &granted.private)?);
-                let now = (found.record.spec.clone(), before.clone());
-                refuse_overlap(&granted, &now, &(spec.clone(), parts.clone()), waiting, update)?;
-            }
+            Waiting::of(found).refuse_overlap(&before, (&spec, &parts), &update)?;
             let readiness = self.rules.readiness(&spec);
             let sealed = private::seal_changed(&*self.secrets, workspace, (&found.private, &before), &parts)?;
             let replaces = sealed.is_some() || is_another_instance(&found.record.spec, &spec);
