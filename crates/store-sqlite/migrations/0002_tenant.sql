@@ -49,6 +49,8 @@ CREATE TABLE tenant_state (
     -- how far the provider's changes and events have been taken over
     instance_cursor  INTEGER NOT NULL DEFAULT 0,
     event_cursor     INTEGER NOT NULL DEFAULT 0,
+    -- a change was passed over, as its workspace's document is a newer version's: the next start takes all over anew
+    passed_over      INTEGER NOT NULL DEFAULT 0,
     -- the start of this tenant, and that of the provider, that last agreed on all workspaces
     agreed_in        TEXT,
     provider         TEXT

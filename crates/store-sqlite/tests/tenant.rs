@@ -6,8 +6,10 @@ use std::sync::Arc;
 use molecule_contracts::tenant_store::{self, PlainMinter, at, instance, new_workspace};
 use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::id::{IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId};
+use molecule_domain::event::{Actor, EventDetail};
+use molecule_domain::id::{Generation, IncarnationId, IntentNumber, OrganizationId, Revision, WorkspaceId};
 use molecule_domain::incarnation::Standpoint;
+use molecule_domain::instance::Event;
 use molecule_domain::lifecycle::Phase;
 use molecule_store_sqlite::Database;
 use molecule_store_sqlite::tenant::SqliteStore;
@@ -172,7 +174,7 @@ async fn a_document_of_a_newer_version_harms_nobody() {
         }
     }
     newer.close().await.unwrap();
-    let (_database, store) = open(&folder).await;
+    let (database, store) = open(&folder).await;
     let of = |records: Vec<WorkspaceRecord>| {
         records.iter().map(|record| record.workspace).collect::<BTreeSet<_>>()
     };
@@ -201,4 +203,39 @@ async fn a_document_of_a_newer_version_harms_nobody() {
     assert_eq!(agreed.recovered, [], "what can't be read is no stranger's");
     let held = agreed.waiting.iter().find(|(workspace, _)| *workspace == unread);
     assert_eq!(held, Some(&(unread, IntentNumber(i64::MAX))), "and nobody launches it or takes it away");
+    // an event that can't be read leaves room for the next one on its page
+    let detail = EventDetail {
+        kind: "up".into(),
+        actor: Actor::Engine,
+        generation: Generation(1),
+        reason: None,
+        message: "up".to_owned(),
+        exit_code: None,
+        log_tail: String::new(),
+    };
+    let told = Event { id: 1, workspace: known, at: at(4), detail };
+    store.mirror(ORG, &[], &[told], at(4)).await.unwrap();
+    let events = store.events(known, None, 10).await.unwrap();
+    assert_eq!(events.len(), 1);
+    let mut newer = SqliteConnectOptions::new().filename(folder.path().join("t.db")).connect().await.unwrap();
+    let add = format!(
+        "INSERT INTO events (organization_id, workspace_id, at, detail) VALUES ('{ORG}', '{known}', 4, '[]')"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(add)).execute(&mut newer).await.unwrap();
+    assert_eq!(store.events(known, None, 1).await.unwrap(), events);
+    // once it can be read, what was passed over of it is taken over
+    assert_eq!(store.cursors(ORG).await.unwrap().revision, Revision(6));
+    database.close().await;
+    let set = format!(
+        "UPDATE workspaces SET record = json_set(record, '$.phase', 'Admitted') WHERE workspace_id = '{unread}'"
+    );
+    assert_eq!(sqlx::query(sqlx::AssertSqlSafe(set)).execute(&mut newer).await.unwrap().rows_affected(), 1);
+    newer.close().await.unwrap();
+    let (database, store) = open(&folder).await;
+    assert_eq!(store.cursors(ORG).await.unwrap().revision, Revision(0));
+    store.mirror(ORG, &news, &[], at(5)).await.unwrap();
+    assert_eq!(store.get(ORG, unread).await.unwrap().unwrap().phase, Phase::Booting);
+    database.close().await;
+    let (_database, store) = open(&folder).await;
+    assert_eq!(store.cursors(ORG).await.unwrap().revision, Revision(6), "and only once");
 }

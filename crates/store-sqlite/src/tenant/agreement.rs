@@ -22,7 +22,8 @@ use crate::codec::{corrupt, id, readable, unavailable};
 /// provider has seen.
 const KEPT: i64 = 1000;
 
-/// Stores a new start.
+/// Stores a new start. What an earlier one has passed over of the provider's changes is taken over once more, should this
+/// version be one that can read it.
 pub(super) async fn begin(database: &Database, own: IncarnationId, now: Timestamp) -> Result<(), StoreError> {
     let (own, now) = (own.to_string(), now.micros());
     let mut tx = database.begin().await?;
@@ -40,6 +41,7 @@ pub(super) async fn begin(database: &Database, own: IncarnationId, now: Timestam
                  AND begins_at = (SELECT MIN(next.begins_at) FROM incarnations next WHERE next.place > incarnations.place)",
             KEPT
         ),
+        sqlx::query!("UPDATE tenant_state SET instance_cursor = 0, passed_over = 0 WHERE passed_over = 1"),
     ] {
         query.execute(&mut *tx).await.map_err(unavailable)?;
     }

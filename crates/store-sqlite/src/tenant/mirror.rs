@@ -35,8 +35,10 @@ impl SqliteStore {
         now: Timestamp,
     ) -> Result<Mirrored, StoreError> {
         let (mut tx, mut mirrored) = (self.database.begin().await?, Mirrored::default());
+        let mut passed_over = false;
         for instance in instances {
             let Some(found) = readable(self.load_workspace(&mut tx, instance.workspace, false).await) else {
+                passed_over = true;
                 continue;
             };
             let Some(before) = found? else {
@@ -59,13 +61,15 @@ impl SqliteStore {
         let revision = instances.last().map_or(0, |last| last.revision.0);
         let event = events.last().map_or(0, |last| last.id);
         sqlx::query!(
-            "INSERT INTO tenant_state (organization_id, instance_cursor, event_cursor) VALUES (?, ?, ?)
+            "INSERT INTO tenant_state (organization_id, instance_cursor, event_cursor, passed_over) VALUES (?, ?, ?, ?)
              ON CONFLICT (organization_id) DO UPDATE SET
                  instance_cursor = MAX(instance_cursor, excluded.instance_cursor),
-                 event_cursor = MAX(event_cursor, excluded.event_cursor)",
+                 event_cursor = MAX(event_cursor, excluded.event_cursor),
+                 passed_over = MAX(passed_over, excluded.passed_over)",
             owner,
             revision,
             event,
+            passed_over,
         )
         .execute(&mut *tx)
         .await
