@@ -26,6 +26,8 @@ pub(crate) struct Next {
     /// Of the next call that is no look and no `prepare`: it has no effect.
     pub(crate) error: Option<CallError>,
     pub(crate) told: Option<PostMortem>,
+    /// A launch gets no answer from now on.
+    pub(crate) launches_hang: bool,
     /// Looks get no answer from now on.
     pub(crate) is_silent: bool,
 }
@@ -57,6 +59,10 @@ impl Backend for Answers {
     }
     async fn launch(&self, request: &LaunchRequest) -> Result<(), CallError> {
         self.answer()?;
+        let hangs = self.next.lock().unwrap().launches_hang;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         self.memory.launch(request).await
     }
     async fn attach(&self, found: &OwnedInstance, spec: &LaunchSpec) -> Result<(), CallError> {
