@@ -130,14 +130,29 @@ impl Database {
             }
             // in the one order of all locks: instances, and then what is their organisation's
             if agreement.ends {
+                let told: Vec<Uuid> =
+                    agreement.waiting.iter().map(|(workspace, _)| *workspace.as_uuid()).collect();
+                // the time of what was held until now begins: nothing was tried of it meanwhile
                 sqlx::query!(
-                    "UPDATE instances SET due_at = $2 WHERE workspace_id IN (
+                    "WITH released AS (
+                         SELECT i.workspace_id FROM instances i JOIN tenant_waiting w USING (organization_id, workspace_id)
+                         WHERE organization_id = $1 AND w.intent > i.intent AND (w.is_old OR $3)
+                             AND w.workspace_id <> ALL($4)
+                             AND i.phase IN ('Admitted', 'Launching', 'Booting', 'Stopping')
+                     )
+                     UPDATE instances SET due_at = $2, phase_since = CASE
+                         WHEN workspace_id IN (SELECT workspace_id FROM released) THEN $2 ELSE phase_since
+                     END
+                     WHERE workspace_id IN (
                          SELECT workspace_id FROM instances
-                         WHERE organization_id = $1 AND phase <> 'Gone' AND due_at > $2
+                         WHERE organization_id = $1 AND phase <> 'Gone'
+                             AND (due_at > $2 OR workspace_id IN (SELECT workspace_id FROM released))
                          ORDER BY workspace_id FOR UPDATE
                      )",
                     organization,
                     column(now),
+                    part == Part::First,
+                    &told,
                 )
                 .execute(&mut *tx)
                 .await

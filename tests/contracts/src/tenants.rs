@@ -1,5 +1,6 @@
 //! What any store must do that tenants call over a network.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -57,6 +58,7 @@ where
     an_agreement_has_everything_looked_at(fresh(&make).await).await;
     time_counts_from_the_first_agreement(fresh(&make).await).await;
     what_is_told_again_is_awaited_until_it_is_heard(fresh(&make).await).await;
+    what_was_heard_is_not_waited_for_once_its_record_is_dropped(fresh(&make).await).await;
 }
 
 async fn fresh<F>(make: &impl Fn() -> F) -> Subject
@@ -132,6 +134,15 @@ impl Subject {
 
     async fn created(&self) -> InstanceRecord {
         self.store.provision(&first_wish(), at(1)).await.unwrap()
+    }
+
+    /// The provider confirms that nothing is left of one.
+    async fn ends(&self, workspace: WorkspaceId, now: Timestamp) {
+        let claimed = self.store.claim(BACKEND, LeaseOwner::generate(), now, LEASE, Room::of_each(100)).await;
+        let one = claimed.unwrap().into_iter().find(|one| one.record.workspace == workspace).unwrap();
+        let planned_for = one.record.wanted();
+        let outcome = Outcome { planned_for, phase: Some(Phase::Gone), ..Outcome::default() };
+        self.store.commit(&one.lease, now, &outcome, true).await.unwrap();
     }
 
     /// What is said of each record, which fall due at once again.
@@ -289,10 +300,34 @@ async fn what_waits_to_be_told_is_held_until_it_is_heard(subject: Subject) {
     subject.service.agrees(ORG, (process, 4), &waiting, at(8)).await;
     assert_eq!(held(subject.holds(8).await), []);
     // an agreement takes the place of the one before
+    let since = async |workspace| subject.store.get(ORG, workspace).await.unwrap().unwrap().phase_since;
+    let before = [since(one.workspace).await, since(three.workspace).await];
     subject.agrees(process, &[(three.workspace, IntentNumber(9))], at(9)).await;
     assert_eq!(held(subject.holds(9).await), [three.workspace]);
-    subject.agrees(process, &[], at(10)).await;
-    assert_eq!(held(subject.holds(10).await), []);
+    subject
+        .agrees(process, &[(one.workspace, IntentNumber(3)), (three.workspace, IntentNumber(9))], at(10))
+        .await;
+    assert_eq!(held(subject.holds(10).await), [three.workspace]);
+    assert_eq!([since(one.workspace).await, since(three.workspace).await], before);
+    // what that sets free begins its time, and no other
+    subject.agrees(process, &[], at(11)).await;
+    assert_eq!(held(subject.holds(11).await), []);
+    assert_eq!([since(one.workspace).await, since(three.workspace).await], [before[0], at(11)]);
+}
+
+/// Its record may be dropped, and its id be given to another one, whose wishes are counted from one.
+async fn what_was_heard_is_not_waited_for_once_its_record_is_dropped(subject: Subject) {
+    let process = IncarnationId::generate();
+    let one = subject.created().await;
+    subject.service.meets(ORG, process).await;
+    subject.agrees(process, &[(one.workspace, IntentNumber(5))], at(3)).await;
+    subject.change(&one, 5, Change::Stop(None)).await.unwrap();
+    subject.change(&one, 6, Change::Delete).await.unwrap();
+    subject.ends(one.workspace, at(4)).await;
+    subject.store.prune(at(100)).await.unwrap();
+    assert_eq!(subject.store.get(ORG, one.workspace).await.unwrap(), None, "its record is dropped");
+    let awaited = subject.store.expectations(BACKEND).await.unwrap().awaited;
+    assert_eq!(awaited, HashMap::new());
 }
 
 /// What the store lacks, and a tenant tells again, is nobody's to remove.

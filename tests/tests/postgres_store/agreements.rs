@@ -138,7 +138,7 @@ async fn whose_tenant_may_know_more_is_named() {
 async fn nothing_is_awaited_for_an_organisation_that_is_deleted() {
     let Opened { scratch, database, accounts, store, .. } = Opened::new().await;
     let org = created(&accounts).await;
-    let service = Service { database, scratch };
+    let service = Service { database, scratch: Arc::clone(&scratch) };
     let (process, lost) = (IncarnationId::generate(), WorkspaceId::generate());
     tenants::Service::begins(&service, at(0)).await;
     tenants::Service::meets(&service, org, process).await;
@@ -148,6 +148,13 @@ async fn nothing_is_awaited_for_an_organisation_that_is_deleted() {
     accounts.suspend(org, &operator("suspend"), at(2)).await.unwrap();
     assert_eq!(awaited().await, [((org, lost), Awaited::Data)].into());
     accounts.delete(org, &operator("delete"), at(3)).await.unwrap();
+    assert_eq!(awaited().await, HashMap::new());
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM tenant_waiting").await.unwrap(), 0);
+    // as an agreement leaves it that began before the deletion
+    let late = format!(
+        "INSERT INTO tenant_waiting (organization_id, workspace_id, intent) VALUES ('{org}', '{lost}', 7)"
+    );
+    execute(&scratch.url(), late).await.unwrap();
     assert_eq!(awaited().await, HashMap::new());
 }
 

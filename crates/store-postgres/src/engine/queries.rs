@@ -558,6 +558,15 @@ pub(super) async fn prune(database: &Database, before: Timestamp) -> Result<(), 
     in_parts(transactions, refusals).await?;
     let launches = part!(database, before, "DELETE FROM launches", "launches WHERE at < $1 ORDER BY at");
     in_parts(transactions, launches).await?;
+    // what is told under a lower number may come, once a record is dropped that was told of all that was waited for
+    let heard = || async {
+        let heard = sqlx::query!(
+            "DELETE FROM tenant_waiting w USING instances i
+             WHERE i.workspace_id = w.workspace_id AND i.organization_id = w.organization_id AND w.intent <= i.intent"
+        );
+        heard.execute(&database.pool).await.map_err(store_error)
+    };
+    transactions.run("prune", heard).await?;
     let gone = part!(
         database,
         before,

@@ -488,6 +488,8 @@ impl Store for MemoryStore {
         for launches in state.launches.values_mut() {
             launches.retain(|at| *at >= before);
         }
+        let State { instances, tenants, .. } = &mut *state;
+        tenants.forget_heard(instances);
         state.instances.retain(|_, record| record.phase != Phase::Gone || record.phase_since >= before);
         let mut kept: BTreeSet<WorkspaceId> = state.instances.keys().copied().collect();
         kept.extend(state.tenants.waiting());

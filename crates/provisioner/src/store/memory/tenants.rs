@@ -44,6 +44,16 @@ impl Kept {
         self.met.values().flat_map(|tenant| tenant.waiting.keys().copied())
     }
 
+    /// Waits no more for what these were told of.
+    pub(super) fn forget_heard(&mut self, records: &BTreeMap<WorkspaceId, InstanceRecord>) {
+        for (organization, tenant) in &mut self.met {
+            tenant.waiting.retain(|workspace, number| {
+                let mine = records.get(workspace).filter(|record| record.organization == *organization);
+                mine.is_none_or(|record| record.intent < *number)
+            });
+        }
+    }
+
     pub(super) fn hold(&self, record: &InstanceRecord) -> Hold {
         let Some(tenant) = self.met.get(&record.organization) else { return Hold::None };
         let waits = tenant.waiting.get(&record.workspace).is_some_and(|number| record.intent < *number);
@@ -112,18 +122,23 @@ impl MemoryStore {
         now: Timestamp,
     ) {
         let mut state = self.lock();
-        let service = state.tenants.service;
+        let (service, mut waited) = (state.tenants.service, BTreeMap::new());
         if let Some(tenant) = state.tenants.met.get_mut(&organization) {
             // it begins, so it is heard
             if let Ok(Part::Late) = LastAgreement::judge(tenant.heard, process, number, true) {
                 return;
             }
             tenant.heard = Some(LastAgreement { process, number, ended: true });
-            tenant.waiting = waiting.iter().copied().collect();
+            let waiting = waiting.iter().copied().collect();
+            waited = std::mem::replace(&mut tenant.waiting, waiting);
+            waited.retain(|workspace, _| !tenant.waiting.contains_key(workspace));
             // time counts from the first agreement with a start of the service
             if tenant.agreed.map(|(with, _)| with) != service.map(|(service, _)| service) {
                 tenant.agreed = service.map(|(service, _)| (service, now));
             }
+        }
+        for (workspace, number) in waited {
+            state.release(organization, workspace, number, now);
         }
         state.wake_all(organization, now);
         drop(state);
@@ -132,6 +147,23 @@ impl MemoryStore {
 }
 
 impl State {
+    /// Begins the time of what was held until a wish would be told: nothing was tried of it meanwhile.
+    fn release(
+        &mut self,
+        organization: OrganizationId,
+        workspace: WorkspaceId,
+        waited: IntentNumber,
+        now: Timestamp,
+    ) {
+        if let Some(held) = self.instances.get_mut(&workspace)
+            && held.organization == organization
+            && held.intent < waited
+            && held.phase.is_transient()
+        {
+            (held.phase_since, held.due_at) = (now, Some(now));
+        }
+    }
+
     /// Has everything of an organisation's that rests looked at.
     fn wake_all(&mut self, organization: OrganizationId, now: Timestamp) {
         let mine = self.instances.values_mut().filter(|record| record.organization == organization);
@@ -154,14 +186,9 @@ impl Tenants for MemoryStore {
         if let Some(granted) = mine.filter(|record| record.intent >= refused.intent) {
             return Ok(Some(granted.clone()));
         }
-        if let Some(waited) = state.await_no_more(refused.organization, refused.workspace, refused.intent)
-            && let Some(held) = state.instances.get_mut(&refused.workspace)
-            && held.organization == refused.organization
-            && held.intent < waited
-            && held.phase.is_transient()
-        {
-            // nothing was tried of what was held for it
-            (held.phase_since, held.due_at) = (now, Some(now));
+        let waited = state.await_no_more(refused.organization, refused.workspace, refused.intent);
+        if let Some(waited) = waited {
+            state.release(refused.organization, refused.workspace, waited, now);
         }
         let key = (refused.organization, refused.workspace, refused.process);
         let kept = state.tenants.refused.entry(key).or_insert_with(|| refused.clone());
