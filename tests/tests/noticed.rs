@@ -117,7 +117,11 @@ async fn runs_again(tenant: &mut Stand, id: &str, end: End, after: u64) -> anyho
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_crash_kill_and_removal_is_noticed_without_a_sweep() {
-    let env = [("TEST_SWEEP_EVERY", "3600"), ("TENANT_RESTART_BUDGET", "1000")];
+    let folder = tempfile::tempdir().unwrap();
+    let steps = folder.path().join("steps");
+    let noted = steps.display().to_string();
+    let env =
+        [("TEST_SWEEP_EVERY", "3600"), ("TENANT_RESTART_BUDGET", "1000"), ("TEST_STEPS", noted.as_str())];
     let mut tenant = Stand::start(PROGRAMS, Mode::SelfHosted, 47, &env).await.unwrap();
     let mut all = Vec::new();
     for _ in 0..WORKSPACES {
@@ -126,7 +130,10 @@ async fn every_crash_kill_and_removal_is_noticed_without_a_sweep() {
     for workspace in &mut all {
         *workspace = tenant.reaches(&workspace.workspace_id, WorkspaceState::Running).await.unwrap();
     }
-    let mut noticed = 0;
+    // each sweep begins with a list of all there is; a new stream of events, as after a broken one, has one made, too
+    let sweeps = || std::fs::read_to_string(&steps).unwrap().matches("backend.list ").count();
+    let (swept, mut noticed) = (sweeps(), 0);
+    assert!(swept > 0, "the one at the start is noted");
     for _ in 0..ROUNDS {
         for end in [End::Crash, End::Kill, End::Removal] {
             let mut before = Vec::new();
@@ -143,6 +150,7 @@ async fn every_crash_kill_and_removal_is_noticed_without_a_sweep() {
         }
     }
     assert_eq!(noticed, 50 * 3);
+    assert_eq!(sweeps(), swept, "nothing was found by a sweep");
     for workspace in all {
         tenant.delete(&workspace.workspace_id).await.unwrap();
     }
