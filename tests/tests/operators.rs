@@ -283,3 +283,36 @@ async fn a_replica_does_its_chores() {
     replica.stop().await.unwrap();
     installation.finish().await.unwrap();
 }
+
+/// Nobody can say what is at a backend that does not answer, or is not configured any more: its alarm stands, whoever ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_of_a_backend_of_which_nothing_is_known_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let installation = Installation::new(CONTROL_PLANE, folder.path(), 11).await.unwrap();
+    let nobody = format!("unix://{}", folder.path().join("nobody").display());
+    let installation = installation.with("DOCKER_HOST", nobody);
+    let replica = installation.start("one").await.unwrap();
+    let mut operator = replica.operator().await.unwrap();
+    let raise =
+        "INSERT INTO alarms (backend, raised_at, message) VALUES ('docker', now(), ''), ('ec2', now(), '')";
+    execute(&installation.database.url(), raise.to_owned()).await.unwrap();
+    let listed = operator.list_alarms(wire::ListAlarmsRequest {}).await.unwrap().into_inner();
+    assert_eq!(listed.alarms.len(), 2);
+    assert_eq!(listed.unreachable_backends, ["docker", "ec2"]);
+
+    let clear = |etag: &str| wire::ClearAlarmsRequest { etag: etag.to_owned() };
+    let shown = operator.clear_alarms(clear("")).await.unwrap().into_inner();
+    assert_eq!(shown.alarms.iter().map(|alarm| alarm.backend.as_str()).collect::<Vec<_>>(), ["docker"]);
+    let refused = from_status(operator.clear_alarms(clear(&shown.etag)).await.unwrap_err());
+    assert_eq!(refused.reason, ErrorReason::BackendUnavailable);
+    assert!(refused.message.contains("docker does not answer"), "{refused}");
+    assert_eq!(installation.database.number("SELECT COUNT(*) FROM alarms").await.unwrap(), 2);
+
+    execute(&installation.database.url(), "DELETE FROM alarms WHERE backend = 'docker'".to_owned())
+        .await
+        .unwrap();
+    let refused = from_status(operator.clear_alarms(clear("")).await.unwrap_err());
+    assert_eq!(refused.reason, ErrorReason::BackendUnavailable);
+    assert!(refused.message.contains("ec2 stands until that backend is configured again"), "{refused}");
+    assert_eq!(installation.database.number("SELECT COUNT(*) FROM alarms").await.unwrap(), 1);
+}

@@ -328,7 +328,7 @@ pub(super) fn orphans(shown: &Orphans<'_>, format: Format) {
 
 fn unreachable_backends(unreachable: &[String]) {
     for backend in unreachable {
-        eprintln!("the backend {backend} does not answer; of it nothing is known");
+        eprintln!("the backend {backend} does not answer, or is not configured; of it nothing is known");
     }
 }
 

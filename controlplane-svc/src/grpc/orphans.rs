@@ -130,9 +130,16 @@ fn alarm_to_wire(alarm: &Alarm) -> wire::Alarm {
     }
 }
 
+/// The backends of alarms that are not configured any more: nobody can say what is there.
+fn not_configured<'a>(parts: &'a Parts, alarms: &'a [Alarm]) -> impl Iterator<Item = String> + 'a {
+    let backends = alarms.iter().map(|alarm| &alarm.backend);
+    backends.filter(|backend| parts.engines.get(backend).is_err()).cloned()
+}
+
 pub(super) async fn list_alarms(parts: &Parts) -> Result<wire::ListAlarmsResponse> {
     let alarms = alarms(parts).await?;
-    let (found, unreachable_backends) = find(parts).await?;
+    let (found, mut unreachable_backends) = find(parts).await?;
+    unreachable_backends.extend(not_configured(parts, &alarms));
     let found = under(&alarms, found);
     let missing = missing(parts, &found).await?;
     Ok(wire::ListAlarmsResponse {
@@ -173,8 +180,16 @@ pub(super) async fn clear_alarms(
     let (found, unreachable_backends) = find(parts).await?;
     let found = under(&alarms, found);
     // one of a backend that is not configured any more stands until that is back, and keeps no other from ending
-    let alarms: Vec<_> =
-        alarms.into_iter().filter(|alarm| parts.engines.get(&alarm.backend).is_ok()).collect();
+    let gone: Vec<String> = not_configured(parts, &alarms).collect();
+    let alarms: Vec<_> = alarms.into_iter().filter(|alarm| !gone.contains(&alarm.backend)).collect();
+    if alarms.is_empty() && !gone.is_empty() {
+        let message = format!(
+            "the alarm at the backend {} stands until that backend is configured again: nobody can say what would be removed \
+             there",
+            gone.join(" and ")
+        );
+        return Err(Error::new(ErrorReason::BackendUnavailable, message));
+    }
     let missing = missing(parts, &found).await?;
     let mut shown = wire::ClearAlarmsResponse {
         alarms: alarms.iter().map(alarm_to_wire).collect(),
