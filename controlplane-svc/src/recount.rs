@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use molecule_domain::Clock;
 use molecule_domain::id::LeaseOwner;
+use molecule_domain::{Clock, Timestamp};
 use molecule_provisioner::store::Store;
 use molecule_store_postgres::accounts::Accounts;
 use molecule_store_postgres::engine::EngineStore;
@@ -23,26 +23,47 @@ pub(crate) async fn run(
     clock: &dyn Clock,
     cancel: CancellationToken,
 ) {
-    let mut counted = None;
+    let mut turns = Turns::default();
     loop {
         let now = clock.now();
         // the role is this hour's: under a new name each time, nobody can prolong it
         match store.lead("recount", LeaseOwner::generate(), now, now + EVERY).await {
-            Ok(true) => {
-                count(&accounts).await;
-                counted = Some(now);
-            }
-            // another replica has counted since: what this one found is over, and the gauge keeps what it was told last
-            Ok(false) if counted.is_some_and(|counted| now.since(counted) >= EVERY) => {
-                metrics::quota_drift(0);
-                counted = None;
-            }
-            Ok(false) => {}
+            Ok(leads) => match turns.next(leads, now) {
+                Turn::Count => count(&accounts).await,
+                Turn::Forget => metrics::quota_drift(0),
+                Turn::Rest => {}
+            },
             Err(error) => warn!(%error, "the store does not say who counts"),
         }
         if cancel.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
             return;
         }
+    }
+}
+
+/// When this replica has counted.
+#[derive(Debug, Default)]
+struct Turns(Option<Timestamp>);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Count,
+    /// Another replica has counted since: what this one found is over, and its gauge would keep it.
+    Forget,
+    Rest,
+}
+
+impl Turns {
+    fn next(&mut self, leads: bool, now: Timestamp) -> Turn {
+        if leads {
+            self.0 = Some(now);
+            return Turn::Count;
+        }
+        if self.0.is_some_and(|counted| now.since(counted) >= EVERY) {
+            self.0 = None;
+            return Turn::Forget;
+        }
+        Turn::Rest
     }
 }
 
@@ -63,5 +84,28 @@ async fn count(accounts: &Accounts) {
             }
         }
         Err(error) => warn!(error = &error as &dyn std::error::Error, "the instances could not be counted"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_replica_has_found_ends_with_another_ones_count() {
+        let mut turns = Turns::default();
+        let minute = |minute: i64| Timestamp::from_micros(minute * 60_000_000);
+        for (leads, at, turn) in [
+            (false, 0, Turn::Rest),
+            (true, 5, Turn::Count),
+            (false, 10, Turn::Rest),
+            (false, 64, Turn::Rest),
+            (false, 65, Turn::Forget),
+            (false, 70, Turn::Rest),
+            (true, 120, Turn::Count),
+            (true, 180, Turn::Count),
+        ] {
+            assert_eq!(turns.next(leads, minute(at)), turn, "at minute {at}");
+        }
     }
 }
