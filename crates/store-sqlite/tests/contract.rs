@@ -200,3 +200,15 @@ async fn what_is_old_is_dropped_in_parts() {
     let left: String = sqlx::query_scalar(counted).fetch_one(&mut db).await.unwrap();
     assert_eq!(left, "1 1 0");
 }
+
+/// A sweep reads what should be at its backend, every few seconds, and not what is gone.
+#[tokio::test]
+async fn what_is_gone_is_not_read_by_each_sweep() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.db");
+    let _database = Database::open(&path).await.unwrap();
+    let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let plan = "EXPLAIN QUERY PLAN SELECT * FROM instances WHERE phase <> 'Gone' AND backend = 'memory'";
+    let plan: (i64, i64, i64, String) = sqlx::query_as(plan).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(plan.3, "SEARCH instances USING INDEX instances_by_backend (backend=?)");
+}

@@ -1,4 +1,4 @@
-//! What is old is dropped.
+//! What is old is dropped, and what is gone costs nothing.
 
 use molecule_provisioner::store::Store;
 use molecule_tests::postgres::execute;
@@ -49,4 +49,29 @@ async fn what_is_old_is_dropped_in_parts() {
     accounts.prune(at(0)).await.unwrap();
     let told = accounts.audit_events(None, None, 10).await.unwrap();
     assert_eq!(told.iter().map(|event| event.action.as_str()).collect::<Vec<_>>(), ["create"]);
+}
+
+/// A sweep reads what should be at its backend, every few seconds, and not what is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_is_not_read_by_each_sweep() {
+    let Opened { scratch, accounts, store, .. } = Opened::new().await;
+    let org = created(&accounts).await;
+    let there = store.provision(&request(org), at(1)).await.unwrap().workspace;
+    let columns = "organization_id, backend, desired, intent, generation, wanted_generation, spec, phase_since, message,
+         restarts, failures, running_counted, revision, created_at";
+    for statement in [
+        format!(
+            "INSERT INTO instances (workspace_id, charge_id, phase, {columns})
+             SELECT gen_random_uuid(), gen_random_uuid(), 'Gone', {columns}
+             FROM instances, generate_series(1, 5000) WHERE workspace_id = '{there}'"
+        ),
+        "ANALYZE instances".to_owned(),
+    ] {
+        execute(&scratch.url(), statement).await.unwrap();
+    }
+    let expected = store.expectations("memory").await.unwrap().instances;
+    assert_eq!(expected.iter().map(|one| one.workspace).collect::<Vec<_>>(), [there]);
+    let plan = "EXPLAIN SELECT * FROM instances WHERE phase <> 'Gone' AND backend = 'memory'";
+    let plan = scratch.text(plan).await.unwrap();
+    assert!(plan.starts_with("Index Scan using instances_by_backend"), "{plan}");
 }
