@@ -58,9 +58,27 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         first: u64,
     },
-    /// Test the tests of the pure crates: plant bugs.
-    #[command(subcommand)]
-    Mutants(Mutants),
+    /// Test the tests of the pure crates: plant bugs. Without a command it is `mutants all`.
+    #[command(args_conflicts_with_subcommands = true)]
+    Mutants {
+        #[command(subcommand)]
+        what: Option<Mutants>,
+        #[command(flatten)]
+        all: All,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct All {
+    /// Which of how many, as in 0/8.
+    #[arg(long)]
+    shard: Option<String>,
+    /// Only those whose name holds this.
+    #[arg(long)]
+    only: Option<String>,
+    /// Judge anew what no test has caught of the code and the tests as they are, too.
+    #[arg(long)]
+    again: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,23 +88,13 @@ enum Mutants {
     Suspects {
         /// Only those whose name holds this.
         only: Option<String>,
-        /// Those too that no test has caught of the code and the tests as they are.
+        /// Judge anew what no test has caught of the code and the tests as they are, too.
         #[arg(long)]
         again: bool,
     },
     /// Compile every mutant of the pure crates, and the listed bugs, into one build, judge each by the tests, and keep in
     /// tests/mutants what was found of the code and the tests as they are. It goes on where it was ended.
-    All {
-        /// Which of how many, as in 0/8.
-        #[arg(long)]
-        shard: Option<String>,
-        /// Only those whose name holds this.
-        #[arg(long)]
-        only: Option<String>,
-        /// Those too that no test has caught of the code and the tests as they are.
-        #[arg(long)]
-        again: bool,
-    },
+    All(All),
     /// Sum up, by file, what all shards have found of the code and the tests as they are; fail where too little is caught
     /// or a survivor has no reason.
     Report,
@@ -123,11 +131,13 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(Bench::Create { rounds }) => bench::create(rounds),
         Task::Bench(Bench::Controlplane) => bench::controlplane(),
         Task::Bench(Bench::Crash { kills }) => bench::crash(kills),
-        Task::Mutants(Mutants::Suspects { only, again }) => mutants::suspects(only.as_deref(), again),
-        Task::Mutants(Mutants::All { shard, only, again }) => {
-            mutants::all(shard.as_deref(), only.as_deref(), again)
-        }
-        Task::Mutants(Mutants::Report) => mutants::report(),
+        Task::Mutants { what, all } => match what.unwrap_or(Mutants::All(all)) {
+            Mutants::Suspects { only, again } => mutants::suspects(only.as_deref(), again),
+            Mutants::All(All { shard, only, again }) => {
+                mutants::all(shard.as_deref(), only.as_deref(), again)
+            }
+            Mutants::Report => mutants::report(),
+        },
         Task::Soak { cases, lives, first } => checks::soak(cases, lives, first),
     }
 }

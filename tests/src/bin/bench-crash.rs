@@ -51,7 +51,7 @@ async fn main() -> anyhow::Result<()> {
     tenant.finish().await?;
 
     noticed.sort_by(f64::total_cmp);
-    println!("| {kills} kills | from the daemon's event to the stored fact | of the limit of {LIMIT:?} |");
+    println!("| {kills} kills | from the daemon's event to the fact's time | of the limit of {LIMIT:?} |");
     println!("|---|---|---|");
     for (name, percent) in [("p50", 50), ("p99", 99), ("longest", 100)] {
         let seconds = noticed[(noticed.len() * percent).div_ceil(100).max(1) - 1];

@@ -279,7 +279,7 @@ mod tests {
         let (word, by, ran) = judged("b: t", vec![failed("t"), failed("t")]);
         assert_eq!((word, &*by), (Word::Caught, "b: t"));
         assert_eq!(ran, ["b --exact t", "b --exact t"]);
-        let ended = failed("the program: signal 9");
+        let ended = failed("the program: signal 11");
         assert_eq!(judged("", vec![ended.clone(), ended]).0, Word::Caught);
     }
 
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(word, Word::Missed);
         assert_eq!(ran, ["a", "a --exact t", "a --exact --skip t", "b"]);
         assert_eq!(judged("b: t", vec![failed("t")]).0, Word::Missed);
-        assert_eq!(judged("", vec![failed("the program: signal 9")]).0, Word::Missed);
+        assert_eq!(judged("", vec![failed("the program: signal 11")]).0, Word::Missed);
     }
 
     #[test]

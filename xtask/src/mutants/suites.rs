@@ -24,6 +24,8 @@ pub(super) const NO_TEST: &str = "the program: ";
 const OUT_OF_MEMORY: &str = "memory allocation of ";
 /// What Rust says where a thread can't call any deeper.
 const OUT_OF_STACK: &str = " has overflowed its stack";
+/// The signal that no program survives.
+const SIGKILL: i32 = 9;
 /// How often a running program is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -80,11 +82,12 @@ pub(super) fn build(tree: &Tree) -> anyhow::Result<Result<Vec<Suite>, String>> {
         .output()
         .context("cargo can't be run")?;
     let mut suites = Vec::new();
-    let mut errors = String::new();
+    let (mut errors, mut is_placed) = (String::new(), false);
     for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{")) {
         let line: Value = serde_json::from_slice(line)?;
         if line["message"]["level"] == "error" {
             errors.push_str(line["message"]["rendered"].as_str().unwrap_or_default());
+            is_placed |= line["message"]["spans"].as_array().is_some_and(|spans| !spans.is_empty());
         }
         let (Some(executable), Some(manifest), Some(target)) =
             (line["executable"].as_str(), line["manifest_path"].as_str(), line["target"]["name"].as_str())
@@ -103,7 +106,8 @@ pub(super) fn build(tree: &Tree) -> anyhow::Result<Result<Vec<Suite>, String>> {
     if output.status.success() {
         return Ok(Ok(suites));
     }
-    ensure!(!errors.is_empty(), "cargo test:\n{}", String::from_utf8_lossy(&output.stderr));
+    // what is not about a place in the sources is no word on these, as where a disk is full
+    ensure!(is_placed, "cargo test:\n{errors}{}", String::from_utf8_lossy(&output.stderr));
     Ok(Err(errors))
 }
 
@@ -216,6 +220,8 @@ pub(super) fn watch(mut child: Child, limit: Duration, until: Until) -> anyhow::
         None => match (first.or_else(|| failed.try_recv().ok()), taken, status.signal()) {
             (Some(test), ..) => Outcome::Failed(test),
             (_, Some(taken), _) => taken,
+            // nobody but a system that has no more memory ends it so
+            (_, _, Some(SIGKILL)) => Outcome::OutOfMemory,
             (_, _, Some(signal)) => Outcome::Failed(format!("{NO_TEST}signal {signal}")),
             (..) => Outcome::Failed(format!("{NO_TEST}{status}")),
         },
