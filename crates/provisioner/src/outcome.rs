@@ -127,7 +127,10 @@ pub fn apply(
             record.generation = record.wanted_generation;
             record.attempt = None;
             record.restarts = 0;
-            record.phase_since = now;
+            // its deadlines begin anew; what has FAILED has since it did
+            if before.phase != Phase::Failed {
+                record.phase_since = now;
+            }
         }
         if let Some(restarts) = outcome.restarts {
             record.restarts = restarts;

@@ -256,6 +256,7 @@ async fn what_has_failed_while_it_is_replaced_ends() {
     let effects = outcome::apply(&mut after, &outcome, &lease, true, NOW);
     assert_eq!((after.phase, after.generation), (Phase::Failed, Generation(2)));
     assert_eq!((after.reason, &after.message), (before.reason, &before.message), "why it failed stays");
+    assert_eq!(after.phase_since, before.phase_since, "and when");
     assert_eq!((effects.close_segment, after.running_counted), (Some(NOW), false));
 }
 
