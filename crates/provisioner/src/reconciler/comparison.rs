@@ -10,7 +10,7 @@ use molecule_domain::lifecycle::Phase;
 use super::orphans::Unexplained;
 use crate::backend::OwnedResource;
 use crate::model::InstanceRef;
-use crate::observation::{InstanceState, Sighting};
+use crate::observation::{InstanceState, OwnedInstance, Sighting};
 use crate::policy::Policy;
 use crate::store::Expectations;
 
@@ -32,18 +32,20 @@ pub struct Comparison {
 /// Instances by their launches, and workspaces of which other resources are left.
 pub(super) type Removable = (Vec<(InstanceRef, LaunchSeq)>, Vec<(OrganizationId, WorkspaceId)>);
 
-/// What of these may be destroyed in one pass of a provider that has `owned` things. `seen_since` says since when a
+/// What of these may be destroyed in one pass of a provider that has `owned` things. `made_at` says when an instance was made,
+/// or was seen first, if that is earlier: the provider's clock may be ahead of ours. `seen_since` says since when a
 /// resource has been unexplained: resources don't tell their age.
 pub(super) fn destroyable(
     unexplained: &Unexplained,
     owned: usize,
+    made_at: impl Fn(&OwnedInstance) -> Timestamp,
     seen_since: impl Fn(&OwnedResource) -> Timestamp,
     refused: impl Fn(&WorkspaceId) -> u32,
     policy: &Policy,
     now: Timestamp,
 ) -> Removable {
     let budget = (owned / 10).max(1);
-    let old = unexplained.instances.iter().filter(|one| now.since(one.created_at) >= policy.orphan_grace);
+    let old = unexplained.instances.iter().filter(|one| now.since(made_at(one)) >= policy.orphan_grace);
     // what is being removed already needs no other word
     let old = old.filter(|one| one.state != InstanceState::Removing);
     let mut instances: Vec<_> = old.map(|found| (found.instance, found.seq)).collect();
@@ -108,7 +110,15 @@ mod tests {
         let policy = Policy { orphan_grace: Duration::from_secs(60), ..Policy::default() };
         let unexplained = Unexplained::of(sightings, volumes, expected);
         let since = NOW - Duration::from_secs(seconds);
-        destroyable(&unexplained, sightings.len() + volumes.len(), |_| since, |_| 0, &policy, NOW)
+        destroyable(
+            &unexplained,
+            sightings.len() + volumes.len(),
+            |one| one.created_at,
+            |_| since,
+            |_| 0,
+            &policy,
+            NOW,
+        )
     }
 
     #[test]

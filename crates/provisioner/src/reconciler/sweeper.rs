@@ -14,7 +14,7 @@ use super::execute::Executor;
 use super::orphans::{Unexplained, alarm, destroy, resources};
 use crate::backend::OwnedResource;
 use crate::model::InstanceRef;
-use crate::observation::Sighting;
+use crate::observation::{OwnedInstance, Sighting};
 use crate::store::{Alarm, StoreError};
 
 /// Sweeps again and again; remembers what it could not explain. One engine of many sweeps; another takes over soon after it was
@@ -23,6 +23,8 @@ use crate::store::{Alarm, StoreError};
 pub struct Sweeper {
     owner: LeaseOwner,
     unexplained_since: HashMap<String, Timestamp>,
+    /// Since when instances have been unexplained, by our own clock.
+    seen_since: HashMap<(InstanceRef, LaunchSeq), Timestamp>,
     /// How often what is left of a workspace could not be removed: the others come first.
     refused: HashMap<WorkspaceId, u32>,
     /// The alarm that it has told of.
@@ -34,8 +36,8 @@ pub struct Sweeper {
 impl Default for Sweeper {
     fn default() -> Self {
         let owner = LeaseOwner::generate();
-        let (unexplained_since, refused) = (HashMap::new(), HashMap::new());
-        Self { owner, unexplained_since, refused, told: None, has_compared: false }
+        let (unexplained_since, seen_since, refused) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { owner, unexplained_since, seen_since, refused, told: None, has_compared: false }
     }
 }
 
@@ -114,6 +116,11 @@ impl Sweeper {
         for resource in &unexplained.resources {
             self.unexplained_since.entry(resource.name.clone()).or_insert(now);
         }
+        let seen: HashSet<_> = unexplained.instances.iter().map(|one| (one.instance, one.seq)).collect();
+        self.seen_since.retain(|launch, _| seen.contains(launch));
+        for launch in seen {
+            self.seen_since.entry(launch).or_insert(now);
+        }
         let mut found = Comparison { wake, unexplained: unexplained.len(), unknown, ..Comparison::default() };
         let created = unexplained.instances.iter().map(|one| one.created_at);
         let oldest = created.chain(self.unexplained_since.values().copied()).min();
@@ -127,13 +134,18 @@ impl Sweeper {
             let owned = sightings.len() + resources.len();
             let since =
                 |resource: &OwnedResource| self.unexplained_since.get(&resource.name).copied().unwrap_or(now);
+            let made = |one: &OwnedInstance| {
+                let seen = self.seen_since.get(&(one.instance, one.seq)).copied();
+                seen.map_or(one.created_at, |seen| one.created_at.min(seen))
+            };
             let refused = |workspace: &WorkspaceId| self.refused.get(workspace).copied().unwrap_or(0);
             (found.instances, found.resources) =
-                destroyable(&unexplained, owned, since, refused, &executor.policy, now);
+                destroyable(&unexplained, owned, made, since, refused, &executor.policy, now);
             self.destroy(executor, &found.instances, &found.resources).await?;
         } else {
             // what stands under the alarm has its grace once that has ended
             self.unexplained_since.clear();
+            self.seen_since.clear();
         }
         Ok(found)
     }
@@ -235,6 +247,33 @@ mod tests {
         executor.backend.purge(organization, workspace).await.unwrap();
         sweeper.pass(&executor).await.unwrap();
         assert_eq!(sweeper.refused, HashMap::new());
+    }
+
+    /// Nothing that a clock does keeps an orphan for longer than its grace.
+    #[tokio::test]
+    async fn an_orphan_of_a_clock_that_was_ahead_goes_after_its_grace() {
+        let clock = Arc::new(ManualClock::starting_at(Timestamp::from_micros(100_000_000_000)));
+        let (host, store) = (Arc::new(Host::default()), Arc::new(MemoryStore::default()));
+        let ahead: Arc<dyn Clock> =
+            Arc::new(ManualClock::starting_at(clock.now() + Duration::from_secs(3_600)));
+        let backend = MemoryBackend::new(Arc::clone(&host), InstallationId::generate(), ahead);
+        let executor = Executor {
+            backend: Arc::new(backend),
+            store: store.clone(),
+            sealer: Arc::new(samples::Unsealed),
+            clock: clock.clone(),
+            policy: Policy::default(),
+            steps: Steps::default(),
+        };
+        let launch = samples::launch(WorkspaceId::generate(), LaunchSeq(1));
+        executor.backend.launch(&launch).await.unwrap();
+        store.end_alarm("memory", &[(launch.seq, launch.instance.workspace)], clock.now()).await.unwrap();
+        let mut sweeper = Sweeper::default();
+        for (waits, left) in [(Duration::ZERO, 1), (executor.policy.orphan_grace, 0)] {
+            clock.advance(waits);
+            sweeper.pass(&executor).await.unwrap();
+            assert_eq!(host.instances().len(), left, "after {waits:?}");
+        }
     }
 
     /// As right after a restart: the role is the process's that was there before.
