@@ -149,8 +149,8 @@ pub enum Observation {
     /// The provider has one of an earlier launch or generation of the workspace, and not this one: nothing is launched beside
     /// it.
     Earlier(Sighting),
-    /// The provider has one of a later generation, or of a later launch of the same generation, than is stored: the store
-    /// was put back to an earlier state.
+    /// The provider has one of a later generation, or of a later launch of the same generation, than is stored, or one that the
+    /// store has never launched: it was put back to an earlier state.
     Later {
         /// The latest one.
         later: Sighting,

@@ -147,6 +147,7 @@ impl Workspace {
             generation,
             highest: generation,
             desired: Desired::Running,
+            wanted_is_unknown: false,
             phase: Phase::Admitted,
             phase_since: now,
             reason: None,
@@ -235,6 +236,7 @@ impl Workspace {
             self.record.readiness = *readiness;
         }
         if let Some(wish) = change.wish.clone() {
+            self.record.wanted_is_unknown = false;
             self.wish(wish, change, undo, Asked { key, now, own }, &mut effects);
         }
         self.refresh_pending();
@@ -250,9 +252,11 @@ impl Workspace {
             (Composition::Composed(composed), Some(last)) => {
                 if matches!(last.wish, Wish::Stop(_)) {
                     last.undo.stops.push(last.number);
+                    last.undo.stop_requests.extend(last.requests.clone());
                 }
                 if matches!(wish, Wish::Stop(_)) {
                     last.undo.stops.push(self.record.intent);
+                    last.undo.stop_requests.extend(asked.key.map(|key| key.id.clone()));
                 }
                 let brings = wish.launches();
                 if brings && !last.wish.launches() {

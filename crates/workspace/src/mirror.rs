@@ -52,6 +52,7 @@ impl Workspace {
         {
             // What is wanted is the tenant's to say until the provider has heard the last wish. What the provider made of
             // those before is what a refusal of the next goes back to.
+            record.wanted_is_unknown = false;
             match self.outbox.iter_mut().find(|entry| entry.number > instance.intent) {
                 Some(next) => next.undo.desired = desired,
                 None if record.desired != desired => {

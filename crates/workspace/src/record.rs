@@ -33,6 +33,8 @@ pub struct WorkspaceRecord {
     pub highest: Generation,
     /// What was last asked for, or what the provider made of it.
     pub desired: Desired,
+    /// Whether the provider has done a later wish than this database knows, and says in words of a newer version what that was.
+    pub wanted_is_unknown: bool,
     /// The instance's phase.
     pub phase: Phase,
     /// Since when.

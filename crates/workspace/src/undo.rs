@@ -27,6 +27,8 @@ pub struct Undo {
     pub private: Option<SealedParts>,
     /// The numbers of the stops that the wish was composed of: those stand, whatever becomes of it.
     pub stops: Vec<IntentNumber>,
+    /// The request ids that asked for those stops.
+    pub stop_requests: Vec<String>,
 }
 
 impl Undo {
@@ -38,6 +40,7 @@ impl Undo {
             generation: record.generation,
             private,
             stops: Vec::new(),
+            stop_requests: Vec::new(),
         }
     }
 }
@@ -63,6 +66,7 @@ impl Workspace {
             self.deleted(&format!("it was refused: {}", refusal.message), now, effects);
             return;
         }
+        effects.forget_requests.retain(|request| !entry.undo.stop_requests.contains(request));
         let stands = if entry.undo.stops.is_empty() { "" } else { "; the stop that came with it stands" };
         let message =
             format!("the {} was refused, and is taken back{stands}: {}", entry.wish.name(), refusal.message);

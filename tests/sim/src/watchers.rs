@@ -40,7 +40,7 @@ struct Seen {
     /// The revision that it was told last.
     at: Revision,
     workspaces: BTreeMap<WorkspaceId, WorkspaceRecord>,
-    /// How often it may still be told to start over: once when the database is put back, and once when the tenant finds that
+    /// How often it may still be told to start over: once when the database is put back, and once whenever the tenant finds that
     /// out.
     starts_over: u32,
     /// How many changes it was told since it last compared.
@@ -55,6 +55,12 @@ impl Watcher {
     /// The database was set back: what was seen since need not hold.
     pub(crate) fn is_set_back(&self) {
         self.seen().starts_over += 2;
+    }
+
+    /// The control plane was put back to a time in which it had seen more of the tenant than the tenant has, whose database was
+    /// put back before: the tenant finds that out once more.
+    pub(crate) fn is_found_behind(&self) {
+        self.seen().starts_over += 1;
     }
 
     /// Watches through a process, from the last revision on, until the process dies.
@@ -197,6 +203,7 @@ fn look_alike(one: &WorkspaceRecord, other: &WorkspaceRecord) -> bool {
         phase_since,
         reason,
         message,
+        wanted_is_unknown: _,
         in_unknown_state,
         instance_generation,
         instance_revision: _,

@@ -12,7 +12,7 @@ use super::plan::{Action, engine_event, give_up, held, plan, restarts_so_far};
 use crate::backend::{Backend, CallError, PostMortem, Progress};
 use crate::faults::Steps;
 use crate::model::{AttemptState, Claimed, EventDetail, InstanceRecord, InstanceRef, Lease};
-use crate::observation::{InstanceState, OwnedInstance, Sighting, Snapshot};
+use crate::observation::{InstanceState, Observation, OwnedInstance, Sighting, Snapshot};
 use crate::outcome::{Fact, Outcome};
 use crate::policy::Policy;
 use crate::store::{Hold, Store, StoreError};
@@ -71,7 +71,14 @@ impl Executor {
     async fn step(&self, claimed: &Claimed, snapshot: &Snapshot) {
         let record =
             &claimed.hold.count_from_agreement(claimed.record.clone(), self.policy.agreement_patience);
-        let (seen, now) = (snapshot.observe(record), self.clock.now());
+        let seen = match self.judged(snapshot.observe(record)).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                return warn!(error, "what was launched can't be read; it will be looked at again");
+            }
+        };
+        let now = self.clock.now();
         let mut action = plan(record, &seen, &self.policy, self.backend.visibility_lag(), now);
         if let Hold::Held(since) = claimed.hold {
             action = held(action, record, since, &self.policy, now);
@@ -91,6 +98,19 @@ impl Executor {
                 );
             }
         }
+    }
+
+    /// An instance of an earlier generation may be of a launch that this store does not know: one that was put back, and told of
+    /// the workspace anew.
+    async fn judged(&self, seen: Observation) -> Result<Observation, StoreError> {
+        let Observation::Earlier(earlier) = seen else { return Ok(seen) };
+        let launch = (earlier.found().seq, earlier.found().instance.workspace);
+        let is_known = self.store.launched(&[launch]).await?.contains(&launch);
+        Ok(if is_known {
+            Observation::Earlier(earlier)
+        } else {
+            Observation::Later { later: earlier, own: None }
+        })
     }
 
     async fn execute(

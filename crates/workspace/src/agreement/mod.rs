@@ -13,6 +13,7 @@ use molecule_domain::instance::InstanceView;
 
 use crate::aggregate::{SealedToken, SideEffects, Workspace};
 use crate::private::SealedParts;
+use crate::wish::Wish;
 
 pub use self::meetings::{Meetings, Met};
 pub use self::verdict::Verdict;
@@ -30,7 +31,8 @@ pub struct Agreed {
     pub recovered: Vec<WorkspaceId>,
     /// Wishes that give way to later ones of which the provider had heard.
     pub taken_back: Vec<(WorkspaceId, IntentNumber)>,
-    /// Workspaces of which wishes wait to be told, each with the number of the last; also those that the provider has lost.
+    /// Workspaces of which wishes wait to be told, each with the number of the last, or of the first deletion: once that is
+    /// heard nothing more need be told. Also those that the provider has lost.
     pub waiting: Vec<(WorkspaceId, IntentNumber)>,
 }
 
@@ -38,7 +40,8 @@ impl Agreed {
     /// Counts what was agreed about a workspace.
     pub fn add(&mut self, workspace: &Workspace, verdict: Verdict, effects: &SideEffects) {
         let record = &workspace.record;
-        if let Some(last) = workspace.outbox.last() {
+        let delete = workspace.outbox.iter().find(|entry| entry.wish == Wish::Delete);
+        if let Some(last) = delete.or(workspace.outbox.last()) {
             self.waiting.push((record.workspace, last.number));
         }
         self.taken_back.extend(effects.taken_back.iter().map(|number| (record.workspace, *number)));

@@ -2,7 +2,7 @@
 
 use molecule_domain::Timestamp;
 use molecule_domain::event::{Actor, EventDetail};
-use molecule_domain::id::{IncarnationId, IntentNumber, Revision};
+use molecule_domain::id::{Generation, IncarnationId, IntentNumber, Revision};
 use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{Desired, Phase, Readiness, Reason};
 use molecule_domain::spec::WorkspaceSpec;
@@ -37,7 +37,8 @@ impl Workspace {
             }
         }
         let mut verdict = verdict(Some(self.held()), instance.map(Has::of));
-        if verdict == Verdict::Same && instance.is_some_and(|has| self.starts_what_has_failed(has)) {
+        let is_moot = |has: &InstanceView| self.starts_what_has_failed(has) || self.brings_what_is_there(has);
+        if verdict == Verdict::Same && instance.is_some_and(is_moot) {
             verdict = Verdict::TellAgain;
         }
         match verdict {
@@ -138,7 +139,6 @@ impl Workspace {
                 .iter()
                 .rfind(|entry| entry.wish.launches() && entry.generation == self.record.generation)
                 .map(|entry| entry.number),
-            waiting: self.outbox.len(),
             deleting: self.record.is_deleting(),
             gone: self.record.phase == Phase::Gone,
             refused: self.record.refused,
@@ -216,6 +216,7 @@ impl Workspace {
         }
         self.raise_generations(instance, terms, effects);
         let record = &mut self.record;
+        record.wanted_is_unknown = self.outbox.is_empty() && instance.desired.is_none();
         record.answered = record.answered.max(instance.intent);
         record.intent = record.intent.max(instance.intent);
         if !self.outbox.iter().any(|entry| entry.wish.launches()) {
@@ -259,7 +260,17 @@ impl Workspace {
         has.phase == Phase::Failed && self.outbox.first().is_some_and(starts)
     }
 
-    /// One entry tells what all that was granted and all that waits came to.
+    /// Whether a generation is told again that the provider has after all: it was put back once more, to a later state.
+    fn brings_what_is_there(&self, has: &InstanceView) -> bool {
+        self.outbox.iter().any(|entry| {
+            entry.retold
+                && entry.wish.launches()
+                && entry.number > has.intent
+                && entry.undo.generation <= has.wanted_generation
+        })
+    }
+
+    /// One wish tells what all that was granted and all that waits came to.
     fn tell_again(
         &mut self,
         instance: Option<&InstanceView>,
@@ -267,15 +278,20 @@ impl Workspace {
         now: Timestamp,
         effects: &mut SideEffects,
     ) {
+        self.forget_untold_generation(instance);
+        if let Some(desired) = instance.and_then(|has| has.desired)
+            && self.record.wanted_is_unknown
+        {
+            // what the provider had done before is nearer to that than what this database knew even earlier
+            self.record.desired = desired;
+        }
         let run = self.record.desired == Desired::Running;
-        let launched = |has: &InstanceView| has.wanted_generation >= self.record.generation;
+        let lost = self.record.generation;
         let cause = self.outbox.iter().rev().find_map(|entry| match &entry.wish {
             Wish::Stop(cause) => cause.clone(),
             _ => None,
         });
-        let is_so = |has: &&InstanceView| launched(has) && has.desired == Some(self.record.desired);
-        if let Some(has) = instance.filter(is_so).filter(|_| cause.is_none()) {
-            // it wants the same all the same
+        if let Some(has) = instance.filter(|has| self.is_suspended_there(has)).filter(|_| cause.is_none()) {
             self.outbox.clear();
             self.record.answered = has.intent;
             return;
@@ -284,15 +300,9 @@ impl Workspace {
             self.outbox.iter().any(|one| matches!(one.wish, Wish::Replace { reset_session: true, .. }));
         let wish = match instance {
             None => Wish::Provision { run },
-            Some(has) if has.wanted_generation < self.record.generation => {
-                Wish::Replace { run, reset_session }
-            }
-            Some(has) if run && has.phase == Phase::Failed => {
-                // what has failed there can't be started
-                self.record.generation = self.record.highest.next();
-                self.record.highest = self.record.generation;
-                Wish::Replace { run, reset_session }
-            }
+            Some(has) if has.wanted_generation < lost => Wish::Replace { run, reset_session },
+            // what has failed there can't be started
+            Some(has) if run && has.phase == Phase::Failed => Wish::Replace { run, reset_session },
             Some(_) if run => Wish::Start,
             Some(has) => {
                 let failed = self.record.reason.filter(|_| self.record.phase == Phase::Failed);
@@ -300,17 +310,46 @@ impl Workspace {
                 Wish::Stop(cause.or(failed).filter(|_| has.phase != Phase::Failed))
             }
         };
-        let sealed_token = if wish.launches() {
-            let token = terms.minter.mint(self.record.workspace, self.record.generation);
-            effects.add_tokens.push((self.record.generation, token.hash));
-            token.sealed
-        } else {
-            Vec::new()
-        };
         // under a number that nothing else was told by: an earlier call may still be heard
         let done = instance.map_or(self.record.intent, |has| has.intent.max(self.record.intent));
         self.record.intent = done.next();
-        self.retell(wish, sealed_token, terms.own, now, effects);
+        if !wish.launches() {
+            self.retell(wish, lost, Vec::new(), terms.own, now, effects);
+            return;
+        }
+        let runs_there = instance.filter(|has| !run && has.desired == Some(Desired::Running));
+        let stop = runs_there.map(|_| self.retold(Wish::Stop(None), lost, terms.own, now));
+        // a generation of its own: what is left of the lost one's instance has another token, and what that gave
+        self.record.generation = self.record.highest.next();
+        self.record.highest = self.record.generation;
+        let token = terms.minter.mint(self.record.workspace, self.record.generation);
+        effects.add_tokens.push((self.record.generation, token.hash));
+        if stop.is_some() {
+            self.record.intent = self.record.intent.next();
+        }
+        self.retell(wish, lost, token.sealed, terms.own, now, effects);
+        if let Some(stop) = stop {
+            // what is still counted as running there may leave no room for what replaces it
+            self.outbox.insert(0, stop);
+        }
+    }
+
+    /// A generation that was to bring again what was lost, and of which the provider has not heard, was none.
+    fn forget_untold_generation(&mut self, instance: Option<&InstanceView>) {
+        let current = self.record.generation;
+        let heard = instance.is_some_and(|has| has.wanted_generation >= current);
+        let brings = |entry: &&Entry| entry.retold && entry.wish.launches() && entry.generation == current;
+        if let Some(entry) = self.outbox.iter().find(brings).filter(|_| !heard) {
+            self.record.generation = entry.undo.generation;
+        }
+    }
+
+    /// Whether the provider has stopped it for the suspension of its organisation, and nobody else has: it goes on saying so.
+    fn is_suspended_there(&self, has: &InstanceView) -> bool {
+        has.reason == Some(Reason::OrganizationSuspended)
+            && has.desired == Some(self.record.desired)
+            && has.wanted_generation >= self.record.generation
+            && !self.outbox.iter().any(|entry| matches!(entry.wish, Wish::Stop(_)))
     }
 
     /// Deletes what the provider has of a workspace that is deleted here.
@@ -331,34 +370,42 @@ impl Workspace {
             self.record.refused = false;
             "being deleted again: the provider had it still".clone_into(&mut self.record.message);
         }
-        self.retell(Wish::Delete, Vec::new(), own, now, effects);
+        let generation = self.record.generation;
+        self.retell(Wish::Delete, generation, Vec::new(), own, now, effects);
     }
 
+    /// One wish stands for all that waits; `before` is the generation that it tells of, or replaces.
     fn retell(
         &mut self,
         wish: Wish,
+        before: Generation,
         sealed_token: Vec<u8>,
         own: IncarnationId,
         now: Timestamp,
         effects: &mut SideEffects,
     ) {
+        let requests = self.outbox.iter().flat_map(|one| one.requests.clone()).collect();
+        let entry = self.retold(wish, before, own, now);
+        self.outbox = vec![Entry { sealed_token, requests, ..entry }];
+        effects.visible = true;
+    }
+
+    fn retold(&self, wish: Wish, before: Generation, own: IncarnationId, now: Timestamp) -> Entry {
         let record = &self.record;
-        let entry = Entry {
+        Entry {
             number: record.intent,
             wish,
             generation: record.generation,
             spec: record.spec.clone(),
-            sealed_token,
+            sealed_token: Vec::new(),
             group: None,
             asked_at: self.outbox.first().map_or(now, |first| first.asked_at),
             asked_in: own,
             trace: record.trace.clone(),
-            requests: self.outbox.iter().flat_map(|one| one.requests.clone()).collect(),
-            undo: Undo::of(record, None),
+            requests: Vec::new(),
+            undo: Undo { generation: before, ..Undo::of(record, None) },
             retold: true,
             begun: true,
-        };
-        self.outbox = vec![entry];
-        effects.visible = true;
+        }
     }
 }

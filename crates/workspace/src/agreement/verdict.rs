@@ -28,8 +28,6 @@ pub(super) struct Held {
     pub(super) generation: Generation,
     /// The number of the last wish that waits and brings this generation.
     pub(super) brought_by: Option<IntentNumber>,
-    /// How many wishes wait.
-    pub(super) waiting: usize,
     pub(super) deleting: bool,
     pub(super) gone: bool,
     /// Whether its creation was refused: its id is free for another.
@@ -76,12 +74,6 @@ pub(super) fn verdict(held: Option<Held>, has: Option<Has>) -> Verdict {
             Verdict::Adopt
         }
         (Some(held), Some(has)) if has.intent < held.answered => Verdict::TellAgain,
-        // it was put back to between what the two last agreed on and the last wish, which was granted once
-        (Some(held), Some(has))
-            if held.waiting == 0 && held.answered < has.intent && has.intent < held.intent =>
-        {
-            Verdict::TellAgain
-        }
         // a generation that it has lost, or that a wish brings whose number it has given to another
         (Some(held), Some(has))
             if has.generation < held.generation
@@ -114,7 +106,6 @@ mod tests {
             answered,
             generation: Generation(generation),
             brought_by: None,
-            waiting: usize::from(intent > answered),
             deleting,
             gone,
             refused: false,
@@ -133,7 +124,6 @@ mod tests {
             |intent, answered| Some(held(intent, answered, 2, true, false)),
             Some(held(5, 5, 2, true, true)),
         );
-        let idle = |intent, answered| Some(Held { waiting: 0, ..held(intent, answered, 2, false, false) });
         let refused = gone.map(|gone| Held { refused: true, ..gone });
         let brings = |number, intent, answered| {
             let brought_by = Some(IntentNumber(number));
@@ -155,16 +145,13 @@ mod tests {
             // both know it, and want it
             (alive(5, 5), runs(5, 2), Same),
             (alive(7, 5), runs(5, 2), Same),
+            // the same where those after 5 were refused, and 6 was granted in a time that this database has lost
             (alive(7, 5), runs(6, 2), Same),
             (alive(7, 5), runs(7, 2), Same),
             (alive(7, 5), runs(8, 2), Adopt),
             (alive(5, 5), runs(5, 3), Adopt),
             (alive(5, 5), runs(4, 2), TellAgain),
             (alive(7, 5), runs(4, 1), TellAgain),
-            // the provider was put back to where it wants the same under another number, and then to a later state
-            (idle(7, 5), runs(5, 2), Same),
-            (idle(7, 5), runs(6, 2), TellAgain),
-            (idle(7, 5), runs(7, 2), Same),
             // the last generation waits to be told, or was lost, or its wish's number is another's there
             (brings(6, 7, 5), runs(5, 1), Same),
             (alive(5, 5), runs(5, 1), TellAgain),

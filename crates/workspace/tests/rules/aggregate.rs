@@ -239,13 +239,14 @@ fn a_wish_that_may_be_known_is_followed() {
 fn composed(last: Entry, wish: Wish, stops: &[i64]) -> Entry {
     let mut requests = last.requests;
     requests.push("request".to_owned());
+    let stop_requests = stops.iter().map(|number| requests[usize::from(*number == 5)].clone()).collect();
     let stops = stops.iter().copied().map(IntentNumber).collect();
     Entry {
         number: last.number.next(),
         wish,
         trace: "of the change".to_owned(),
         requests,
-        undo: Undo { stops, ..last.undo },
+        undo: Undo { stops, stop_requests, ..last.undo },
         ..last
     }
 }

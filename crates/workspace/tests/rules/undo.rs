@@ -113,8 +113,11 @@ fn what_was_asked_for_since_stays() {
 #[test]
 fn a_stop_that_came_with_what_is_refused_is_told() {
     let one = change_of_all();
-    let undo = Undo { stops: vec![IntentNumber(4)], ..one.undo.clone() };
-    let one = Entry { number: IntentNumber(5), asked_in: start_id(9), undo, ..one };
+    let (stops, stop_requests) = (vec![IntentNumber(4)], vec!["request for the stop".to_owned()]);
+    let undo = Undo { stops, stop_requests, ..one.undo.clone() };
+    // whoever asked for the stop, and did not hear the answer, may ask again and hear that it stands
+    let requests = vec!["request for the stop".to_owned(), "request 4".to_owned()];
+    let one = Entry { number: IntentNumber(5), asked_in: start_id(9), requests, undo, ..one };
     let mut found = changed(vec![one]);
     let before = found.record.clone();
     let message = "the replace was refused, and is taken back; the stop that came with it stands: no";

@@ -8,6 +8,7 @@ use molecule_domain::lifecycle::{Desired, Phase};
 use molecule_domain::tier::Tier;
 
 use super::{ORG, PlainMinter, RESTART, Subject, at, instance, refused, sealed, token};
+use molecule_workspace::Workspace;
 use molecule_workspace::agent::{Patience, Verdict};
 use molecule_workspace::aggregate::{Answer, Change};
 use molecule_workspace::agreement::{Met, Minter};
@@ -56,19 +57,22 @@ async fn what_the_provider_has_lost_is_told_again(store: Subject) {
     store.0.answered(workspace, number, &answer, at(3)).await.unwrap();
     store.asks(workspace, third).await;
 
-    // it knows neither the replacement nor the stop that waits: one entry tells what both came to
+    // it knows neither the replacement nor the stop that waits: what runs is stopped, and replaced by what both came to
     let agreed = store.meets(&[before], false).await;
     assert_eq!((agreed.set_back, &agreed.told_again[..]), (false, &[workspace][..]));
-    let (record, entry) = store.0.begin_call(workspace).await.unwrap().unwrap();
+    let Workspace { record, outbox, .. } = store.0.load(ORG, workspace).await.unwrap().unwrap();
+    let [stop, entry] = &outbox[..] else { panic!("{outbox:?}") };
+    assert_eq!((&stop.wish, stop.number.next()), (&Wish::Stop(None), entry.number));
     assert_eq!(entry.wish, Wish::Replace { run: false, reset_session: false });
-    assert_eq!((entry.generation, entry.number), (Generation(2), record.intent));
+    assert_eq!((entry.generation, entry.number), (Generation(3), record.intent));
     assert!(!entry.sealed_token.is_empty() && !entry.may_be_refused());
     let redemption = |hash: Vec<u8>| Redemption { token_hash: hash, nonce: "nonce".to_owned() };
-    for hash in [token(workspace, 2).hash, format!("again 2 {workspace}").into_bytes()] {
+    let again = format!("again 3 {workspace}").into_bytes();
+    for (generation, hash) in [(2, token(workspace, 2).hash), (3, again)] {
         let redeemed = store.0.redeem(&redemption(hash.clone()), Box::new(move |_, _| hash)).await.unwrap();
         assert_eq!(
             redeemed,
-            Redeemed::Granted(workspace, Generation(2)),
+            Redeemed::Granted(workspace, Generation(generation)),
             "whichever instance there is has its token"
         );
     }
@@ -79,7 +83,7 @@ async fn what_the_provider_has_lost_is_told_again(store: Subject) {
     let loaded = store.0.load(ORG, workspace).await.unwrap().unwrap();
     let wishes: Vec<_> = loaded.outbox.iter().map(|entry| entry.wish.clone()).collect();
     assert_eq!(wishes, [Wish::Provision { run: false }]);
-    assert_eq!(loaded.outbox[0].generation, Generation(2));
+    assert_eq!(loaded.outbox[0].generation, Generation(4));
     // a refusal takes nothing back of what was granted before
     store.0.answered(workspace, loaded.outbox[0].number, &refused(), at(51)).await.unwrap();
     assert_eq!(store.0.load(ORG, workspace).await.unwrap().unwrap().outbox.len(), 1);
@@ -100,7 +104,7 @@ async fn what_is_told_again_holds_up_no_stop_and_no_deletion(store: Subject) {
         store.0.answered(workspace, number, &Answer::Granted(second), at(5)).await.unwrap();
         store.meets(&[instance(&up, IntentNumber(1), Phase::Up, 2)], false).await;
         let again = store.begins(workspace).await.unwrap();
-        assert_eq!((again.retold, again.generation), (true, Generation(2)));
+        assert_eq!((again.retold, again.generation), (true, Generation(3)));
         store.0.answered(workspace, again.number, &refused(), at(51)).await.unwrap();
         assert_eq!(store.outbox(workspace).await, [Wish::Replace { run: true, reset_session: false }]);
         // a restart lies between that and a deletion, and counts as begun after a restart of the process
@@ -319,7 +323,7 @@ async fn a_generation_whose_number_the_provider_gave_to_another_is_told_again(st
     assert_eq!(agreed.told_again, [workspace], "it has the stop, and not the generation");
     let again = store.begins(workspace).await.unwrap();
     assert_eq!(again.wish, Wish::Replace { run: false, reset_session: false });
-    assert_eq!(again.generation, Generation(2));
+    assert_eq!(again.generation, Generation(3), "whose token is its own");
     assert!(again.number > stop, "a call under the stop's number would be taken for a repeated one");
 }
 

@@ -1,14 +1,21 @@
 //! Launches.
 
+use std::sync::Arc;
+
 use molecule_domain::Clock;
+use molecule_domain::id::{Generation, LaunchSeq, WorkspaceId};
 use molecule_domain::lifecycle::{Desired, Phase, Reason};
+use molecule_provisioner::admission::ProvisionRequest;
 use molecule_provisioner::backend::{CallError, Prepared};
 use molecule_provisioner::faults::Fault;
 use molecule_provisioner::model::{Attempt, AttemptState, EventDetail, InstanceRecord};
 use molecule_provisioner::observation::InstanceState;
+use molecule_provisioner::samples;
+use molecule_provisioner::store::Store;
 
 use super::{SECOND, Stage, event, no_room, refusal, unknown};
-use crate::world::Op;
+use crate::answers::Answers;
+use crate::world::{Op, World};
 
 #[tokio::test]
 async fn what_is_being_prepared_is_launching_and_looked_at_soon() {
@@ -274,4 +281,26 @@ async fn what_is_attached_is_looked_at_soon() {
         let failed = event("failed", Some(Reason::LaunchRefused), "not like this");
         step.is(expected, Some(EventDetail { generation, ..failed }));
     }
+}
+
+/// A store that was put back is told of a workspace anew, by a later generation than the one that it has lost.
+#[tokio::test]
+async fn nothing_is_launched_beside_what_this_store_has_not_launched() {
+    let (world, workspace, launch) = (World::new(), WorkspaceId::generate(), LaunchSeq(7));
+    let (store, now) = (Arc::clone(&world.store), world.clock.now());
+    let request = ProvisionRequest { generation: Generation(2), ..samples::provision(workspace) };
+    store.provision(&request, now).await.unwrap();
+    world.executor.backend.launch(&samples::launch(workspace, launch)).await.unwrap();
+    let answers = Arc::new(Answers::of(Arc::clone(&world.executor.backend)));
+    let stage = Stage { world, answers, workspace };
+    let left_alone = stage.step().await.after;
+    assert_eq!((left_alone.phase, left_alone.reason), (Phase::Admitted, Some(Reason::UnknownLaunch)));
+    // however long that takes, it has its whole time once an operator has said what becomes of that launch
+    stage.world.clock.advance(stage.world.executor.policy.prepare_deadline * 2);
+    assert_eq!(stage.step().await.after.phase, Phase::Admitted);
+    store.end_alarm("memory", &[(launch, workspace)], stage.world.clock.now()).await.unwrap();
+    stage.step().await;
+    let waits = stage.step().await.after;
+    assert_eq!((waits.phase, waits.reason), (Phase::Admitted, Some(Reason::NameTaken)));
+    assert_eq!(stage.world.host.instances().len(), 1, "nothing was launched beside it");
 }
