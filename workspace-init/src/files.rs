@@ -26,6 +26,11 @@ impl<'a> Configs<'a> {
         Ok(self.read(".bootstrap")?.filter(|token| redeemed.as_ref() != Some(token)))
     }
 
+    /// The token that gave the credential.
+    pub(crate) fn redeemed_token(&self) -> Result<Option<String>, Error> {
+        self.read(".bootstrap_redeemed")
+    }
+
     /// The credential that an earlier boot of this generation got.
     pub(crate) fn credential(&self) -> Result<Option<String>, Error> {
         self.read(".auth_token")
@@ -120,6 +125,7 @@ mod tests {
         let nonce = configs.nonce().unwrap();
         assert_eq!(configs.nonce().unwrap(), nonce);
         configs.keep_credential("credential", "token").unwrap();
+        assert_eq!(configs.redeemed_token().unwrap().as_deref(), Some("token"));
         assert_eq!(configs.bootstrap_token().unwrap(), None);
         // an instance that replaces it brings the token again; the next generation brings another
         fs::write(folder.path().join(".bootstrap"), "token\n").unwrap();

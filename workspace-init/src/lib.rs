@@ -99,14 +99,25 @@ fn prepare(configs: &Path) -> Result<std::collections::BTreeMap<String, String>,
     let ca = std::env::var_os("MOLECULE_CA_FILE").map(PathBuf::from);
     let agent = fetch::agent(ca.as_deref())?;
     let folder = files::Configs::new(configs);
-    let bundle = if let Some(token) = folder.bootstrap_token()? {
-        let nonce = folder.nonce()?;
-        let bundle = fetch::bundle(&agent, &url, &token, Some(nonce))?;
-        folder.keep_credential(&bundle.auth_token, &token)?;
-        bundle
-    } else {
-        let credential = folder.credential()?.ok_or_else(|| Error::NoCredential(configs.to_owned()))?;
-        fetch::bundle(&agent, &url, &credential, None)?
+    let redeem = |token: &str| -> Result<_, Error> {
+        let bundle = fetch::bundle(&agent, &url, token, Some(folder.nonce()?))?;
+        folder.keep_credential(&bundle.auth_token, token)?;
+        Ok(bundle)
+    };
+    let with = |credential: &str| fetch::bundle(&agent, &url, credential, None);
+    let bundle = match (folder.bootstrap_token()?, folder.credential()?) {
+        (None, None) => return Err(Error::NoCredential(configs.to_owned())),
+        (Some(token), None) => redeem(&token)?,
+        // whoever launches may have been put back to a time with an earlier token of this generation than the disk's
+        (Some(token), Some(credential)) => match redeem(&token) {
+            Err(refused @ Error::Refused { status: 401, .. }) => with(&credential).map_err(|_| refused)?,
+            answer => answer?,
+        },
+        // a database that was put back to before the token was redeemed knows the token, and not what it gave
+        (None, Some(credential)) => match (with(&credential), folder.redeemed_token()?) {
+            (Err(Error::Refused { status: 401, .. }), Some(token)) => redeem(&token)?,
+            (answer, _) => answer?,
+        },
     };
     let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
     for file in &bundle.files {

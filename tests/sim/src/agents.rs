@@ -33,7 +33,7 @@ struct Inside {
     /// The machines whose agents are connected.
     connected: BTreeSet<u64>,
     /// What stands on each generation's disk.
-    credentials: BTreeMap<(WorkspaceId, Generation), String>,
+    credentials: BTreeMap<(WorkspaceId, Generation), (String, String)>,
     /// Until when an agent says nothing, and until when it says that it fails.
     silent: BTreeMap<WorkspaceId, Instant>,
     failing: BTreeMap<WorkspaceId, Instant>,
@@ -183,7 +183,7 @@ impl Agents {
         if Self::is(&lock(&self.inside).silent, workspace) {
             return Some(Tried::Silent);
         }
-        let heard = self.report(&machine).await;
+        let heard = self.report(&machine, tries.heard == 0).await;
         if heard && tries.heard == 0 {
             self.world.tell("agents", 82, || format!("that of machine {id} ({workspace}) connected"));
             lock(&self.inside).connected.insert(id);
@@ -209,7 +209,7 @@ impl Agents {
                     let silent = Self::is(&lock(&self.inside).silent, workspace);
                     if !silent {
                         // who is not heard now is heard in the next round
-                        self.report(&machine).await;
+                        self.report(&machine, false).await;
                     }
                 }
                 Some(_) => {}
@@ -232,27 +232,40 @@ impl Agents {
         }
     }
 
-    /// Reports to the tenant, with the credential of the generation's disk, or with one that the bootstrap token gives.
-    async fn report(&self, machine: &Machine) -> bool {
+    /// Reports to the tenant. One that boots does as workspace-init does: a token that it has not redeemed gives a credential, or
+    /// what is on the disk counts where that is refused; and the token that it has redeemed does, where what that gave is refused.
+    async fn report(&self, machine: &Machine, boots: bool) -> bool {
         let instance = machine.instance;
         let Some(serving) = self.serving(instance.organization) else { return false };
         let key = (instance.workspace, instance.generation);
-        let (credential, failing) = {
+        let (kept, failing) = {
             let inside = lock(&self.inside);
             (inside.credentials.get(&key).cloned(), Self::is(&inside.failing, instance.workspace))
         };
-        let credential = match (credential, machine.bootstrap.clone()) {
-            (Some(credential), _) => credential,
-            (None, None) => return false,
-            (None, Some(token)) => {
-                // it is on the disk before it is used
-                let nonce = format!("nonce of {}/{}", key.0, key.1);
-                let redeemed = ask(&serving, |serving| redeemed(serving, token, nonce));
-                let Some(Some(credential)) = redeemed.await else { return false };
+        let brings = machine.bootstrap.clone().filter(|_| boots);
+        let brings_another = matches!((&kept, &brings), (Some((of, _)), Some(token)) if of != token);
+        let kept = kept.map(|(_, credential)| credential);
+        if !brings_another
+            && let Some(credential) = kept.clone()
+            && ask(&serving, |serving| reported(serving, credential, failing)).await == Some(true)
+        {
+            return true;
+        }
+        let Some(token) = brings else { return false };
+        // it is on the disk before it is used
+        let (nonce, brought) = (format!("nonce of {}/{} for {token}", key.0, key.1), token.clone());
+        let credential = match ask(&serving, |serving| redeemed(serving, brought, nonce)).await {
+            Some(Some(credential)) => {
                 // so is what it gives
-                lock(&self.inside).credentials.insert(key, credential.clone());
+                lock(&self.inside).credentials.insert(key, (token, credential.clone()));
                 credential
             }
+            // whoever launches may have been put back to a time with an earlier token than the disk's
+            Some(None) if brings_another => match kept {
+                Some(credential) => credential,
+                None => return false,
+            },
+            _ => return false,
         };
         ask(&serving, |serving| reported(serving, credential, failing)).await == Some(true)
     }

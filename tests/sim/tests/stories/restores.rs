@@ -341,3 +341,75 @@ fn what_was_being_stopped_and_runs_again_runs_on_after_a_restore() {
         assert_eq!(story.pair.cloud.launches(), launches, "{}", story.words());
     });
 }
+
+/// A copy that is as far as what was seen of a process whose stream has just ended can't be told from its successor.
+#[test]
+fn a_fresh_copy_is_like_a_successor_once_the_stream_has_ended() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        let (pair, tenant) = (story.pair.clone(), Arc::clone(&story.pair.tenants[0]));
+        story.arm("stream.batch", Fault::AnswerLost);
+        story.accepted(Ask::Stop).await;
+        while pair.control.is_followed_by(tenant.organization) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let own = pair.world.incarnation();
+        let twin = tenant.start_twin(own);
+        pair.control.is_twin(own, Arc::clone(&twin));
+        tokio::time::sleep(seconds(60)).await;
+        assert!(twin.is_dead(), "{}", story.words());
+        story.ends_well().await;
+    });
+}
+
+/// A restored control plane tells of a time that its tenant has lost in an earlier restore: whoever watches begins anew once more.
+#[test]
+fn a_lost_time_that_a_control_plane_remembers_later_ends_watches() {
+    in_a_world(async {
+        let mut story = Story::with_one_that_runs(Shape::small()).await;
+        let (pair, tenant) = (story.pair.clone(), Arc::clone(&story.pair.tenants[0]));
+        let (control, data) = (pair.control.backup(), tenant.database().data());
+        for ask in [Ask::Stop, Ask::Start] {
+            story.accepted(ask).await;
+            tokio::time::sleep(seconds(120)).await;
+        }
+        let remembers = pair.control.backup();
+        pair.restore_control(control).await;
+        pair.restore_tenant(0, data).await;
+        // once all is quiet, whoever watches has been told of that
+        pair.pass(tokio::time::Instant::now() + seconds(3 * 3600)).await;
+        pair.restore_control(remembers).await;
+        tokio::time::sleep(seconds(600)).await;
+        let started_over = pair.world.coverage().figure_of("watches that started over");
+        assert!(started_over >= 2, "{}", story.words());
+        story.ends_well().await;
+    });
+}
+
+/// Before: a generation was launched again on a disk whose credential both sides had lost, and its agent was refused for ever.
+#[test]
+fn what_is_launched_again_on_the_disk_of_a_lost_time_gets_another_credential() {
+    in_a_world(async {
+        let mut story = Story::begin(Shape::small()).await;
+        let pair = story.pair.clone();
+        story.arm("store.begin_launch", Fault::Delay);
+        story.accepted(Ask::Create).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(story.engine(W).await.unwrap().phase, Phase::Admitted, "{}", story.words());
+        let (control, tenant) = (pair.control.backup(), pair.tenants[0].database().data());
+        tokio::time::sleep(seconds(300)).await;
+        assert_eq!(story.tenant(W).await.unwrap().state(), WorkspaceState::Running, "{}", story.words());
+        pair.restore_tenant(0, tenant).await;
+        pair.restore_control(control).await;
+        tokio::time::sleep(seconds(900)).await;
+        let engine = pair.control.replica(0).engine;
+        let orphans = engine.orphans().await.unwrap().unwrap();
+        engine.end_alarm(&orphans).await.unwrap();
+        tokio::time::sleep(seconds(3600)).await;
+        let found = story.tenant(W).await.unwrap();
+        let state = (found.state(), found.generation);
+        assert_eq!(state, (WorkspaceState::Running, Generation(1)), "{}", story.words());
+        assert!(!found.is_recovered(), "{found:?}");
+        story.ends_well().await;
+    });
+}
