@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use molecule_domain::Timestamp;
 use molecule_domain::id::WorkspaceId;
 use molecule_domain::lifecycle::Desired;
 use molecule_workspace::Wish;
@@ -94,11 +95,12 @@ impl Asked {
 
     /// Why a request may be accepted of which nothing was stored, where it may. Every use case but one stores whatever is
     /// asked, be it so already, and a repeated request has its number from the first.
-    pub(crate) fn was_so(&self, wished: Option<&Wished>) -> bool {
+    pub(crate) fn was_so(&self, wished: Option<&Wished>, asked_at: Timestamp) -> bool {
         let desired = wished.and_then(|wished| wished.expected().desired);
+        let is_created_since = wished.and_then(|wished| wished.again_at).is_some_and(|at| at >= asked_at);
         match self.ask {
-            // what is being deleted, is deleted, or was never created
-            Ask::Delete => desired.is_none_or(|desired| desired == Desired::Deleted),
+            // what is being deleted, is deleted, or was never created, or was so before another was created under its id
+            Ask::Delete => is_created_since || desired.is_none_or(|desired| desired == Desired::Deleted),
             _ => false,
         }
     }

@@ -68,6 +68,23 @@ impl Book {
         check_session(served, own.incarnation, predecessors, &address(organization), now)
     }
 
+    /// What was seen of a tenant, newest first.
+    pub(crate) fn seen_of(&self, organization: OrganizationId) -> Vec<Standpoint> {
+        self.seen.get(&organization).cloned().unwrap_or_default()
+    }
+
+    /// Whether who names these predecessors can't be told from the successor of what is served: the end of that one's stream
+    /// was seen, and they hold all that was seen of it.
+    pub(crate) fn is_left_to(&self, organization: OrganizationId, predecessors: &[Standpoint]) -> bool {
+        let served = self.served.get(&organization).filter(|served| served.session.is_left);
+        served.is_some_and(|served| {
+            let of_it = |one: &&Standpoint| one.incarnation == served.session.incarnation;
+            let seen = self.seen.get(&organization).and_then(|seen| seen.iter().find(of_it));
+            let named = predecessors.iter().find(of_it);
+            named.is_some_and(|named| seen.is_none_or(|seen| named.revision >= seen.revision))
+        })
+    }
+
     /// Lets a change through, and takes note of what its caller says of itself.
     pub(crate) fn heard(
         &mut self,
@@ -76,15 +93,18 @@ impl Book {
         now: Timestamp,
     ) -> Result<()> {
         self.check(organization, own, &[], now)?;
-        let served = self.served.get(&organization).map(|served| served.session.incarnation);
-        if served != Some(own.incarnation) {
-            return Err(Error::new(
-                ErrorReason::StoreUnavailable,
-                "another process was met last; meet first",
-            ));
-        }
+        self.is_met(organization, own.incarnation)?;
         self.note(organization, own);
         Ok(())
+    }
+
+    /// Refuses a process that is not the one that was met last.
+    pub(crate) fn is_met(&self, organization: OrganizationId, process: IncarnationId) -> Result<()> {
+        let served = self.served.get(&organization).map(|served| served.session.incarnation);
+        if served == Some(process) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorReason::StoreUnavailable, "another process was met last; meet first"))
     }
 
     /// Serves a process from now on, or refuses it. What was seen of its tenant before, newest first.

@@ -11,16 +11,16 @@ use molecule_domain::tier::Tier;
 use molecule_provisioner::admission::Account;
 use molecule_provisioner::model::InstanceRecord;
 use molecule_provisioner::store::Store;
-use molecule_workspace::Workspace;
 use molecule_workspace::record::{Pending, WorkspaceRecord};
 use molecule_workspace::store::TenantStore;
+use molecule_workspace::{Entry, Workspace};
 
 use crate::control::LostFailure;
-use crate::explain::{explains, reach};
+use crate::explain::{UNSEEN, explains, reach};
 use crate::inside::Stretch;
 use crate::machine::Machine;
 use crate::pair::Pair;
-use crate::tenant::RULES;
+use crate::tenant::{CONNECT, RULES};
 use crate::tenant_store::open_private;
 use crate::tiling::{is_explained, is_logged};
 use crate::violation::Violation;
@@ -35,7 +35,7 @@ struct Seen<'a> {
     engine: Option<InstanceRecord>,
     machines: Vec<&'a Machine>,
     expected: Option<Expected>,
-    denied: bool,
+    wished: Option<&'a Wished>,
     /// Its failure that was lost when the control plane's database was put back.
     lost_failure: Option<LostFailure>,
     /// Whether its tenant's database was set back.
@@ -48,14 +48,18 @@ impl Seen<'_> {
     /// Whether its tenant tells it again to a control plane that has lost it and has no room for it, and says so. What the
     /// provider has of it stays as it is then.
     fn waits_for_room(&self) -> bool {
-        let is_up = |record: &InstanceRecord| !matches!(record.phase, Phase::Gone | Phase::Stopped);
-        let live = self.engine.as_ref().is_some_and(is_up);
+        let is_down =
+            |record: &InstanceRecord| matches!(record.phase, Phase::Gone | Phase::Stopped | Phase::Failed);
+        let is_down = self.engine.as_ref().is_none_or(is_down);
         let waits = |workspace: &Workspace| {
             let told = |pending: &Pending| pending.cause.contains("is over the limit");
-            workspace.outbox.first().is_some_and(|first| first.retold)
+            // what is to run is held until that is told, whatever its record says; a stop needs no room
+            let may_wait =
+                |first: &Entry| first.retold && (is_down || first.wish.desired() == Desired::Running);
+            workspace.outbox.first().is_some_and(may_wait)
                 && workspace.record.pending.as_ref().is_some_and(told)
         };
-        self.full && !live && self.tenant.as_ref().is_some_and(waits)
+        self.full && self.tenant.as_ref().is_some_and(waits)
     }
 }
 
@@ -103,7 +107,7 @@ impl Pair {
                 expected: wished.get(&id).map(Wished::expected),
                 lost_failure: self.control.lost_failure(id),
                 set_back: wished.get(&id).is_some_and(Wished::was_set_back),
-                denied: wished.get(&id).is_some_and(|wished| wished.denied),
+                wished: wished.get(&id),
                 full: match organization {
                     Some(of) => database.account(of, self.world.now()).await.is_ok_and(|of| is_full(&of)),
                     None => false,
@@ -114,7 +118,7 @@ impl Pair {
                 self.broken("nothing is leaked", &seen, "its volumes are left");
             }
             self.check_workspace(&seen);
-            self.check_segments(id, seen.engine.as_ref(), &log).await;
+            self.check_segments(&seen, &log).await;
         }
         self.check_watchers().await;
     }
@@ -193,12 +197,13 @@ impl Pair {
                 self.broken("nothing is leaked", seen, "its machines are not the one that its record says");
             }
         }
-        if seen.denied && live.is_some() {
+        if seen.wished.is_some_and(|wished| wished.denied) && live.is_some() {
             self.broken("what was answered as not stored never runs", seen, "it is at the engine");
         }
         if seen.waits_for_room() {
             let was_launched = self.cloud.log().iter().any(|stretch| stretch.instance.workspace == seen.id);
-            if was_launched && !self.cloud.volume_owners().contains(&seen.id) {
+            let was_deleted = seen.wished.is_some_and(|wished| wished.was_deleted);
+            if was_launched && !was_deleted && !self.cloud.volume_owners().contains(&seen.id) {
                 self.broken("what is told again keeps its data", seen, "its volumes are gone");
             }
             return self.end("waits for room after a restore");
@@ -369,10 +374,36 @@ impl Pair {
     fn explains_failure(&self, seen: &Seen<'_>, reason: Reason, failed_at: Timestamp) -> bool {
         let since = failed_at - reach(reason) - self.world.off();
         let until = failed_at + Duration::from_secs(60) + self.world.off();
-        self.world.was_wrong(explains(reason), &self.concerned(seen, since, until), since, until)
+        let concerned = self.concerned(seen, since, until);
+        // what there was no room for, or what is in the way, is looked at again while somebody looks: nobody did while its replica
+        // was frozen or down, or its provider away
+        let unwatched = match reason {
+            Reason::NoCapacity | Reason::ProviderQuota | Reason::NameTaken => {
+                let blind = ["replica frozen", "replica down", "away", "hangs"];
+                self.world.wrong_from(&blind, &concerned, since, until)
+            }
+            _ => None,
+        };
+        let since = unwatched.map_or(since, |from| since.min(from - reach(reason) - self.world.off()));
+        self.world.was_wrong(explains(reason), &concerned, since, until)
+            || reason == Reason::AgentNotConnected
+                && !self.was_up(seen.id, failed_at)
+                && self.world.was_wrong(&UNSEEN, &concerned, since, until)
     }
 
-    async fn check_segments(&self, id: WorkspaceId, engine: Option<&InstanceRecord>, log: &[Stretch]) {
+    /// Whether anything of a workspace was up while its agent was waited for, by the provider's own log.
+    fn was_up(&self, id: WorkspaceId, failed_at: Timestamp) -> bool {
+        let since = failed_at - CONNECT;
+        let is_of_then = |one: &Stretch| {
+            one.instance.workspace == id
+                && one.from <= failed_at
+                && one.until.is_none_or(|until| until >= since)
+        };
+        self.cloud.log().iter().any(is_of_then)
+    }
+
+    async fn check_segments(&self, seen: &Seen<'_>, log: &[Stretch]) {
+        let (id, engine) = (seen.id, seen.engine.as_ref());
         let segments = self.control.database().segments(id).await.unwrap_or_default();
         for segment in segments.iter().filter(|segment| !is_logged(segment, log, id, self.world.off())) {
             let what = format!("{id}: the provider had nothing up when {segment:?} began");
@@ -393,7 +424,12 @@ impl Pair {
             }
         }
         let open = segments.last().is_some_and(|last| last.until.is_none());
-        if open != engine.is_some_and(|record| record.phase == Phase::Up) {
+        // of what is held only the facts are written
+        let held = seen.waits_for_room();
+        let is_up = |record: &InstanceRecord| {
+            if held { record.up_since.is_some() } else { record.phase == Phase::Up }
+        };
+        if open != engine.is_some_and(is_up) {
             let what = format!("{id}: open is {open}, and it is {:?}", engine.map(|record| record.phase));
             self.world.violated(Violation::new("segments tile", what));
         }

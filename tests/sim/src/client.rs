@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use molecule_domain::Timestamp;
 use molecule_domain::error::{Error, ErrorCode, ErrorReason, StoredWish};
 use molecule_domain::id::{IntentNumber, WorkspaceId};
 use molecule_domain::spec::{CONFIG_FILE, PrivateParts, WorkspaceSpec};
@@ -118,6 +119,7 @@ impl Client {
     }
 
     async fn once(&self, serving: &Serving, request: &Request) -> Heard {
+        let asked_at = self.world.now();
         let (sender, receiver) = oneshot::channel();
         let gone = CancellationToken::new();
         let still = gone.clone();
@@ -143,7 +145,7 @@ impl Client {
             return Heard::Silence;
         };
         match result {
-            Ok(_) => self.accepted(request),
+            Ok(_) => self.accepted(request, asked_at),
             Err(error) if error.stored == StoredWish::Nothing => {
                 let key = request.keyed.then(|| key_of(request));
                 let creates = request.ask == Ask::Create;
@@ -165,13 +167,13 @@ impl Client {
             }
             Err(_) => {
                 self.world.coverage().figure("answered as stored and going on");
-                self.accepted(request)
+                self.accepted(request, asked_at)
             }
         }
     }
 
-    fn accepted(&self, request: &Request) -> Heard {
-        self.oracle.heard_accepted(request.workspace, &Asked::by(request));
+    fn accepted(&self, request: &Request, asked_at: Timestamp) -> Heard {
+        self.oracle.heard_accepted(request.workspace, &Asked::by(request), asked_at);
         Heard::Accepted
     }
 }

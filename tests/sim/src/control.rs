@@ -277,6 +277,7 @@ impl ControlPlane {
         Standpoints { own, seen }: Standpoints,
         predecessors: &[Standpoint],
     ) -> Result<Met> {
+        self.end_twin_that_succeeds(organization, own, predecessors);
         self.refuse_dead_twin(own)?;
         check_predecessors(predecessors.len())?;
         let (revision, _) = self.database().counters(organization);
@@ -342,12 +343,39 @@ impl ControlPlane {
         lock(&self.twins).insert(incarnation, process);
     }
 
+    /// A copy that holds all that was seen of a process whose stream has ended can't be told from its successor, which is
+    /// served at once: a twin ends before it is taken for one.
+    fn end_twin_that_succeeds(
+        &self,
+        organization: OrganizationId,
+        own: Standpoint,
+        predecessors: &[Standpoint],
+    ) {
+        let twin = lock(&self.twins).get(&own.incarnation).cloned();
+        let is_left = lock(&self.book).is_left_to(organization, predecessors);
+        if let Some(twin) = twin.filter(|_| is_left)
+            && twin.kill()
+        {
+            self.world.coverage().figure("twins that were like a successor");
+        }
+    }
+
     /// A call ends with its caller's connection.
     fn refuse_dead_twin(&self, own: Standpoint) -> Result<()> {
         match lock(&self.twins).get(&own.incarnation) {
             Some(twin) if twin.is_dead() => Err(unavailable("its caller has gone away")),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses a process that is not the one that was met last.
+    pub(crate) fn is_met(&self, organization: OrganizationId, process: IncarnationId) -> Result<()> {
+        lock(&self.book).is_met(organization, process)
+    }
+
+    /// What its database has seen of a tenant, newest first.
+    pub(crate) fn seen_of(&self, organization: OrganizationId) -> Vec<Standpoint> {
+        lock(&self.book).seen_of(organization)
     }
 
     /// Whether a tenant's process follows.

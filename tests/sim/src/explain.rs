@@ -10,8 +10,10 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
         Reason::ImageUnavailable => &["no image"],
         Reason::NetworkUnavailable => &["no network"],
         // a stray of the same generation may come to be listed after it failed for something else; what a restored database
-        // does not know stays in the way until an operator has ended the alarm
-        Reason::NameTaken => &["name taken", "shows late", "late", "doubles", "replica frozen", "restored"],
+        // does not know stays in the way until an operator has ended the alarm; a clock that is set forward ends its time
+        Reason::NameTaken => {
+            &["clock", "name taken", "shows late", "late", "doubles", "replica frozen", "restored"]
+        }
         Reason::LaunchRefused => &["refuses"],
         Reason::LaunchTimeout => &[
             "clock",
@@ -55,7 +57,7 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
         }
         // a restore may bring back a launch that had found no room long before
         Reason::NoCapacity => &["full", "restored"],
-        Reason::ProviderQuota => &["quota"],
+        Reason::ProviderQuota => &["quota", "restored"],
         Reason::AgentSilent
         | Reason::AgentErrors
         | Reason::Restarting
@@ -64,6 +66,10 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
         | Reason::Recovered => &[],
     }
 }
+
+/// What keeps anybody from looking at the provider: what has ended, or what a restored database shows as it was, counts as up
+/// until then, and no agent of it connects meanwhile.
+pub(crate) const UNSEEN: [&str; 4] = ["away", "hangs", "slow", "replica down"];
 
 /// How long after its end a trouble may still end in FAILED for a reason: the longest deadline that ends so, and what passes
 /// until somebody looks.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use molecule_domain::Timestamp;
 use molecule_domain::error::Error;
 use molecule_domain::id::{IntentNumber, OrganizationId, WorkspaceId};
 use molecule_domain::lifecycle::Desired;
@@ -105,10 +106,12 @@ impl Oracle {
             let _ = given_up.send((organization, workspace));
         }
         let mut all = lock(&self.all);
+        let is_first = !all.contains_key(&workspace);
         let wished = all.entry(workspace).or_insert_with(|| Wished::new(organization));
         if matches!(wish.wish, Some(Wish::Provision { .. })) {
             // its refused predecessor left nothing; this is a new one of the same id
-            *wished = Wished { base: wished.base.filter(Base::is_live), ..Wished::new(organization) };
+            let (base, again_at) = (wished.base.filter(Base::is_live), (!is_first).then(|| self.world.now()));
+            *wished = Wished { base, again_at, ..Wished::new(organization) };
         }
         if let (Some((last, number, begun)), Some(new)) = (last, &wish.wish) {
             let told = match (begun, wished.under_way.contains(&number)) {
@@ -131,12 +134,12 @@ impl Oracle {
     }
 
     /// A client hears that its request is granted, or goes on.
-    pub(crate) fn heard_accepted(&self, workspace: WorkspaceId, asked: &Asked) {
+    pub(crate) fn heard_accepted(&self, workspace: WorkspaceId, asked: &Asked, asked_at: Timestamp) {
         let is_stored = lock(&self.stores).get(&asked.number) == Some(&workspace);
         if is_stored {
             return;
         }
-        if asked.was_so(lock(&self.all).get(&workspace)) {
+        if asked.was_so(lock(&self.all).get(&workspace), asked_at) {
             self.world.coverage().figure("deletions of what was being deleted");
         } else {
             let what = format!("{}: nothing is stored of it", asked.words(workspace));
@@ -153,7 +156,8 @@ impl Oracle {
         }
         for (workspace, wished) in all.iter_mut().filter(|(_, wished)| wished.organization == organization) {
             let (base, wishes) = sides.of(*workspace, wished, now);
-            *wished = Wished { base: Some(base), wishes, ..Wished::new(organization) };
+            let was_deleted = wished.was_deleted || wished.expected().desired == Some(Desired::Deleted);
+            *wished = Wished { base: Some(base), wishes, was_deleted, ..Wished::new(organization) };
             wished.suspended_in(sides, *workspace);
             self.world
                 .tell("oracle", 300, || format!("holds of {workspace}: {base:?}, and {:?}", wished.wishes));

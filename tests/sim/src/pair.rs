@@ -201,6 +201,12 @@ impl Pair {
         let organizations: Vec<_> = self.tenants.iter().map(|tenant| tenant.organization).collect();
         self.control.put_back(backup, &organizations).await;
         for tenant in &self.tenants {
+            let seen = self.control.seen_of(tenant.organization);
+            if tenant.was_set_back()
+                && tenant.database().look(|data| data.meetings().is_set_back(data.revision(), &seen))
+            {
+                tenant.watcher.is_found_behind();
+            }
             self.oracle.control_set_back(tenant.organization, &self.sides(tenant).await);
         }
     }

@@ -183,6 +183,7 @@ impl Store for ReplicaStore {
         now: Timestamp,
         call_until: Timestamp,
     ) -> Result<InstanceRecord, StoreError> {
+        self.lives().await;
         let result = self.database.begin_launch(lease, planned_for, placement, now, call_until).await;
         if let Ok(record) = &result {
             self.control.oracle.launches(record.workspace, record.intent);
@@ -197,6 +198,7 @@ impl Store for ReplicaStore {
         outcome: &Outcome,
         release: bool,
     ) -> Result<InstanceRecord, StoreError> {
+        self.lives().await;
         let before = self.database.find(lease.workspace);
         let result = self.database.commit(lease, now, outcome, release).await;
         if let (Some(before), Ok(after)) = (before, &result)
@@ -291,6 +293,13 @@ impl Tenants for ReplicaStore {
 }
 
 impl ReplicaStore {
+    /// Whoever is dead writes nothing: a step of its engine may be polled once more in the moment of its death.
+    async fn lives(&self) {
+        if self.process.is_dead() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// A process of a tenant's has agreed with the control plane as it began last.
     pub(crate) async fn agree(
         &self,
@@ -299,6 +308,8 @@ impl ReplicaStore {
         waiting: &[(WorkspaceId, IntentNumber)],
     ) -> Result<(), StoreError> {
         let agree = async {
+            // as production's transaction finds out under the lock of the session's row
+            self.control.is_met(organization, process)?;
             self.database.agree(organization, (process, number), waiting, self.clock.now());
             self.control.wake(None);
             Ok(())

@@ -52,8 +52,14 @@ pub fn run(first: u64, lives: u64, stops: bool) -> Run {
                         return;
                     }
                     let lived = lead(seed, false, true);
-                    if stops && lived.broke_a_rule() {
-                        next.store(u64::MAX / 2, Ordering::Relaxed);
+                    if lived.broke_a_rule() {
+                        // at once: a run of hours may end before its end
+                        for violation in &lived.violations {
+                            println!("seed {seed}: {violation}");
+                        }
+                        if stops {
+                            next.store(u64::MAX / 2, Ordering::Relaxed);
+                        }
                     }
                     add(&mut lock(&total), lived);
                     let done = done.fetch_add(1, Ordering::Relaxed) + 1;
@@ -117,7 +123,7 @@ impl Run {
             }
         }
         for (rule, seeds) in rules {
-            println!("{} lives broke the rule that {rule}: {:?}", seeds.len(), &seeds[..seeds.len().min(12)]);
+            println!("{} lives broke the rule that {rule}: {seeds:?}", seeds.len());
         }
         for lived in self.broken.iter().take(TOLD) {
             println!("MOLECULE_SIM_SEED={} MOLECULE_SIM_LIVES=1 leads this life again:", lived.seed);

@@ -40,6 +40,7 @@ pub(crate) fn is_suspended(desired: Desired, reason: Option<Reason>) -> bool {
 impl Wished {
     /// The engine has granted a change: what it starts is stopped by no earlier suspension.
     pub(crate) fn granted_after_suspension(&mut self, number: IntentNumber, desired: Desired) {
+        self.unheard_suspension = self.unheard_suspension.filter(|after| number <= *after);
         let Some(suspension) = self.suspension.as_mut().filter(|one| number > one.after) else { return };
         if desired == Desired::Stopped {
             suspension.is_shown = false;
@@ -62,6 +63,8 @@ impl Wished {
         let stops = stops == Some(Desired::Stopped);
         // one of an older version may not know the reason
         let says_why = tenant.is_some_and(|tenant| is_suspended(tenant.desired, tenant.reason));
+        // what the control plane has said may be on its way to its tenant still, which will tell it again then
+        self.unheard_suspension = engine.filter(|_| was_suspended && !stops).map(|engine| engine.intent);
         self.suspension = match shown {
             _ if !stops => None,
             Some(engine) => Some(Suspension { after: engine.intent, is_shown: true }),
@@ -75,6 +78,15 @@ impl Wished {
 }
 
 impl Oracle {
+    /// A tenant hears, late, of a suspension that the control plane has lost in a restore: it tells it again to stop that.
+    pub(crate) fn heard_suspension(&self, workspace: WorkspaceId) {
+        if let Some(wished) = lock(&self.all).get_mut(&workspace)
+            && let (Some(after), None) = (wished.unheard_suspension.take(), wished.suspension)
+        {
+            wished.suspension = Some(Suspension { after, is_shown: false });
+        }
+    }
+
     /// A suspension has stopped what was to run.
     fn suspended(&self, record: &InstanceRecord) {
         let mut coverage = self.world.coverage();
@@ -82,6 +94,7 @@ impl Oracle {
         drop(coverage);
         if let Some(wished) = lock(&self.all).get_mut(&record.workspace) {
             wished.suspension = Some(Suspension { after: record.intent, is_shown: true });
+            wished.unheard_suspension = None;
         }
     }
 }

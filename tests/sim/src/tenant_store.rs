@@ -29,6 +29,7 @@ use crate::faults::Fault;
 use crate::oracle::Oracle;
 use crate::process::{Process, Unread};
 use crate::secrets::Seal;
+use crate::suspension::is_suspended;
 use crate::wished::{Fields, SeenWish, fields_of, kind_of};
 use crate::world::lock;
 
@@ -299,7 +300,13 @@ impl TenantStore for ProcessStore {
         events: &[Event],
         now: Timestamp,
     ) -> Result<Mirrored, StoreError> {
-        let mirror = self.database.mirror(organization, instances, events, now);
+        let mirror = async {
+            let mirrored = self.database.mirror(organization, instances, events, now).await?;
+            for has in instances.iter().filter(|has| says_it_is_suspended(has)) {
+                self.oracle.heard_suspension(has.workspace);
+            }
+            Ok(mirrored)
+        };
         self.transaction("tenant.mirror", mirror).await
     }
 
@@ -319,6 +326,9 @@ impl TenantStore for ProcessStore {
             let before = self.outboxes().await?;
             let agreed = self.database.agree(organization, met, inventory, minter, now).await?;
             self.oracle.agreed(organization, &renumbered(&before, &self.outboxes().await?));
+            for has in inventory.iter().filter(|has| says_it_is_suspended(has)) {
+                self.oracle.heard_suspension(has.workspace);
+            }
             let world = self.process.world();
             world.tell(&self.process.name, 6, || format!("agrees: {agreed:?}"));
             let mut coverage = world.coverage();
@@ -453,4 +463,8 @@ impl TenantStore for ProcessStore {
     fn commits(&self) -> watch::Receiver<u64> {
         self.database.commits()
     }
+}
+
+fn says_it_is_suspended(has: &InstanceView) -> bool {
+    has.desired.is_some_and(|desired| is_suspended(desired, has.reason))
 }

@@ -95,6 +95,12 @@ pub struct Wished {
     pub(crate) suspension: Option<Suspension>,
     /// Whether its creation was answered as not stored.
     pub denied: bool,
+    /// When it was created under the id of one whose creation was refused.
+    pub(crate) again_at: Option<Timestamp>,
+    /// The number that the control plane was put back to, where that lost a suspension of which the tenant may hear yet.
+    pub(crate) unheard_suspension: Option<IntentNumber>,
+    /// Whether it was to be deleted, and its data to go, before its tenant's database was set back to a time without that.
+    pub(crate) was_deleted: bool,
 }
 
 /// What a workspace must be.
@@ -132,6 +138,9 @@ impl Wished {
             base: None,
             suspension: None,
             denied: false,
+            again_at: None,
+            unheard_suspension: None,
+            was_deleted: false,
         }
     }
 

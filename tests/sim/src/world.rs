@@ -289,15 +289,28 @@ impl World {
         from: Timestamp,
         until: Timestamp,
     ) -> bool {
+        self.wrong_from(kinds, concerned, from, until).is_some()
+    }
+
+    /// When the first such thing began.
+    pub fn wrong_from(
+        &self,
+        kinds: &[&str],
+        concerned: &Concerned,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Option<Timestamp> {
         let hits = |whom| match whom {
             Whom::Everybody => true,
             Whom::Organization(of) => Some(of) == concerned.organization,
             Whom::Workspace(of) => of == concerned.workspace,
             Whom::Replica(place) => concerned.places.contains(&place),
         };
-        lock(&self.explained)
-            .iter()
-            .any(|one| kinds.contains(&one.kind) && hits(one.whom) && one.from <= until && one.until >= from)
+        let explained = lock(&self.explained);
+        let met = explained.iter().filter(|one| {
+            kinds.contains(&one.kind) && hits(one.whom) && one.from <= until && one.until >= from
+        });
+        met.map(|one| one.from).min()
     }
 }
 
