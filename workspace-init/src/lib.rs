@@ -3,6 +3,7 @@
 //! the configuration is there before the runtime starts.
 
 pub mod canary;
+mod credential;
 mod fetch;
 mod files;
 
@@ -99,26 +100,8 @@ fn prepare(configs: &Path) -> Result<std::collections::BTreeMap<String, String>,
     let ca = std::env::var_os("MOLECULE_CA_FILE").map(PathBuf::from);
     let agent = fetch::agent(ca.as_deref())?;
     let folder = files::Configs::new(configs);
-    let redeem = |token: &str| -> Result<_, Error> {
-        let bundle = fetch::bundle(&agent, &url, token, Some(folder.nonce()?))?;
-        folder.keep_credential(&bundle.auth_token, token)?;
-        Ok(bundle)
-    };
-    let with = |credential: &str| fetch::bundle(&agent, &url, credential, None);
-    let bundle = match (folder.bootstrap_token()?, folder.credential()?) {
-        (None, None) => return Err(Error::NoCredential(configs.to_owned())),
-        (Some(token), None) => redeem(&token)?,
-        // whoever launches may have been put back to a time with an earlier token of this generation than the disk's
-        (Some(token), Some(credential)) => match redeem(&token) {
-            Err(refused @ Error::Refused { status: 401, .. }) => with(&credential).map_err(|_| refused)?,
-            answer => answer?,
-        },
-        // a database that was put back to before the token was redeemed knows the token, and not what it gave
-        (None, Some(credential)) => match (with(&credential), folder.redeemed_token()?) {
-            (Err(Error::Refused { status: 401, .. }), Some(token)) => redeem(&token)?,
-            (answer, _) => answer?,
-        },
-    };
+    let ask = |secret: &str, nonce| fetch::bundle(&agent, &url, secret, nonce);
+    let bundle = credential::bundle(&folder, ask)?.ok_or_else(|| Error::NoCredential(configs.to_owned()))?;
     let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
     for file in &bundle.files {
         folder.write(&home, file)?;
