@@ -76,7 +76,9 @@ impl Workspace {
         let record = &mut self.record;
         // what is known of the generation before says nothing of one that was heard of by its agent first
         let ended = matches!(record.phase, Phase::Failed | Phase::Stopped);
-        let runs = generation == record.instance_generation && generation >= record.agent.generation;
+        let may_run = generation == record.instance_generation
+            || record.told_again.is_some_and(|told| told.may_run(generation));
+        let runs = may_run && generation >= record.agent.generation;
         let over = !(runs || generation == record.generation)
             || record.phase == Phase::Gone
             || ended && record.instance_generation == generation;

@@ -158,6 +158,7 @@ impl Workspace {
             endpoint: None,
             agent: AgentRecord::default(),
             recovered: None,
+            told_again: None,
             refused: false,
             pending: None,
             trace: new.trace.clone(),

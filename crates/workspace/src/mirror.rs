@@ -66,6 +66,7 @@ impl Workspace {
             return;
         }
         effects.visible = true;
+        record.told_again.take_if(|told| instance.launched && instance.generation > told.runs);
         if agent_is_over(record, instance) {
             record.agent = AgentRecord { card: record.agent.card.take(), ..AgentRecord::default() };
         }
@@ -88,7 +89,7 @@ impl Workspace {
             effects.revoke = Revoke::All;
         } else if effects.revoke == Revoke::None {
             // an older generation speaks no longer
-            effects.revoke = Revoke::Before(instance.generation);
+            effects.revoke = Revoke::Before(record.oldest_that_runs());
         }
     }
 }
@@ -102,7 +103,8 @@ fn agent_is_over(record: &WorkspaceRecord, instance: &InstanceView) -> bool {
     let is_down = !matches!(instance.phase, Phase::Booting | Phase::Up);
     let went_down = is_down && !(is_first && begins(instance.phase));
     let before = agent.last_seen.is_none_or(|seen| seen < instance.phase_since);
+    let is_of_what_runs_on = record.told_again.is_some_and(|told| told.may_run(agent.generation));
     agent.health != AgentHealth::NotConnected
-        && (agent.generation < instance.generation
+        && (agent.generation < instance.generation && !is_of_what_runs_on
             || agent.generation == instance.generation && went_down && before)
 }

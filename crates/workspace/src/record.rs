@@ -56,6 +56,8 @@ pub struct WorkspaceRecord {
     pub agent: AgentRecord,
     /// The generation that was found running after a restore, of which neither configuration nor credentials are known.
     pub recovered: Option<Generation>,
+    /// What the provider had lost and was told again by a later generation, until that one is launched.
+    pub told_again: Option<ToldAgain>,
     /// Whether its creation was refused: its id may be used again.
     pub refused: bool,
     /// What the provider has still to be told; `None` where it knows all.
@@ -95,9 +97,32 @@ impl WorkspaceRecord {
             && matches!(self.phase, Phase::Booting | Phase::Up | Phase::Stopped | Phase::Failed)
     }
 
+    /// The oldest generation of which an instance may run.
+    pub(crate) fn oldest_that_runs(&self) -> Generation {
+        self.told_again.map_or(self.instance_generation, |told| told.runs.min(self.instance_generation))
+    }
+
     /// Whether deletion was asked for.
     pub fn is_deleting(&self) -> bool {
         self.desired == Desired::Deleted || self.phase == Phase::Gone
+    }
+}
+
+/// A generation that was told again by a later one: a generation has one token, and what is left of the lost one's instance has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToldAgain {
+    /// The generation that was last asked for, and that the provider had lost.
+    pub lost: Generation,
+    /// The generation by which it was told again.
+    pub by: Generation,
+    /// The oldest of which an instance may run on for as long as an operator has not decided what becomes of it.
+    pub runs: Generation,
+}
+
+impl ToldAgain {
+    /// Whether an instance of this generation may run on.
+    pub(crate) fn may_run(&self, generation: Generation) -> bool {
+        (self.runs..self.by).contains(&generation)
     }
 }
 

@@ -103,6 +103,8 @@ impl Workspace {
         if let Some(next) = self.outbox.get_mut(place) {
             next.undo.desired = Desired::Stopped;
             next.undo.stops.extend(refused.undo.stops);
+            next.undo.stop_requests.extend(refused.undo.stop_requests.iter().cloned());
+            next.requests.extend(refused.undo.stop_requests);
             return;
         }
         let undo = Undo::of(&self.record, None);
@@ -110,6 +112,9 @@ impl Workspace {
         let change = Change { trace: refused.trace, ..Change::default() };
         let asked = Asked { key: None, now, own: refused.asked_in };
         self.follow(Wish::Stop(None), change, undo, asked, effects);
+        if let Some(stop) = self.outbox.last_mut() {
+            stop.requests = refused.undo.stop_requests;
+        }
     }
 
     /// Goes back to what was before an entry, but for what was asked for after it.

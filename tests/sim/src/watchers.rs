@@ -204,6 +204,7 @@ fn look_alike(one: &WorkspaceRecord, other: &WorkspaceRecord) -> bool {
         reason,
         message,
         wanted_is_unknown: _,
+        told_again: _,
         in_unknown_state,
         instance_generation,
         instance_revision: _,

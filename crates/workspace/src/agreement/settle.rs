@@ -10,7 +10,7 @@ use molecule_domain::spec::WorkspaceSpec;
 use super::verdict::{Has, Held, Verdict, verdict};
 use super::{KnownAgents, Terms};
 use crate::aggregate::{NewWorkspace, SideEffects, Workspace};
-use crate::record::WorkspaceRecord;
+use crate::record::{ToldAgain, WorkspaceRecord};
 use crate::undo::Undo;
 use crate::wish::{Entry, Wish};
 
@@ -38,7 +38,8 @@ impl Workspace {
         }
         let mut verdict = verdict(Some(self.held()), instance.map(Has::of));
         let is_moot = |has: &InstanceView| self.starts_what_has_failed(has) || self.brings_what_is_there(has);
-        if verdict == Verdict::Same && instance.is_some_and(is_moot) {
+        // what is told before a deletion gives way to it
+        if verdict == Verdict::Same && !self.record.is_deleting() && instance.is_some_and(is_moot) {
             verdict = Verdict::TellAgain;
         }
         match verdict {
@@ -81,6 +82,7 @@ impl Workspace {
                 != WorkspaceRecord {
                     instance_revision: self.record.instance_revision,
                     answered: self.record.answered,
+                    told_again: self.record.told_again,
                     ..before
                 };
         (verdict, effects)
@@ -260,14 +262,16 @@ impl Workspace {
         has.phase == Phase::Failed && self.outbox.first().is_some_and(starts)
     }
 
-    /// Whether a generation is told again that the provider has after all: it was put back once more, to a later state.
+    /// Whether a generation is told again that the provider has after all: it was put back once more, to a later state. What has
+    /// failed there is replaced.
     fn brings_what_is_there(&self, has: &InstanceView) -> bool {
-        self.outbox.iter().any(|entry| {
+        let is_there = |entry: &Entry| {
             entry.retold
                 && entry.wish.launches()
                 && entry.number > has.intent
                 && entry.undo.generation <= has.wanted_generation
-        })
+        };
+        has.phase != Phase::Failed && self.outbox.iter().any(is_there)
     }
 
     /// One wish tells what all that was granted and all that waits came to.
@@ -278,7 +282,8 @@ impl Workspace {
         now: Timestamp,
         effects: &mut SideEffects,
     ) {
-        self.forget_untold_generation(instance);
+        let runs = self.record.oldest_that_runs();
+        self.forget_unlaunched_generation(instance);
         if let Some(desired) = instance.and_then(|has| has.desired)
             && self.record.wanted_is_unknown
         {
@@ -291,9 +296,8 @@ impl Workspace {
             Wish::Stop(cause) => cause.clone(),
             _ => None,
         });
-        if let Some(has) = instance.filter(|has| self.is_suspended_there(has)).filter(|_| cause.is_none()) {
+        if instance.is_some_and(|has| self.is_suspended_there(has)) && cause.is_none() {
             self.outbox.clear();
-            self.record.answered = has.intent;
             return;
         }
         let reset_session =
@@ -322,6 +326,7 @@ impl Workspace {
         // a generation of its own: what is left of the lost one's instance has another token, and what that gave
         self.record.generation = self.record.highest.next();
         self.record.highest = self.record.generation;
+        self.record.told_again = Some(ToldAgain { lost, by: self.record.generation, runs });
         let token = terms.minter.mint(self.record.workspace, self.record.generation);
         effects.add_tokens.push((self.record.generation, token.hash));
         if stop.is_some() {
@@ -334,13 +339,14 @@ impl Workspace {
         }
     }
 
-    /// A generation that was to bring again what was lost, and of which the provider has not heard, was none.
-    fn forget_untold_generation(&mut self, instance: Option<&InstanceView>) {
+    /// A generation that was to bring again what was lost, was not launched, and is not known to the provider, was none.
+    fn forget_unlaunched_generation(&mut self, instance: Option<&InstanceView>) {
         let current = self.record.generation;
-        let heard = instance.is_some_and(|has| has.wanted_generation >= current);
-        let brings = |entry: &&Entry| entry.retold && entry.wish.launches() && entry.generation == current;
-        if let Some(entry) = self.outbox.iter().find(brings).filter(|_| !heard) {
-            self.record.generation = entry.undo.generation;
+        let known = instance.map_or(Generation(0), |has| has.wanted_generation);
+        if let Some(told) = self.record.told_again.filter(|told| told.by == current && known < current) {
+            self.record.generation = told.lost.max(known);
+            let by_what_is_known = ToldAgain { by: self.record.generation, ..told };
+            self.record.told_again = Some(by_what_is_known).filter(|told| told.runs < told.by);
         }
     }
 

@@ -2,15 +2,20 @@
 
 use molecule_domain::id::{Generation, IntentNumber, Revision};
 use molecule_domain::instance::InstanceView;
-use molecule_domain::lifecycle::{Desired, Phase, Reason};
-use molecule_workspace::aggregate::{Revoke, SideEffects};
+use molecule_domain::lifecycle::{AgentHealth, Desired, Phase, Reason};
+use molecule_workspace::aggregate::{Answer, Change, Revoke, SideEffects};
 use molecule_workspace::agreement::Verdict;
+use molecule_workspace::record::{RequestKey, ToldAgain};
 use molecule_workspace::undo::Undo;
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
 
 use crate::world::{
-    KNOWN, NOW, agree, caused, entry, idle, minted, pending, record, replacement, view, waiting, with,
+    KNOWN, NOW, agree, caused, entry, idle, minted, own, pending, record, replacement, token, view, waiting,
+    with,
 };
+
+const AS_THE_THIRD: Option<ToldAgain> =
+    Some(ToldAgain { lost: Generation(2), by: Generation(3), runs: Generation(2) });
 
 /// The provider has granted the second wish, and lost the third.
 fn put_back() -> InstanceView {
@@ -45,6 +50,7 @@ fn all_that_was_granted_and_all_that_waits_is_told_as_one() {
         intent: IntentNumber(6),
         generation: Generation(3),
         highest: Generation(3),
+        told_again: AS_THE_THIRD,
         ..before
     };
     assert_eq!(found, Workspace { outbox: vec![one], ..with(record) });
@@ -84,6 +90,7 @@ fn a_generation_that_was_lost_is_replaced() {
         highest: Generation(3),
         instance_generation: Generation(1),
         instance_revision: Revision(51),
+        told_again: AS_THE_THIRD,
         pending: Some(pending(100, "")),
         ..record()
     };
@@ -250,10 +257,48 @@ fn a_stop_that_waits_is_told_though_a_suspension_has_stopped_it() {
         assert_eq!(told, [(IntentNumber(number), &Wish::Stop(None))]);
     }
     // what nobody else has stopped goes on saying why
-    let mut found =
-        with(WorkspaceRecord { desired: Desired::Stopped, phase: Phase::Stopped, reason, ..record() });
+    let stopped = WorkspaceRecord { desired: Desired::Stopped, phase: Phase::Stopped, reason, ..record() };
+    let mut found = with(stopped);
     assert_eq!(agree(&mut found, Some(&suspended), KNOWN, false).0, Verdict::TellAgain);
-    assert_eq!((found.outbox, found.record.reason), (vec![], reason));
+    assert_eq!((&found.outbox, found.record.reason), (&vec![], reason));
+    // the stop was granted all the same: it is told where the provider is put back once more, to before the suspension
+    assert_eq!(
+        agree(&mut found, Some(&wants(Desired::Running, Phase::Up)), KNOWN, false).0,
+        Verdict::TellAgain
+    );
+    assert_eq!(found.outbox.iter().map(|one| &one.wish).collect::<Vec<_>>(), [&Wish::Stop(None)]);
+}
+
+/// The provider has the generation, or has failed, so that what is told again would be another wish: but for the deletion behind it.
+#[test]
+fn a_deletion_stays_behind_what_is_told_again() {
+    let deleted = |before: Entry| {
+        let deletes = Entry { generation: before.generation, ..entry(before.number.0 + 1, Wish::Delete) };
+        let mut found = waiting(vec![before, deletes]);
+        found.record.desired = Desired::Deleted;
+        found.record.generation = found.outbox[0].generation;
+        found
+    };
+    let retold = |before| Entry { retold: true, begun: true, ..before };
+    let failed = wants(Desired::Stopped, Phase::Failed);
+    let failed = InstanceView { intent: IntentNumber(3), ..failed };
+    for (what, mut found, instance) in [
+        ("a replacement", deleted(retold(replacement(4, 3))), view()),
+        (
+            "a creation",
+            deleted(retold(Entry { wish: Wish::Provision { run: true }, ..replacement(4, 3) })),
+            view(),
+        ),
+        ("a start", deleted(retold(entry(4, Wish::Start))), failed),
+    ] {
+        let told = |found: &Workspace| -> Vec<_> {
+            found.outbox.iter().map(|one| (one.number, one.wish.clone(), one.generation)).collect()
+        };
+        let before = told(&found);
+        let instance = InstanceView { intent: IntentNumber(3), ..instance };
+        assert_eq!(agree(&mut found, Some(&instance), KNOWN, false).0, Verdict::Same, "{what}");
+        assert_eq!(told(&found), before, "{what}");
+    }
 }
 
 /// What still counts as running may leave no room for what replaces it.
@@ -290,15 +335,98 @@ fn a_generation_that_the_provider_has_after_all_is_not_told_again() {
         // once it was heard it is the generation
         let mut found = with(WorkspaceRecord { desired, ..record() });
         assert_eq!(agree(&mut found, None, KNOWN, false).0, Verdict::TellAgain);
-        let heard = InstanceView {
-            intent: IntentNumber(4),
-            wanted_generation: Generation(3),
-            desired: Some(desired),
-            ..view()
-        };
+        let heard = InstanceView { desired: Some(desired), ..third() };
         assert_eq!(agree(&mut found, Some(&heard), KNOWN, false).0, Verdict::Same);
         assert_eq!(found.record.generation, Generation(3));
+        // it was lost again, and is told by a fourth, when the provider is put back to after it was heard
+        assert_eq!(agree(&mut found, None, KNOWN, false).0, Verdict::TellAgain);
+        let heard = InstanceView { desired: Some(Running), ..third() };
+        assert_eq!(agree(&mut found, Some(&heard), KNOWN, false).0, Verdict::TellAgain);
+        let [told] = &found.outbox[..] else { panic!("{:?}", found.outbox) };
+        assert_eq!((&told.wish, told.generation), (&wish, Generation(3)));
+        assert_eq!((found.record.generation, found.record.told_again), (Generation(3), AS_THE_THIRD));
     }
+}
+
+/// The generation by which the second is told again, which waits for what an operator decides.
+fn third() -> InstanceView {
+    InstanceView {
+        intent: IntentNumber(4),
+        generation: Generation(3),
+        wanted_generation: Generation(3),
+        desired: Some(Desired::Running),
+        phase: Phase::Admitted,
+        launched: false,
+        reason: Some(Reason::UnknownLaunch),
+        revision: Revision(60),
+        ..view()
+    }
+}
+
+/// The wrong backup was put back, which lacks the workspace: an instance of what is lost runs on, unknown, until that is known.
+#[test]
+fn what_the_wrong_backup_was_told_restarts_nothing_of_what_runs() {
+    let granted = || {
+        let mut found = idle();
+        assert_eq!(agree(&mut found, None, KNOWN, false).0, Verdict::TellAgain);
+        let effects = found.answered(IntentNumber(4), &Answer::Granted(third()), NOW, own());
+        assert_eq!((found.outbox.len(), found.record.told_again), (0, AS_THE_THIRD));
+        assert_eq!(effects.revoke, Revoke::Before(Generation(2)), "its credential is in use");
+        found
+    };
+    let mut found = granted();
+    let heard = found.reported(Generation(2), NOW, |agent| agent.active_tasks = 9);
+    assert!(heard.is_some(), "its agent is heard");
+    let news = InstanceView { revision: Revision(61), message: "waits".to_owned(), ..third() };
+    found.take_over(&news, NOW, own(), &mut SideEffects::default());
+    assert_eq!((found.record.agent.active_tasks, found.record.agent.generation), (9, Generation(2)));
+    let right = InstanceView { intent: IntentNumber(3), ..view() };
+    assert_eq!(agree(&mut found, Some(&right), KNOWN, false).0, Verdict::TellAgain);
+    let told: Vec<_> = found.outbox.iter().map(|one| (&one.wish, one.generation)).collect();
+    assert_eq!(told, [(&Wish::Start, Generation(2))]);
+    assert_eq!((found.record.generation, found.record.told_again), (Generation(2), None));
+
+    // it has failed before it was launched: nothing says that the second is over
+    let mut found = granted();
+    let mut effects = SideEffects::default();
+    let failed = InstanceView { phase: Phase::Failed, revision: Revision(61), ..third() };
+    found.take_over(&failed, NOW, own(), &mut effects);
+    assert_eq!((effects.revoke, found.record.told_again), (Revoke::Before(Generation(2)), AS_THE_THIRD));
+
+    // once the third is launched, what is left of the second is over
+    for phase in [Phase::Launching, Phase::Up] {
+        let mut found = granted();
+        let mut effects = SideEffects::default();
+        let launched = InstanceView { phase, launched: true, revision: Revision(61), ..third() };
+        found.take_over(&launched, NOW, own(), &mut effects);
+        assert_eq!((effects.revoke, found.record.told_again), (Revoke::Before(Generation(3)), None));
+        assert_eq!(found.record.agent.health, AgentHealth::NotConnected);
+        assert_eq!(found.reported(Generation(2), NOW, |_| {}), None);
+        assert_eq!(agree(&mut found, Some(&right), KNOWN, false).0, Verdict::TellAgain);
+        assert_eq!(found.outbox[0].wish, Wish::Replace { run: true, reset_session: false });
+    }
+
+    // a client's replacement waited when it was lost: what runs is of the generation before
+    let mut found = waiting(vec![replacement(4, 3)]);
+    assert_eq!(agree(&mut found, None, KNOWN, false).0, Verdict::TellAgain);
+    let fourth = InstanceView { intent: IntentNumber(5), generation: Generation(4), ..third() };
+    let fourth = InstanceView { wanted_generation: Generation(4), ..fourth };
+    let effects = found.answered(IntentNumber(5), &Answer::Granted(fourth), NOW, own());
+    assert_eq!(effects.revoke, Revoke::Before(Generation(2)), "its credential is in use");
+    assert!(found.reported(Generation(2), NOW, |_| {}).is_some());
+    let told = ToldAgain { lost: Generation(3), by: Generation(4), runs: Generation(2) };
+    assert_eq!(found.record.told_again, Some(told));
+    assert_eq!(found.reported(Generation(1), NOW, |_| {}), None);
+
+    // a client has asked for another since
+    let mut found = granted();
+    let wish = Some(Wish::Replace { run: true, reset_session: false });
+    let token = Some(token());
+    found.change(Change { wish, token, ..Change::default() }, None::<&RequestKey>, NOW, own());
+    found.outbox.clear();
+    found.record.answered = IntentNumber(5);
+    assert_eq!(agree(&mut found, Some(&right), KNOWN, false).0, Verdict::TellAgain);
+    assert_eq!(found.outbox[0].wish, Wish::Replace { run: true, reset_session: false });
 }
 
 /// What a later wish came to may be said in a word that this version does not know, and lost by the provider after that.
@@ -323,4 +451,15 @@ fn what_was_adopted_in_unknown_words_is_told_as_the_provider_had_it_last() {
     let known = InstanceView { desired: Some(Desired::Running), in_unknown_state: false, ..unknown };
     assert_eq!(agree(&mut adopted, Some(&known), KNOWN, false).0, Verdict::Same);
     assert_eq!((adopted.record.desired, adopted.record.wanted_is_unknown), (Desired::Running, false));
+}
+
+/// What has failed is replaced, whether or not it has the generation.
+#[test]
+fn what_has_failed_is_told_to_be_replaced_once() {
+    let replaces = Entry { retold: true, begun: true, ..replacement(4, 3) };
+    let mut found = waiting(vec![replaces]);
+    found.record.told_again = AS_THE_THIRD;
+    let failed = InstanceView { intent: IntentNumber(3), ..wants(Desired::Stopped, Phase::Failed) };
+    assert_eq!(agree(&mut found, Some(&failed), KNOWN, false).0, Verdict::Same);
+    assert_eq!((found.outbox[0].number, found.outbox[0].generation), (IntentNumber(4), Generation(3)));
 }

@@ -135,7 +135,7 @@ fn a_stop_that_came_with_what_is_refused_is_told() {
         asked_at: NOW,
         asked_in: start_id(9),
         trace: "of wish 4".to_owned(),
-        requests: vec![],
+        requests: vec!["request for the stop".to_owned()],
         ..entry(6, Wish::Stop(None))
     };
     assert_eq!(found, Workspace { private: sealed("before"), outbox: vec![stop], ..with(record) });
@@ -144,7 +144,9 @@ fn a_stop_that_came_with_what_is_refused_is_told() {
 #[test]
 fn a_stop_that_came_with_what_is_refused_is_held_by_the_wish_that_follows() {
     let one = entry(4, Wish::Start);
-    let one = Entry { undo: Undo { stops: vec![IntentNumber(3)], ..one.undo.clone() }, ..one };
+    let (stops, stop_requests) = (vec![IntentNumber(3)], vec!["request 3".to_owned()]);
+    let requests = vec!["request 3".to_owned(), "request 4".to_owned()];
+    let one = Entry { undo: Undo { stops, stop_requests, ..one.undo.clone() }, requests, ..one };
     let next = entry(5, Wish::Start);
     let next = Entry { undo: Undo { stops: vec![IntentNumber(5)], ..next.undo.clone() }, ..next };
     let mut found = waiting(vec![one, next.clone()]);
@@ -154,10 +156,13 @@ fn a_stop_that_came_with_what_is_refused_is_held_by_the_wish_that_follows() {
     let undo = Undo {
         desired: Desired::Stopped,
         stops: vec![IntentNumber(5), IntentNumber(3)],
+        stop_requests: vec!["request 3".to_owned()],
         ..next.undo.clone()
     };
+    // whoever asks for that stop again waits for what tells it
+    let requests = vec!["request 5".to_owned(), "request 3".to_owned()];
     let record = WorkspaceRecord { pending: Some(pending(5, "")), ..before };
-    assert_eq!(found, Workspace { outbox: vec![Entry { undo, ..next }], ..with(record) });
+    assert_eq!(found, Workspace { outbox: vec![Entry { undo, requests, ..next }], ..with(record) });
 }
 
 #[test]

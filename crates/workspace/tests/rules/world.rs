@@ -85,6 +85,7 @@ pub(crate) fn record() -> WorkspaceRecord {
         endpoint: Some(endpoint()),
         agent: agent(),
         recovered: None,
+        told_again: None,
         refused: false,
         pending: None,
         trace: "of wish 3".to_owned(),
