@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use molecule_domain::error::{Error, ErrorReason};
-use molecule_domain::incarnation::MAX_PREDECESSORS;
+use molecule_domain::incarnation::{MAX_PREDECESSORS, RETURN};
 use molecule_proto::controlplane::v1 as wire;
 use molecule_service_kit::status::from_status;
 use molecule_tests::controlplane::{Customer, Installation, Replica};
@@ -205,13 +205,20 @@ async fn one_process_of_a_tenant_is_served() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     names_both(&second.meet(5).await.unwrap_err(), &first, &second);
     names_both(&second.meet_after(&first, 8).await.unwrap_err(), &first, &second);
-    // once it has ended, for whatever reason, a successor that holds all that was seen of the first is served at once; whoever
-    // is behind that may be a copy, and waits
+    // once it has ended, for whatever reason, the first has its time to open another; then a successor that holds all that was
+    // seen of it is served; whoever is behind that may be a copy, and waits
     drop(newer);
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    names_both(&second.meet(5).await.unwrap_err(), &first, &second);
+    names_both(&second.meet_after(&first, 8).await.unwrap_err(), &first, &second);
+    let back = first.watch().await.unwrap();
+    tokio::time::sleep(RETURN).await;
+    names_both(&second.meet_after(&first, 8).await.unwrap_err(), &first, &second);
+    drop(back);
+    tokio::time::sleep(RETURN).await;
     names_both(&second.meet(5).await.unwrap_err(), &first, &second);
     names_both(&second.meet_after(&first, 7).await.unwrap_err(), &first, &second);
-    until("served after the first's stream has ended", Duration::from_secs(5), || {
+    until("served after the first's stream has ended", Duration::from_secs(10), || {
         let (first, second) = (first.clone(), second.clone());
         async move { second.meet_after(&first, 8).await.is_ok() }
     })

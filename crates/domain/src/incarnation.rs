@@ -2,6 +2,8 @@
 //! own database, with the revision at which it begins. The other side remembers which incarnation it last saw, and at
 //! which revision: a database that doesn't hold that was put back to an earlier state.
 
+use std::time::Duration;
+
 use crate::Timestamp;
 use crate::error::{Error, ErrorReason};
 use crate::id::{IncarnationId, Revision};
@@ -41,8 +43,8 @@ pub struct Session {
     pub address: String,
     /// Until when it counts as living if nothing is heard of it.
     pub until: Timestamp,
-    /// Whether its last stream has ended: it may have gone, or be about to open another.
-    pub is_left: bool,
+    /// When its last stream ended: it may have gone, or be about to open another.
+    pub left_at: Option<Timestamp>,
     /// The highest revision that was seen of it.
     pub seen: Revision,
 }
@@ -77,8 +79,11 @@ pub fn check_predecessors(named: usize) -> Result<(), Error> {
     Ok(())
 }
 
+/// How long a process whose stream has ended, as where a proxy was restarted, has to open another before a successor is served.
+pub const RETURN: Duration = Duration::from_secs(3);
+
 /// Refuses a process of a tenant while another one is served: two of them work over copies of one database. One that names
-/// what is served as its predecessor, with all that was seen of it, goes on with its database, and need not wait.
+/// what is served as its predecessor, with all that was seen of it, goes on with its database, and waits for [`RETURN`] alone.
 pub fn check_session(
     served: Option<&Session>,
     incarnation: IncarnationId,
@@ -86,13 +91,15 @@ pub fn check_session(
     address: &str,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let succeeds = |other: &Session| {
+    let until = |other: &Session| {
         let named = predecessors.iter().find(|one| one.incarnation == other.incarnation);
-        other.is_left && named.is_some_and(|one| one.revision >= other.seen)
+        let succeeds = named.is_some_and(|one| one.revision >= other.seen);
+        let returns = other.left_at.filter(|_| succeeds).map(|left| left + RETURN);
+        returns.map_or(other.until, |returns| returns.min(other.until))
     };
     match served {
-        Some(other) if other.incarnation != incarnation && other.until > now && !succeeds(other) => {
-            let left = other.until.since(now);
+        Some(other) if other.incarnation != incarnation && until(other) > now => {
+            let left = until(other).since(now);
             let message = format!(
                 "this organisation is served by the tenant-svc at {} (incarnation {}) for {} more seconds; the one at \
                  {address} (incarnation {incarnation}) is served then, if the first has ended. If it is still running, \
@@ -158,25 +165,35 @@ mod tests {
             incarnation: first,
             address: "10.0.0.1:7070".into(),
             until: at(30),
-            is_left: true,
+            left_at: None,
             seen: Revision(7),
         };
         assert!(check_session(None, second, &[], "b", at(0)).is_ok());
         assert!(check_session(Some(&session), first, &[], "a", at(0)).is_ok());
         assert!(check_session(Some(&session), second, &[], "b", at(30)).is_ok());
         let ended_at = |incarnation, revision| Standpoint { incarnation, revision: Revision(revision) };
-        for (predecessors, is_left, succeeds) in [
-            (vec![ended_at(second, 3), ended_at(first, 7)], true, true),
-            (vec![ended_at(first, 8)], true, true),
+        for (predecessors, left_at, waits) in [
+            (vec![ended_at(second, 3), ended_at(first, 7)], Some(10), 3),
+            (vec![ended_at(first, 8)], Some(10), 3),
+            (vec![ended_at(first, 8)], Some(29), 1),
             // a copy that was made before the last word
-            (vec![ended_at(first, 6)], true, false),
-            (vec![ended_at(second, 9)], true, false),
+            (vec![ended_at(first, 6)], Some(10), 20),
+            (vec![ended_at(second, 9)], Some(10), 20),
             // it speaks
-            (vec![ended_at(first, 7)], false, false),
+            (vec![ended_at(first, 7)], None, 20),
         ] {
-            let session = Session { is_left, ..session.clone() };
-            let checked = check_session(Some(&session), second, &predecessors, "b", at(29));
-            assert_eq!(checked.is_ok(), succeeds, "{predecessors:?}, left {is_left}");
+            let (asks, session) =
+                (left_at.unwrap_or(10), Session { left_at: left_at.map(at), ..session.clone() });
+            let check = |now| check_session(Some(&session), second, &predecessors, "b", at(now));
+            let refused = check(asks).unwrap_err();
+            assert_eq!(
+                refused.retry_after,
+                Some(Duration::from_secs(waits)),
+                "{predecessors:?}, {left_at:?}"
+            );
+            let waits = i64::try_from(waits).unwrap();
+            assert!(check(asks + waits - 1).is_err(), "{predecessors:?}, {left_at:?}");
+            assert!(check(asks + waits).is_ok(), "{predecessors:?}, {left_at:?}");
         }
         let refused = check_session(Some(&session), second, &[], "10.0.0.2:7070", at(29)).unwrap_err();
         assert_eq!(refused.reason, ErrorReason::TenantAlreadyServed);

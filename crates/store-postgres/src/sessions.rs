@@ -78,7 +78,7 @@ pub(crate) fn session(
         incarnation: IncarnationId::from_uuid(incarnation?),
         address: address?,
         until: moment(until?),
-        is_left: false,
+        left_at: None,
         seen: Revision::default(),
     })
 }
@@ -165,7 +165,7 @@ impl Database {
     }
 
     /// Notes that a process has no stream open, unless another stream or another process has taken its place. The session runs
-    /// out by itself, but a successor over the same database need not wait for that.
+    /// out by itself, but a successor over the same database need not wait for all of that.
     pub async fn end_session(&self, process: &Process, stream: Uuid) -> Result<(), StoreError> {
         let once = || async {
             sqlx::query!(
@@ -222,7 +222,7 @@ async fn serve(
     .map_err(store_error)?;
     // a process whose stream did not end by itself, but with the control plane, has its time to come back after that
     let served = sqlx::query!(
-        r#"SELECT incarnation, address, left_at IS NOT NULL AS "is_left!", COALESCE((
+        r#"SELECT incarnation, address, left_at, COALESCE((
                    SELECT revision FROM tenant_standpoints p
                    WHERE p.organization_id = s.organization_id AND p.incarnation = s.incarnation
                ), 0) AS "seen!",
@@ -250,7 +250,7 @@ async fn serve(
         incarnation: IncarnationId::from_uuid(row.incarnation),
         address: row.address,
         until: moment(row.until),
-        is_left: row.is_left,
+        left_at: row.left_at.map(moment),
         seen: Revision(row.seen),
     });
     check_session(served.as_ref(), incarnation, &process.predecessors, &process.address, now)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use molecule_domain::error::{Error, ErrorReason, Result};
 use molecule_domain::id::Revision;
-use molecule_domain::incarnation::{Standpoint, predecessors};
+use molecule_domain::incarnation::{RETURN, Standpoint, predecessors};
 use molecule_domain::instance::InstanceView;
 use molecule_provisioner::policy::spread;
 use molecule_workspace::agreement::{Meetings, Met};
@@ -60,7 +60,9 @@ impl Outbox {
             };
             failures += 1;
             // once for an outage, not at every attempt
-            if failures == 1 {
+            if failures == 1 && is_soon_served(&error) {
+                info!("the provider serves the process before this one still, and this one soon");
+            } else if failures == 1 {
                 warn!(error = &error as &dyn std::error::Error, "the provider can't be followed");
             }
             tokio::time::sleep(pause(error.retry_after, failures, self.seed())).await;
@@ -181,7 +183,7 @@ impl Outbox {
             self.answer_taken_back(workspace, number, &Error::new(ErrorReason::WrongState, message));
         }
         for workspace in agreed.told_again {
-            warn!(%workspace, "the provider has lost what it had granted of this workspace, and is told again");
+            warn!(%workspace, "the provider has lost what it had granted of this workspace, and hears what of it counts");
             self.wake(workspace);
         }
         // an agreement before this one may have ended before it woke anybody
@@ -232,6 +234,11 @@ impl Outbox {
         }
         Ok(Taken::Over)
     }
+}
+
+/// Whether the process before this one has ended, and only its time to come back has not.
+fn is_soon_served(error: &Error) -> bool {
+    error.reason == ErrorReason::TenantAlreadyServed && error.retry_after.is_some_and(|after| after <= RETURN)
 }
 
 /// How long a provider is left alone that gave no answer, or asks to come back `after` a while. All its tenants have lost it

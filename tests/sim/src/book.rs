@@ -73,18 +73,6 @@ impl Book {
         self.seen.get(&organization).cloned().unwrap_or_default()
     }
 
-    /// Whether who names these predecessors can't be told from the successor of what is served: the end of that one's stream
-    /// was seen, and they hold all that was seen of it.
-    pub(crate) fn is_left_to(&self, organization: OrganizationId, predecessors: &[Standpoint]) -> bool {
-        let served = self.served.get(&organization).filter(|served| served.session.is_left);
-        served.is_some_and(|served| {
-            let of_it = |one: &&Standpoint| one.incarnation == served.session.incarnation;
-            let seen = self.seen.get(&organization).and_then(|seen| seen.iter().find(of_it));
-            let named = predecessors.iter().find(of_it);
-            named.is_some_and(|named| seen.is_none_or(|seen| named.revision >= seen.revision))
-        })
-    }
-
     /// Lets a change through, and takes note of what its caller says of itself.
     pub(crate) fn heard(
         &mut self,
@@ -141,14 +129,14 @@ impl Book {
         Ok(())
     }
 
-    /// A stream has ended. Where that was noted, a successor over the same database is served at once.
+    /// A stream has ended. Where that was noted, a successor over the same database is served soon.
     pub(crate) fn end(&mut self, organization: OrganizationId, stream: u64, is_noted: bool, now: Timestamp) {
         if let Some(served) = self.served.get_mut(&organization)
             && served.stream.as_ref().is_some_and(|(_, number)| *number == stream)
         {
             served.stream = None;
             served.session.until = now + SESSION;
-            served.session.is_left = is_noted;
+            served.session.left_at = is_noted.then_some(now);
         }
     }
 
@@ -174,7 +162,7 @@ impl Book {
             incarnation,
             address: address(organization),
             until: now + SESSION,
-            is_left: false,
+            left_at: None,
             seen: own.revision,
         };
         let stream = stream.or_else(|| before.and_then(|served| served.stream));

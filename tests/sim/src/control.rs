@@ -277,7 +277,6 @@ impl ControlPlane {
         Standpoints { own, seen }: Standpoints,
         predecessors: &[Standpoint],
     ) -> Result<Met> {
-        self.end_twin_that_succeeds(organization, own, predecessors);
         self.refuse_dead_twin(own)?;
         check_predecessors(predecessors.len())?;
         let (revision, _) = self.database().counters(organization);
@@ -341,23 +340,6 @@ impl ControlPlane {
     /// From now on it is a violation where this process of a tenant's is served.
     pub fn is_twin(&self, incarnation: IncarnationId, process: Arc<Process>) {
         lock(&self.twins).insert(incarnation, process);
-    }
-
-    /// A copy that holds all that was seen of a process whose stream has ended can't be told from its successor, which is
-    /// served at once: a twin ends before it is taken for one.
-    fn end_twin_that_succeeds(
-        &self,
-        organization: OrganizationId,
-        own: Standpoint,
-        predecessors: &[Standpoint],
-    ) {
-        let twin = lock(&self.twins).get(&own.incarnation).cloned();
-        let is_left = lock(&self.book).is_left_to(organization, predecessors);
-        if let Some(twin) = twin.filter(|_| is_left)
-            && twin.kill()
-        {
-            self.world.coverage().figure("twins that were like a successor");
-        }
     }
 
     /// A call ends with its caller's connection.

@@ -342,22 +342,37 @@ fn what_was_being_stopped_and_runs_again_runs_on_after_a_restore() {
     });
 }
 
-/// A copy that is as far as what was seen of a process whose stream has just ended can't be told from its successor.
+/// Before: a copy that is as far as what was seen of the first was served in its place whenever the first's stream had just ended.
 #[test]
-fn a_fresh_copy_is_like_a_successor_once_the_stream_has_ended() {
+fn a_fresh_copy_is_refused_while_the_first_comes_back() {
     in_a_world(async {
         let mut story = Story::with_one_that_runs(Shape::small()).await;
         let (pair, tenant) = (story.pair.clone(), Arc::clone(&story.pair.tenants[0]));
+        let first = tenant.last_process().unwrap();
         story.arm("stream.batch", Fault::AnswerLost);
         story.accepted(Ask::Stop).await;
-        while pair.control.is_followed_by(tenant.organization) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let is_left = async || {
+            while pair.control.is_followed_by(tenant.organization) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        is_left().await;
         let own = pair.world.incarnation();
         let twin = tenant.start_twin(own);
+        // that it is served is a violation
         pair.control.is_twin(own, Arc::clone(&twin));
         tokio::time::sleep(seconds(60)).await;
-        assert!(twin.is_dead(), "{}", story.words());
+        assert!(pair.control.is_followed_by(tenant.organization) && !twin.is_dead(), "{}", story.words());
+        twin.kill();
+        // who comes after the first has ended waits no longer than the first would have had
+        first.kill();
+        is_left().await;
+        let ended = tokio::time::Instant::now();
+        tenant.start();
+        while !pair.control.is_followed_by(tenant.organization) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(ended.elapsed() < seconds(10), "{:?}\n{}", ended.elapsed(), story.words());
         story.ends_well().await;
     });
 }
