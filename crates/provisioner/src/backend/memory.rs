@@ -11,6 +11,7 @@ use molecule_domain::id::{Generation, InstallationId, LaunchSeq, OrganizationId,
 use molecule_domain::launch::LaunchSpec;
 use molecule_domain::lifecycle::Reason;
 use molecule_domain::{Clock, Timestamp};
+use tokio::sync::Notify;
 
 use super::{
     Backend, CallError, LaunchRequest, LogChunk, LogOptions, OwnedResource, PostMortem, PrepareRequest,
@@ -26,6 +27,7 @@ pub const MISSING_IMAGE: &str = "missing";
 #[derive(Debug, Default)]
 pub struct Host {
     state: Mutex<HostState>,
+    hinted: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +46,7 @@ struct HostState {
     /// What is stopped or removed, until when, and its state then; `None` is gone.
     ending: Vec<(Timestamp, InstanceRef, Option<InstanceState>)>,
     postponed: Vec<(Timestamp, InstallationId, LaunchRequest)>,
-    /// What the next stream of hints tells before it ends.
+    /// What the next stream of hints tells before it ends, or the one that is open.
     hints: Vec<WorkspaceId>,
 }
 
@@ -120,9 +122,20 @@ impl Host {
         self.lock().slow = slow;
     }
 
-    /// There is something new on a workspace: the next stream of hints tells it, and ends.
+    /// There is something new on a workspace: the stream of hints that is open tells it, and else the next one, which ends then.
     pub fn hint(&self, workspace: WorkspaceId) {
         self.lock().hints.push(workspace);
+        self.hinted.notify_one();
+    }
+
+    async fn next_hint(&self) -> WorkspaceId {
+        loop {
+            let hint = self.lock().hints.pop();
+            match hint {
+                Some(workspace) => return workspace,
+                None => self.hinted.notified().await,
+            }
+        }
     }
 
     /// Lets what was postponed until `now` take effect.
@@ -444,7 +457,11 @@ impl Backend for MemoryBackend {
     async fn hints(&self) -> Result<BoxStream<'static, WorkspaceId>, CallError> {
         let hints = std::mem::take(&mut self.state()?.hints);
         Ok(if hints.is_empty() {
-            futures::stream::pending().boxed()
+            futures::stream::unfold(Arc::clone(&self.host), async |host| {
+                let hint = host.next_hint().await;
+                Some((hint, host))
+            })
+            .boxed()
         } else {
             futures::stream::iter(hints).boxed()
         })

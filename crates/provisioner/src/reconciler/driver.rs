@@ -185,14 +185,12 @@ async fn sweep(executor: Arc<Executor>, hints_missed: &Notify, cancel: Cancellat
 }
 
 async fn listen(executor: Arc<Executor>, hints_missed: &Notify, cancel: CancellationToken) {
-    let mut again = false;
     loop {
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
-            () = forward_hints(&executor, again.then_some(hints_missed)) => {}
+            () = forward_hints(&executor, hints_missed) => {}
         }
-        again = true;
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
@@ -201,9 +199,11 @@ async fn listen(executor: Arc<Executor>, hints_missed: &Notify, cancel: Cancella
     }
 }
 
-/// Forwards hints until their stream ends. What happened before the stream, as while the provider was down, has no hint: `missed`
-/// is told once the stream has lasted or says something. One that ends at once is no word of the provider's.
-async fn forward_hints(executor: &Executor, mut missed: Option<&Notify>) {
+/// Forwards hints until their stream ends, or one can't be stored. What happened before the stream, as while the provider or the
+/// database was down, or since the first sweep, has no hint: `missed` is told once the stream has lasted or says something. One
+/// that ends at once is no word of the provider's.
+async fn forward_hints(executor: &Executor, missed: &Notify) {
+    let mut missed = Some(missed);
     let hints = match executor.backend.hints().await {
         Ok(hints) => hints,
         Err(error) => {
@@ -226,7 +226,8 @@ async fn forward_hints(executor: &Executor, mut missed: Option<&Notify>) {
             continue;
         }
         if let Err(error) = executor.store.wake(&batch, executor.clock.now()).await {
-            debug!(error = &error as &dyn std::error::Error, "hints are lost; sweeps find changes later");
+            debug!(error = &error as &dyn std::error::Error, "hints are lost; comparing everything soon");
+            return;
         }
     }
 }
@@ -237,7 +238,7 @@ mod tests {
 
     use async_trait::async_trait;
     use molecule_domain::clock::{Clock, ManualClock, Timestamp};
-    use molecule_domain::id::InstallationId;
+    use molecule_domain::id::{InstallationId, LaunchSeq};
     use molecule_domain::lifecycle::Phase;
 
     use super::*;
@@ -373,29 +374,41 @@ mod tests {
         listening.await.unwrap();
     }
 
-    /// A provider that does not list for so many times.
+    /// A provider that does not list for so many times, and a store that does not wake for so many.
     #[derive(Default)]
-    struct Unlisted(AtomicU32);
+    struct Away {
+        list: AtomicU32,
+        wake: AtomicU32,
+    }
 
     #[async_trait]
-    impl Probe for Unlisted {
+    impl Probe for Away {
         async fn before(&self, step: &'static str) -> Option<Fault> {
-            let less = |left: u32| left.checked_sub(1);
-            let fails = step == "backend.list"
-                && self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
-            fails.then_some(Fault::FailBefore)
+            let left = match step {
+                "backend.list" => &self.list,
+                "store.wake" => &self.wake,
+                _ => return None,
+            };
+            let fails = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            fails.ok().map(|_| Fault::FailBefore)
         }
     }
 
     /// What dies with the daemon, or while nobody listens, has no hint: once the stream is there again, everything is compared, as
-    /// soon as the provider lists it.
+    /// soon as the provider lists it. So it is after the first stream was opened, for what ended since the first sweep.
     #[tokio::test(start_paused = true)]
     async fn what_ends_while_nobody_listens_is_seen_once_somebody_does() {
-        for (opened_again, unlisted) in [(true, 0), (true, 1), (false, 0)] {
+        let second = Duration::from_secs(1);
+        for (opened_again, unlisted, ends_after, is_seen) in [
+            (true, 0, second, true),
+            (true, 1, second, true),
+            (false, 0, second, true),
+            (false, 0, HINTS_PAUSE * 2, false),
+        ] {
             let mut world = World::new();
             let executor = Arc::get_mut(&mut world.executor).unwrap();
-            let list = Arc::new(Unlisted::default());
-            executor.steps = Steps::probed(list.clone());
+            let away = Arc::new(Away::default());
+            executor.steps = Steps::probed(away.clone());
             executor.policy.sweep_every = Duration::from_secs(3600);
             if opened_again {
                 // the first stream tells it, and ends
@@ -408,28 +421,57 @@ mod tests {
                 let record = world.store.get(samples::provision(workspace).organization, workspace).await;
                 record.unwrap().unwrap()
             };
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(ends_after).await;
             let up = record().await;
             assert_eq!(up.phase, Phase::Up);
-            list.0.store(unlisted, Ordering::SeqCst);
+            away.list.store(unlisted, Ordering::SeqCst);
             world.host.vanish(&up.instance());
             // late enough that its absence is no launch under way
             world.clock.advance(Duration::from_secs(1));
             tokio::time::sleep(HINTS_PAUSE * 3).await;
-            let is_seen = record().await.phase != Phase::Up;
-            assert_eq!(is_seen, opened_again, "by a sweep before its time");
+            assert_eq!(record().await.phase != Phase::Up, is_seen, "by a sweep before its time");
             cancel.cancel();
             running.await.unwrap();
         }
+    }
+
+    /// A database that is away for a moment loses nothing of what the provider told in it.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_hint_could_not_wake_is_found_by_a_sweep_before_its_time() {
+        let mut world = World::new();
+        let away = Arc::new(Away::default());
+        world.store = Arc::new(MemoryStore::probed(away.clone()));
+        let executor = Arc::get_mut(&mut world.executor).unwrap();
+        executor.store = world.store.clone();
+        executor.policy.sweep_every = Duration::from_secs(3600);
+        let cancel = CancellationToken::new();
+        let running = tokio::spawn(run(Arc::clone(&world.executor), cancel.clone()));
+        let workspace = world.admitted().await;
+        let phase = async || {
+            let record = world.store.get(samples::provision(workspace).organization, workspace).await;
+            record.unwrap().unwrap().phase
+        };
+        tokio::time::sleep(HINTS_PAUSE * 2).await;
+        assert_eq!(phase().await, Phase::Up);
+        away.wake.store(1, Ordering::SeqCst);
+        let instance = samples::launch(workspace, LaunchSeq(1)).instance;
+        world.host.vanish(&instance);
+        world.host.hint(workspace);
+        world.clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(HINTS_PAUSE * 3).await;
+        assert_ne!(phase().await, Phase::Up);
+        assert_eq!(away.wake.load(Ordering::SeqCst), 0);
+        cancel.cancel();
+        running.await.unwrap();
     }
 
     /// A provider that gives no list is asked again soon, less and less often, and no more often than is swept anyway.
     #[tokio::test(start_paused = true)]
     async fn a_sweep_that_saw_nothing_is_made_again() {
         let mut world = World::new();
-        let list = Arc::new(Unlisted(AtomicU32::new(u32::MAX)));
+        let away = Arc::new(Away { list: AtomicU32::new(u32::MAX), wake: AtomicU32::new(0) });
         let executor = Arc::get_mut(&mut world.executor).unwrap();
-        executor.steps = Steps::probed(list.clone());
+        executor.steps = Steps::probed(away.clone());
         executor.policy.sweep_every = Duration::from_secs(10);
         let cancel = CancellationToken::new();
         let sweeping = {
@@ -439,7 +481,7 @@ mod tests {
         // at the seconds 0, 2, 6, 14, 24 and 34
         for (milliseconds, asked) in [(1_000, 1), (2_500, 2), (31_500, 6)] {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-            assert_eq!(u32::MAX - list.0.load(Ordering::SeqCst), asked);
+            assert_eq!(u32::MAX - away.list.load(Ordering::SeqCst), asked);
         }
         cancel.cancel();
         sweeping.await.unwrap();

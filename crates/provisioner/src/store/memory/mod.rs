@@ -58,7 +58,7 @@ impl MemoryStore {
         Self { state: Mutex::new(data.0), ..Self::default() }
     }
 
-    /// An empty store whose reads of events are steps under a test's probe.
+    /// An empty store whose reads of events, and what wakes records, are steps under a test's probe.
     pub fn probed(probe: Arc<dyn Probe>) -> Self {
         Self { steps: Steps::probed(probe), ..Self::default() }
     }
@@ -454,17 +454,20 @@ impl Store for MemoryStore {
     }
 
     async fn wake(&self, workspaces: &[WorkspaceId], now: Timestamp) -> Result<(), StoreError> {
-        let mut state = self.lock();
-        for workspace in workspaces {
-            if let Some(record) = state.instances.get_mut(workspace)
-                && record.phase != Phase::Gone
-            {
-                record.due_at = Some(record.due_at.map_or(now, |due| due.min(now)));
+        let wake = || async {
+            let mut state = self.lock();
+            for workspace in workspaces {
+                if let Some(record) = state.instances.get_mut(workspace)
+                    && record.phase != Phase::Gone
+                {
+                    record.due_at = Some(record.due_at.map_or(now, |due| due.min(now)));
+                }
             }
-        }
-        drop(state);
-        self.wakes.woken();
-        Ok(())
+            drop(state);
+            self.wakes.woken();
+        };
+        let woken = self.steps.run("store.wake", wake).await;
+        woken.map_err(|injected| StoreError::Unavailable(injected.to_string().into()))
     }
 
     async fn segments(&self, workspace: WorkspaceId) -> Result<Vec<Segment>, StoreError> {
