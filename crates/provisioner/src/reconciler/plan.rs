@@ -126,8 +126,7 @@ impl Planner<'_> {
             return self.give_up(Reason::NameTaken, message);
         }
         // its own launch is not there, and won't be
-        let is_down = self.proves_from().is_none_or(|from| sighting.at() > from);
-        let fact = is_down.then_some(Fact::Down(sighting.at()));
+        let fact = self.proves_down(sighting.at()).then_some(Fact::Down(sighting.at()));
         self.tell(Reason::NameTaken, message, fact, self.policy.look_every * 5)
     }
 
@@ -135,7 +134,7 @@ impl Planner<'_> {
     /// is launched beside it, and nothing of the workspace is touched.
     fn on_later(&self, later: &Sighting, own: Option<&Sighting>) -> Action {
         let found = later.found();
-        let is_down = own.is_none_or(|own| own.found().state.is_down());
+        let is_down = own.map_or_else(|| self.proves_down(later.at()), |own| own.found().state.is_down());
         self.tell(
             Reason::UnknownLaunch,
             format!(
@@ -359,6 +358,11 @@ impl Planner<'_> {
     /// Until when the live launch may still come to be shown: that it is not shown proves something after that.
     fn proves_from(&self) -> Option<Timestamp> {
         self.record.live_attempt().map(|attempt| attempt.call_until + self.visibility_lag)
+    }
+
+    /// Whether it proves that the live launch is down, if any, that another one was shown and it was not.
+    fn proves_down(&self, at: Timestamp) -> bool {
+        self.proves_from().is_none_or(|from| at > from)
     }
 
     fn launch_or_give_up(&self) -> Action {
