@@ -36,7 +36,8 @@ impl<'a> Configs<'a> {
         self.read(".auth_token")
     }
 
-    /// The nonce: stored before it is first sent, so that a crash in between does not lose the credential.
+    /// The nonce with which this disk redeems tokens: stored before it is first sent, so that a crash in between does not lose the
+    /// credential, and kept, so that a token gives the same credential if it is redeemed again.
     pub(crate) fn nonce(&self) -> Result<String, Error> {
         if let Some(nonce) = self.read(".bootstrap_nonce")? {
             return Ok(nonce);
@@ -46,20 +47,15 @@ impl<'a> Configs<'a> {
         Ok(nonce)
     }
 
-    /// Stores the credential that the token gave; then token and nonce have done their work.
+    /// Stores the credential that the token gave; then the token has done its work.
     pub(crate) fn keep_credential(&self, credential: &str, token: &str) -> Result<(), Error> {
         Self::replace(&self.0.join(".auth_token"), credential.as_bytes(), 0o600, true)?;
         Self::replace(&self.0.join(".bootstrap_redeemed"), token.as_bytes(), 0o600, true)?;
-        for name in [".bootstrap", ".bootstrap_nonce"] {
-            let path = self.0.join(name);
-            match fs::remove_file(&path) {
-                Err(cause) if cause.kind() != ErrorKind::NotFound => {
-                    return Err(Error::Write { path, cause });
-                }
-                _ => {}
-            }
+        let path = self.0.join(".bootstrap");
+        match fs::remove_file(&path) {
+            Err(cause) if cause.kind() != ErrorKind::NotFound => Err(Error::Write { path, cause }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Writes a file of the bundle where it belongs.
@@ -117,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nonce_is_kept_until_the_credential_is() {
+    fn a_token_is_redeemed_once_and_the_nonce_stays() {
         let folder = tempfile::tempdir().unwrap();
         let configs = Configs::new(folder.path());
         fs::write(folder.path().join(".bootstrap"), "token\n").unwrap();
@@ -126,6 +122,7 @@ mod tests {
         assert_eq!(configs.nonce().unwrap(), nonce);
         configs.keep_credential("credential", "token").unwrap();
         assert_eq!(configs.redeemed_token().unwrap().as_deref(), Some("token"));
+        assert_eq!(configs.nonce().unwrap(), nonce, "it may have to be redeemed again");
         assert_eq!(configs.bootstrap_token().unwrap(), None);
         // an instance that replaces it brings the token again; the next generation brings another
         fs::write(folder.path().join(".bootstrap"), "token\n").unwrap();
@@ -133,7 +130,6 @@ mod tests {
         fs::write(folder.path().join(".bootstrap"), "another").unwrap();
         assert_eq!(configs.bootstrap_token().unwrap().as_deref(), Some("another"));
         assert_eq!(configs.credential().unwrap().as_deref(), Some("credential"));
-        assert_ne!(configs.nonce().unwrap(), nonce);
         let mode = fs::metadata(folder.path().join(".auth_token")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
