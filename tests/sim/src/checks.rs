@@ -298,7 +298,7 @@ impl Pair {
             (Desired::Running, WorkspaceState::Degraded) => {
                 let since = self.world.now() - Duration::from_secs(2 * 3600);
                 let explained = self.world.was_wrong(
-                    &["silent", "failing", "tenant down", "cut"],
+                    &["silent", "failing"],
                     &self.concerned(seen, since, self.world.now()),
                     since,
                     self.world.now(),
@@ -375,10 +375,10 @@ impl Pair {
         let since = failed_at - reach(reason) - self.world.off();
         let until = failed_at + Duration::from_secs(60) + self.world.off();
         let concerned = self.concerned(seen, since, until);
-        // what there was no room for, or what is in the way, is looked at again while somebody looks: nobody did while its replica
-        // was frozen or down, or its provider away
+        // what there was no room for, what is in the way, or what boots, is looked at again while somebody looks: nobody did while
+        // its replica was frozen or down, or its provider away
         let unwatched = match reason {
-            Reason::NoCapacity | Reason::ProviderQuota | Reason::NameTaken => {
+            Reason::NoCapacity | Reason::ProviderQuota | Reason::NameTaken | Reason::BootTimeout => {
                 let blind = ["replica frozen", "replica down", "away", "hangs"];
                 self.world.wrong_from(&blind, &concerned, since, until)
             }

@@ -82,7 +82,8 @@ pub(crate) fn reach(reason: Reason) -> Duration {
         | Reason::NetworkUnavailable => 5,
         Reason::AgentNotConnected | Reason::StopTimeout => 10,
         Reason::LaunchTimeout | Reason::BackendUnreachable => 12,
-        Reason::BootTimeout => 15,
+        // from when a replica began, and until its next look
+        Reason::BootTimeout => 17,
         Reason::NameTaken => 20,
         _ => 25,
     };

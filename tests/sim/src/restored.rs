@@ -64,10 +64,14 @@ impl Sides {
     }
 
     /// Whether a tenant has a workspace, and knows of all that the engine has granted. It may not where both were put back, and
-    /// now the engine is to a time in between.
+    /// now the engine is to a time in between; of a deletion neither, whatever number another wish was told by since.
     pub(crate) fn tenant_knows_all(&self, workspace: WorkspaceId) -> bool {
-        let granted = self.engine.get(&workspace).map(|engine| engine.intent);
-        self.tenant.get(&workspace).is_some_and(|tenant| granted <= Some(tenant.record.intent))
+        let engine = self.engine.get(&workspace);
+        let granted = engine.map(|engine| engine.intent);
+        self.tenant.get(&workspace).is_some_and(|tenant| {
+            granted <= Some(tenant.record.intent)
+                && (tenant.record.is_deleting() || !engine.is_some_and(is_ending))
+        })
     }
 
     /// What holds of a workspace, and the wishes of its tenant's that are newer than that. `wished` is what was wished before.
