@@ -109,9 +109,12 @@ async fn one_trace_runs_from_the_call_to_the_registration() {
         assert!(began.elapsed() < Duration::from_secs(20), "{missing:?} are not in {answer}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    // the first replica's calls went wrong, and it said so over OTLP
-    for name in ["molecule_provider_errors", "molecule_quota_drift"] {
-        assert!(receiver.metrics().contains(name), "no {name} in {:?}", receiver.metrics());
+    // the first replica's calls went wrong, and it said so over OTLP; the tenant says for how long its wishes wait
+    for name in ["molecule_provider_errors", "molecule_quota_drift", "molecule_oldest_wish_seconds"] {
+        while !receiver.metrics().contains(name) {
+            assert!(began.elapsed() < Duration::from_secs(60), "no {name} in {:?}", receiver.metrics());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     tenant.delete(&made.workspace_id).await.unwrap();

@@ -324,8 +324,14 @@ fn a_launch_that_is_called_again_stays_the_same() {
     let second_attempt = record.attempt.clone().unwrap();
     assert_eq!((second_attempt.number, second_attempt.seq), (AttemptNumber(2), LaunchSeq(9)));
 
-    record.intent = IntentNumber(9);
-    assert!(matches!(begin(&mut record, 10, "", 160, 170), Err(StoreError::Overtaken(_))));
+    // a later wish, or a suspension, which has no number
+    let stopped = InstanceRecord { desired: Desired::Stopped, ..record.clone() };
+    let asked = InstanceRecord { intent: IntentNumber(9), ..record };
+    for mut record in [stopped, asked] {
+        let before = record.clone();
+        assert!(matches!(begin(&mut record, 10, "", 160, 170), Err(StoreError::Overtaken(_))));
+        assert_eq!(record, before);
+    }
     let mut failed = InstanceRecord { phase: Phase::Failed, ..up() };
     assert!(matches!(begin(&mut failed, 10, "", 160, 170), Err(StoreError::Illegal(_))));
 }
