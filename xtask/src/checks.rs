@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use anyhow::ensure;
+
 use crate::docker::Docker;
 use crate::postgres::Postgres;
 use crate::shell::{cargo, command, install, is_there, run, say};
@@ -23,12 +25,32 @@ pub(crate) fn lint() -> anyhow::Result<()> {
     let (deny, tools) = tools?;
     say("cargo deny");
     run(&mut command(deny, &["--all-features", "check", "licenses", "bans", "sources"]))?;
+    say("what the simulation links");
+    simulation_links_no_provider()?;
     say("deploy/, by its syntax");
     run(&mut command(tools.join("python"), &["tests/python/deploy.py"]))?;
     let buf = tools.join("buf");
     say("buf");
     run(command(&buf, &["lint"]).current_dir("proto"))?;
     run(command(&buf, &["breaking", "--against", "v1.binpb"]).current_dir("proto"))
+}
+
+/// The simulation is built anew for each mutant, within seconds: it links no provider's client.
+fn simulation_links_no_provider() -> anyhow::Result<()> {
+    let arguments =
+        ["tree", "--locked", "-p", "molecule-sim", "--all-features", "--edges", "all", "--prefix", "none"];
+    let tree = cargo(&arguments).output()?;
+    ensure!(tree.status.success(), "cargo tree: {}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8(tree.stdout)?;
+    ensure!(tree.starts_with("molecule-sim "), "cargo tree does not begin with molecule-sim");
+    for client in ["bollard", "aws-sdk-ec2"] {
+        let links = tree.lines().any(|line| line.split_whitespace().next() == Some(client));
+        ensure!(
+            !links,
+            "molecule-sim links {client}; `cargo tree -p molecule-sim -i {client}` shows by what"
+        );
+    }
+    Ok(())
 }
 
 /// Gets what the tests need and runs all of them.

@@ -38,9 +38,11 @@ fn own_file() -> anyhow::Result<PathBuf> {
 }
 
 fn interrupt(mode: &[&str]) -> anyhow::Result<()> {
-    let mut demo = Command::new(own_file()?);
-    // a terminal sends Ctrl-C to a whole group
+    let mut demo = Command::new("sh");
     demo.env(SCRATCH, "target/scratch");
+    // what goes wrong is said on the other stream
+    demo.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(own_file()?);
+    // a terminal sends Ctrl-C to a whole group
     demo.args(mode).process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut demo = demo.spawn().context("the demo can't be started")?;
     let mut said = BufReader::new(demo.stdout.take().context("its output is piped")?).lines();

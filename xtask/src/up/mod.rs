@@ -38,12 +38,23 @@ fn folder() -> PathBuf {
 /// Runs the demo of a mode, and serves on unless `exit`. Being told to stop is no failure, whenever it happens.
 pub(crate) fn run(saas: bool, exit: bool) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
-    let ended = start(saas, exit, &stop);
-    if ended.is_err() && stop.came() {
-        say("stopped");
-        return Ok(());
+    match start(saas, exit, &stop) {
+        Err(error) if !error.is::<BadEnd>() && stop.came() => {
+            say("stopped");
+            Ok(())
+        }
+        ended => ended,
     }
-    ended
+}
+
+/// What was started does not end as it should: that is a failure also of who is told to stop.
+#[derive(Clone, Copy, Debug)]
+struct BadEnd;
+
+impl std::fmt::Display for BadEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the demo did not end well")
+    }
 }
 
 fn start(saas: bool, exit: bool, stop: &Stop) -> anyhow::Result<()> {
@@ -94,8 +105,9 @@ impl Demo {
             if exit { Ok(()) } else { serve(&mut services, stop) }
         });
         let stopped = self.stop();
-        drop(services);
-        played.and(stopped)
+        let ended = services.end();
+        stopped.and(ended).map_err(|error| error.context(BadEnd))?;
+        played
     }
 
     fn stop(&self) -> anyhow::Result<()> {

@@ -1,10 +1,10 @@
 //! The services of a demo.
 
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use super::stop::Stop;
 use crate::shell::{command, succeeds};
@@ -27,6 +27,14 @@ impl Service {
             None => Ok(()),
             Some(status) => bail!("{} has ended with {status}; its message is above", self.name),
         }
+    }
+
+    fn end(&mut self) -> anyhow::Result<ExitStatus> {
+        if self.child.try_wait()?.is_none() {
+            // it may have ended by now
+            let _ = command("kill", &["-TERM", &self.child.id().to_string()]).status();
+        }
+        Ok(self.child.wait()?)
     }
 
     /// Waits until a command of `molecule`'s succeeds on it.
@@ -63,6 +71,18 @@ impl Services {
     pub(super) fn live(&mut self) -> anyhow::Result<()> {
         self.all().try_for_each(Service::lives)
     }
+
+    /// Ends all of them, and fails where one did not end well.
+    pub(super) fn end(mut self) -> anyhow::Result<()> {
+        let mut all_well = Ok(());
+        while let Some(mut last) = self.0.pop() {
+            let status = last.end()?;
+            if !status.success() {
+                all_well = Err(anyhow!("{} has ended with {status}; its message is above", last.name));
+            }
+        }
+        all_well
+    }
 }
 
 impl Drop for Services {
@@ -75,7 +95,6 @@ impl Drop for Services {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        let _ = command("kill", &["-TERM", &self.child.id().to_string()]).status();
-        let _ = self.child.wait();
+        let _ = self.end();
     }
 }
