@@ -205,6 +205,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_failed_together_is_told_again_apart() {
+        let mut queue = Queue::default();
+        (0..400).for_each(|_| queue.wake(WorkspaceId::generate()));
+        let workspaces: Vec<_> = std::iter::from_fn(|| queue.take_due()).collect();
+        for _ in 0..3 {
+            for workspace in &workspaces {
+                queue.ended(*workspace, true);
+            }
+            let (began, mut together) = (Instant::now(), Vec::new());
+            while let Some(due) = queue.next_due() {
+                tokio::time::advance((due - Instant::now()).max(Duration::from_millis(10))).await;
+                together.push(std::iter::from_fn(|| queue.take_due()).count());
+            }
+            assert!(began.elapsed() >= FIRST_PAUSE && together.iter().sum::<usize>() == 400);
+            assert!(together.iter().all(|some| *some <= 80), "{together:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_backlog_is_spread_and_a_client_is_not_kept_waiting() {
         let (mut queue, asked) = (Queue::default(), WorkspaceId::generate());
         for _ in 0..500 {
