@@ -358,11 +358,21 @@ impl Pair {
         // the tenant's clock may be minutes away from the true time, and the replicas' are not
         let failed_at = seen.engine.as_ref().map_or(record.phase_since, |engine| engine.phase_since);
         // what its tenant told again after a restore failed before that, or fails anew for the time that was lost
-        let told_again = seen.lost_failure.filter(|lost| lost.is_told_again(failed_at));
+        let told_again = seen.lost_failure.filter(|lost| {
+            lost.is_told_again(failed_at)
+                || failed_at > lost.restored_by && self.were_apart_until(seen, failed_at)
+        });
         let moments = [Some(failed_at), told_again.map(|lost| lost.failed_at)];
         if !moments.into_iter().flatten().any(|failed_at| self.explains_failure(seen, reason, failed_at)) {
             self.broken("no failure is unexplained", seen, format!("{reason} at {failed_at}"));
         }
+    }
+
+    /// Whether the two could not speak until shortly before.
+    fn were_apart_until(&self, seen: &Seen<'_>, then: Timestamp) -> bool {
+        let since = then - Duration::from_secs(600) - self.world.off();
+        let apart = ["cut", "tenant down", "replica frozen", "replica down"];
+        self.world.was_wrong(&apart, &self.concerned(seen, since, then), since, then)
     }
 
     fn concerned(&self, seen: &Seen<'_>, since: Timestamp, until: Timestamp) -> Concerned {

@@ -73,7 +73,7 @@ pub struct LostFailure {
 }
 
 impl LostFailure {
-    /// Whether what failed then is this one, which its tenant told the control plane again.
+    /// Whether what failed then is this one, which its tenant told the control plane again soon after the restore.
     pub fn is_told_again(&self, failed_at: Timestamp) -> bool {
         failed_at > self.restored_by && failed_at < self.restored_by + PATIENCE
     }

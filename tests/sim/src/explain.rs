@@ -53,6 +53,7 @@ pub(crate) fn explains(reason: Reason) -> &'static [&'static str] {
                 "crash loop",
                 "init fails",
                 "slow boot",
+                "restored unheard",
             ]
         }
         // a restore may bring back a launch that had found no room long before

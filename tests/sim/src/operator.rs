@@ -17,6 +17,10 @@ use crate::pair::Pair;
 use crate::trouble;
 use crate::world::Whom;
 
+/// For how long an agent may be waited for that has connected in a time that is lost: for as long as the network was cut, and then
+/// until it is given up.
+const CONNECTS: Duration = Duration::from_secs(2 * 3600);
+
 /// A database is set back to what it was a while ago.
 pub async fn restore(pair: &Pair) {
     let world = &pair.world;
@@ -30,6 +34,10 @@ pub async fn restore(pair: &Pair) {
         }
         world.tell("operator", 65, || format!("RESTORES tenant {}, set back by {later:?}", one + 1));
         *world.coverage().restored.entry(Restored::Tenant).or_default() += 1;
+        if tenant.network.is_cut() {
+            // where nobody has heard of the time that is lost, nobody can tell that it is
+            world.is_wrong("restored unheard", Whom::Organization(tenant.organization), CONNECTS);
+        }
         pair.restore_tenant(one, backup).await;
     } else {
         let backup = pair.control.backup();
