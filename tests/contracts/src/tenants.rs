@@ -284,6 +284,9 @@ async fn what_waits_to_be_told_is_held_until_it_is_heard(subject: Subject) {
     // the last one counts
     subject.change(&one, 2, Change::Start).await.unwrap();
     assert_eq!(held(subject.holds(6).await), [one.workspace, two.workspace]);
+    // and whatever is kept no longer, that is
+    subject.store.prune(at(1)).await.unwrap();
+    assert_eq!(held(subject.holds(6).await), [one.workspace, two.workspace]);
     subject.change(&one, 3, Change::Start).await.unwrap();
     assert_eq!(held(subject.holds(7).await), [two.workspace]);
     // what is refused was heard
@@ -318,14 +321,21 @@ async fn what_waits_to_be_told_is_held_until_it_is_heard(subject: Subject) {
 /// Its record may be dropped, and its id be given to another one, whose wishes are counted from one.
 async fn what_was_heard_is_not_waited_for_once_its_record_is_dropped(subject: Subject) {
     let process = IncarnationId::generate();
-    let one = subject.created().await;
+    let (one, two) = (subject.created().await, subject.created().await);
     subject.service.meets(ORG, process).await;
-    subject.agrees(process, &[(one.workspace, IntentNumber(5))], at(3)).await;
+    let waiting = [&one, &two].map(|record| (record.workspace, IntentNumber(5)));
+    subject.agrees(process, &waiting, at(3)).await;
     subject.change(&one, 5, Change::Stop(None)).await.unwrap();
     subject.change(&one, 6, Change::Delete).await.unwrap();
+    // of the other what was waited for is the last that is heard
+    subject.change(&two, 5, Change::Delete).await.unwrap();
     subject.ends(one.workspace, at(4)).await;
+    subject.ends(two.workspace, at(4) + LEASE).await;
     subject.store.prune(at(100)).await.unwrap();
-    assert_eq!(subject.store.get(ORG, one.workspace).await.unwrap(), None, "its record is dropped");
+    for record in [&one, &two] {
+        let stored = subject.store.get(ORG, record.workspace).await.unwrap();
+        assert_eq!(stored, None, "its record is dropped");
+    }
     let awaited = subject.store.expectations(BACKEND).await.unwrap().awaited;
     assert_eq!(awaited, HashMap::new());
 }

@@ -296,6 +296,15 @@ fn what_the_provider_has_lost_waits_to_be_heard() {
     assert_eq!(agreed.waiting, [(workspace_id(1), found.record.intent)]);
 }
 
+/// With the first deletion that is heard it is gone.
+#[test]
+fn the_first_deletion_is_the_last_that_has_to_be_heard() {
+    let mut agreed = Agreed::default();
+    let waits = [entry(4, Wish::Start), entry(5, Wish::Delete), entry(6, Wish::Delete)];
+    agreed.add(&Workspace { outbox: waits.to_vec(), ..idle() }, Verdict::Same, &SideEffects::default());
+    assert_eq!(agreed.waiting, [(workspace_id(1), IntentNumber(5))]);
+}
+
 /// A process over a copy of the database gave the replacement's number to another wish: told under that number, it would be
 /// taken for that one for ever, and the deletion behind it would never be told.
 #[test]

@@ -5,7 +5,7 @@ use molecule_domain::instance::InstanceView;
 use molecule_domain::lifecycle::{AgentHealth, Desired, Phase, Reason};
 use molecule_workspace::aggregate::{Answer, Change, Revoke, SideEffects};
 use molecule_workspace::agreement::Verdict;
-use molecule_workspace::record::{RequestKey, ToldAgain};
+use molecule_workspace::record::{AgentRecord, RequestKey, ToldAgain};
 use molecule_workspace::undo::Undo;
 use molecule_workspace::{Entry, Wish, Workspace, WorkspaceRecord};
 
@@ -416,7 +416,24 @@ fn what_the_wrong_backup_was_told_restarts_nothing_of_what_runs() {
     assert!(found.reported(Generation(2), NOW, |_| {}).is_some());
     let told = ToldAgain { lost: Generation(3), by: Generation(4), runs: Generation(2) };
     assert_eq!(found.record.told_again, Some(told));
-    assert_eq!(found.reported(Generation(1), NOW, |_| {}), None);
+    for other in [1, 5] {
+        assert_eq!(found.reported(Generation(other), NOW, |_| {}), None, "no instance of {other} may run");
+    }
+
+    // that it was launched at last is nothing that a client sees
+    let third_is_up = InstanceView { launched: true, phase: Phase::Up, reason: None, ..third() };
+    let mut found = with(WorkspaceRecord {
+        intent: IntentNumber(4),
+        answered: IntentNumber(4),
+        generation: Generation(3),
+        highest: Generation(3),
+        instance_generation: Generation(3),
+        agent: AgentRecord::default(),
+        told_again: AS_THE_THIRD,
+        ..record()
+    });
+    let (verdict, effects) = agree(&mut found, Some(&third_is_up), KNOWN, false);
+    assert_eq!((verdict, effects.visible, found.record.told_again), (Verdict::Same, false, None));
 
     // a client has asked for another since
     let mut found = granted();
@@ -443,6 +460,11 @@ fn what_was_adopted_in_unknown_words_is_told_as_the_provider_had_it_last() {
     let mut adopted = with(stopped);
     assert_eq!(agree(&mut adopted, Some(&unknown), KNOWN, true).0, Verdict::Adopt);
     assert_eq!((adopted.record.desired, adopted.record.wanted_is_unknown), (Desired::Stopped, true));
+    // where a wish waits it says what is wanted
+    let mut waits = waiting(vec![entry(6, Wish::Start)]);
+    let third = InstanceView { wanted_generation: Generation(3), ..unknown.clone() };
+    assert_eq!(agree(&mut waits, Some(&third), KNOWN, true).0, Verdict::Adopt);
+    assert_eq!((waits.outbox.len(), waits.record.wanted_is_unknown), (1, false));
     let before = InstanceView { intent: IntentNumber(4), ..wants(Desired::Running, Phase::Up) };
     let mut found = adopted.clone();
     assert_eq!(agree(&mut found, Some(&before), KNOWN, false).0, Verdict::TellAgain);
