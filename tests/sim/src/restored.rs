@@ -69,7 +69,8 @@ impl Sides {
         let engine = self.engine.get(&workspace);
         let granted = engine.map(|engine| engine.intent);
         self.tenant.get(&workspace).is_some_and(|tenant| {
-            granted <= Some(tenant.record.intent)
+            !tenant.record.wanted_is_unknown
+                && granted <= Some(tenant.record.intent)
                 && (tenant.record.is_deleting() || !engine.is_some_and(is_ending))
         })
     }
@@ -101,7 +102,10 @@ impl Sides {
             // the engine has lost what it had granted, and is told what all of it came to
             (None, Some(tenant)) => (base(Some(tenant.record.desired), tenant.record.intent), Vec::new()),
             (Some(engine), Some(tenant)) if engine.intent < tenant.record.answered => {
-                (base(Some(tenant.record.desired), tenant.record.intent), Vec::new())
+                // what was adopted in words that the tenant does not know is told as the engine had it last
+                let is_unknown = tenant.record.wanted_is_unknown;
+                let desired = if is_unknown { engine.desired } else { tenant.record.desired };
+                (base(Some(desired), tenant.record.intent), Vec::new())
             }
             (Some(engine), _) => (wished.base_of(engine, now), waiting(engine.intent)),
         }

@@ -33,7 +33,7 @@ impl Outbox {
         let answer = answer.and_then(|instance| is_of_this_wish(entry, instance));
         let now = self.clock.now();
         match answer {
-            Ok(instance) if knows_more(entry, &instance) || entry.is_contradicted_by(&instance) => {
+            Ok(instance) if has_heard_others(entry, &instance) => {
                 self.agreement.doubt();
                 let message =
                     "the provider has heard of other wishes than this tenant knows of; the two agree first";
@@ -198,10 +198,14 @@ fn is_of_this_wish(entry: &Entry, instance: InstanceView) -> Result<InstanceView
     Ok(instance)
 }
 
-/// Whether the provider has done later wishes than the one that it was told, as where another process told them over a
-/// copy of this database: it took this one for a repeated one. A deletion is final whoever asked for it.
-fn knows_more(entry: &Entry, instance: &InstanceView) -> bool {
-    instance.intent > entry.number && !(entry.wish == Wish::Delete && instance.is_ending())
+/// Whether the provider takes a wish for one that it was told before. It has done later ones, as where another process told them
+/// over a copy of this database; or what is created again is there after all, as an earlier call was heard late or another backup
+/// was put back. A deletion is final whoever asked for it.
+fn has_heard_others(entry: &Entry, instance: &InstanceView) -> bool {
+    let knows_more = instance.intent > entry.number && !(entry.wish == Wish::Delete && instance.is_ending());
+    let was_there =
+        entry.retold && matches!(entry.wish, Wish::Provision { .. }) && instance.intent < entry.number;
+    knows_more || was_there || entry.is_contradicted_by(instance)
 }
 
 fn refusal(error: &Error) -> Refusal {

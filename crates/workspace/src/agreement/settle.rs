@@ -262,16 +262,17 @@ impl Workspace {
         has.phase == Phase::Failed && self.outbox.first().is_some_and(starts)
     }
 
-    /// Whether a generation is told again that the provider has after all: it was put back once more, to a later state. What has
-    /// failed there is replaced.
+    /// Whether something is told again that the provider has after all: it was put back once more, to a later state. What has the
+    /// generation is not replaced, unless it has failed; and what is there at all is not created.
     fn brings_what_is_there(&self, has: &InstanceView) -> bool {
-        let is_there = |entry: &Entry| {
-            entry.retold
-                && entry.wish.launches()
-                && entry.number > has.intent
-                && entry.undo.generation <= has.wanted_generation
+        let is_there = |entry: &Entry| match entry.wish {
+            Wish::Provision { .. } => true,
+            Wish::Replace { run, .. } => {
+                entry.undo.generation <= has.wanted_generation && !(run && has.phase == Phase::Failed)
+            }
+            _ => false,
         };
-        has.phase != Phase::Failed && self.outbox.iter().any(is_there)
+        self.outbox.iter().any(|entry| entry.retold && entry.number > has.intent && is_there(entry))
     }
 
     /// One wish tells what all that was granted and all that waits came to.

@@ -475,13 +475,32 @@ fn what_was_adopted_in_unknown_words_is_told_as_the_provider_had_it_last() {
     assert_eq!((adopted.record.desired, adopted.record.wanted_is_unknown), (Desired::Running, false));
 }
 
-/// What has failed is replaced, whether or not it has the generation.
+/// What has failed is replaced, whether or not it has the generation; but it is not created.
 #[test]
-fn what_has_failed_is_told_to_be_replaced_once() {
-    let replaces = Entry { retold: true, begun: true, ..replacement(4, 3) };
-    let mut found = waiting(vec![replaces]);
-    found.record.told_again = AS_THE_THIRD;
+fn what_has_failed_is_told_to_be_replaced() {
     let failed = InstanceView { intent: IntentNumber(3), ..wants(Desired::Stopped, Phase::Failed) };
-    assert_eq!(agree(&mut found, Some(&failed), KNOWN, false).0, Verdict::Same);
-    assert_eq!((found.outbox[0].number, found.outbox[0].generation), (IntentNumber(4), Generation(3)));
+    let replace = |run| Wish::Replace { run, reset_session: false };
+    for (wish, verdict, told, number) in [
+        (replace(true), Verdict::Same, replace(true), 4),
+        (Wish::Provision { run: true }, Verdict::TellAgain, replace(true), 5),
+        // it is down
+        (replace(false), Verdict::TellAgain, Wish::Stop(None), 5),
+        (Wish::Provision { run: false }, Verdict::TellAgain, Wish::Stop(None), 5),
+    ] {
+        let desired = wish.desired();
+        let retold = Entry { retold: true, begun: true, wish: wish.clone(), ..replacement(4, 3) };
+        let mut found = waiting(vec![retold]);
+        (found.record.told_again, found.record.desired) = (AS_THE_THIRD, desired);
+        assert_eq!(agree(&mut found, Some(&failed), KNOWN, false).0, verdict, "{wish:?}");
+        let [now] = &found.outbox[..] else { panic!("{wish:?}: {:?}", found.outbox) };
+        assert_eq!((&now.wish, now.number), (&told, IntentNumber(number)), "{wish:?}");
+    }
+    // of what the provider has, however early, nothing is created
+    let first = InstanceView { intent: IntentNumber(1), generation: Generation(1), ..view() };
+    let first = InstanceView { wanted_generation: Generation(1), ..first };
+    let creates = Entry { retold: true, wish: Wish::Provision { run: true }, ..replacement(4, 3) };
+    let mut found = waiting(vec![creates]);
+    found.record.answered = IntentNumber(1);
+    assert_eq!(agree(&mut found, Some(&first), KNOWN, false).0, Verdict::TellAgain);
+    assert_eq!(found.outbox[0].wish, replace(true));
 }
