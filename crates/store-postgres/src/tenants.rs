@@ -263,6 +263,35 @@ pub(crate) async fn check_refused(
     Ok(refused.check(intent, change)?)
 }
 
+/// What there is of a workspace before its first instance is admitted.
+pub(crate) struct Known {
+    pub(crate) instance: bool,
+    pub(crate) refusal: bool,
+}
+
+/// Asked for at once: an admission waits for each round trip.
+pub(crate) async fn what_is_known(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    workspace: WorkspaceId,
+    process: Option<IncarnationId>,
+) -> Result<Known, StoreError> {
+    sqlx::query_as!(
+        Known,
+        r#"SELECT EXISTS (SELECT FROM instances WHERE workspace_id = $2) AS "instance!",
+               EXISTS (
+                   SELECT FROM tenant_refusals
+                   WHERE organization_id = $1 AND workspace_id = $2 AND incarnation = $3
+               ) AS "refusal!""#,
+        organization.as_uuid(),
+        workspace.as_uuid(),
+        named(process),
+    )
+    .fetch_one(db)
+    .await
+    .map_err(store_error)
+}
+
 #[async_trait]
 impl Tenants for EngineStore {
     async fn refuse(

@@ -27,7 +27,7 @@ use self::rows::{InstanceRow, account_locked, find, find_locked};
 use self::write::Beside;
 use crate::Database;
 use crate::sqlstate::store_error;
-use crate::tenants::check_refused;
+use crate::tenants::{check_refused, what_is_known};
 
 /// The engine's store over an open database.
 #[derive(Clone, Debug)]
@@ -70,15 +70,20 @@ impl Store for EngineStore {
             let mut tx = self.0.begin().await?;
             let found = account_locked(&mut tx, organization, now).await?;
             let (account, terms) = found.ok_or_else(|| organization_not_found(organization))?;
-            if let Some(row) = find(&mut tx, request.workspace).await? {
+            let known = what_is_known(&mut tx, organization, request.workspace, request.process).await?;
+            if known.instance
+                && let Some(row) = find(&mut tx, request.workspace).await?
+            {
                 let record = row.into_record()?;
                 if record.organization == organization {
                     return Ok(record);
                 }
                 return Err(admission::workspace_taken(request.workspace).into());
             }
-            let wish = (request.intent, request.process);
-            check_refused(&mut tx, organization, request.workspace, wish, None).await?;
+            if known.refusal {
+                let wish = (request.intent, request.process);
+                check_refused(&mut tx, organization, request.workspace, wish, None).await?;
+            }
             terms.check()?;
             let admitted = admission::provision(&account, request, now)?;
             let mut record = admitted.record;
