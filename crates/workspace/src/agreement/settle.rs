@@ -344,7 +344,7 @@ impl Workspace {
     fn forget_unlaunched_generation(&mut self, instance: Option<&InstanceView>) {
         let current = self.record.generation;
         let known = instance.map_or(Generation(0), |has| has.wanted_generation);
-        if let Some(told) = self.record.told_again.filter(|told| told.by == current && known < current) {
+        if let Some(told) = self.record.told_again.filter(|told| told.by == current) {
             self.record.generation = told.lost.max(known);
             let by_what_is_known = ToldAgain { by: self.record.generation, ..told };
             self.record.told_again = Some(by_what_is_known).filter(|told| told.runs < told.by);
