@@ -67,6 +67,8 @@ impl Database {
             ("idle_in_transaction_session_timeout", "30s"),
             ("lock_timeout", "20s"),
             ("statement_timeout", "60s"),
+            // statements are few, and each reads by keys: planning them anew costs as much as running them
+            ("plan_cache_mode", "force_generic_plan"),
         ]);
         // `enabled!`, which it asks for every statement, leaves the state of per-layer filters behind for the next span
         let options = options.disable_statement_logging();
