@@ -539,7 +539,7 @@ async fn what_had_to_wait_for_an_operator_is_not_overdue() {
 
 /// What is down is billed no longer, whatever else of its workspace is in the way.
 #[tokio::test]
-async fn what_is_gone_beside_an_earlier_one_is_down_in_every_phase() {
+async fn what_is_gone_beside_another_launch_is_down_in_every_phase() {
     let admitted = admitted().await;
     let lag = Duration::from_secs(5);
     for (phase, desired) in [
@@ -550,7 +550,12 @@ async fn what_is_gone_beside_an_earlier_one_is_down_in_every_phase() {
         (Phase::Stopping, Desired::Deleted),
         (Phase::Failed, Desired::Stopped),
     ] {
-        for (call, expected) in [(lag + Duration::from_micros(1), true), (lag, false)] {
+        // of an earlier launch, and of one that is not known
+        let others = [LaunchSeq(1), LaunchSeq(3)];
+        for (other, (call, expected)) in others
+            .into_iter()
+            .flat_map(|other| [(lag + Duration::from_micros(1), true), (lag, false)].map(|it| (other, it)))
+        {
             let live =
                 Attempt { seq: LaunchSeq(2), ..attempt(&admitted, AttemptState::Confirmed, NOW - call) };
             let since = NOW - Duration::from_secs(60);
@@ -562,20 +567,25 @@ async fn what_is_gone_beside_an_earlier_one_is_down_in_every_phase() {
                 attempt: Some(live),
                 ..admitted.clone()
             };
-            let earlier = OwnedInstance {
+            let shown = OwnedInstance {
                 instance: record.instance(),
-                seq: LaunchSeq(1),
+                seq: other,
                 state: InstanceState::Running,
                 endpoint: None,
                 created_at: since,
             };
-            let seen = Snapshot::new(NOW, Ok(vec![earlier])).observe(&record);
-            assert!(matches!(seen, Observation::Earlier(_)), "{seen:?}");
+            let seen = Snapshot::new(NOW, Ok(vec![shown])).observe(&record);
+            let is_as_meant = match seen {
+                Observation::Earlier(_) => other == LaunchSeq(1),
+                Observation::Later { own: None, .. } => other == LaunchSeq(3),
+                _ => false,
+            };
+            assert!(is_as_meant, "{seen:?}");
             let fact = match plan(&record, &seen, &Policy::default(), lag, NOW) {
                 Action::Settle(outcome) => outcome.fact,
                 _ => None,
             };
-            assert_eq!(fact, expected.then_some(Fact::Down(NOW)), "{phase}, {desired:?}, {call:?}");
+            assert_eq!(fact, expected.then_some(Fact::Down(NOW)), "{phase}, {desired:?}, {other}, {call:?}");
         }
     }
 }
