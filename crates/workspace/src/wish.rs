@@ -118,4 +118,14 @@ impl Entry {
                 Wish::Delete => !ends && instance.desired.is_some(),
             }
     }
+
+    /// Whether the provider's answer shows that it took this wish for one that it was told before. It has done later ones, as where
+    /// another process told them over a copy of this database; or what is created again is there after all, as an earlier call was
+    /// heard late or another backup was put back. A deletion is final whoever asked for it.
+    pub fn is_taken_for_another(&self, instance: &InstanceView) -> bool {
+        let knows_more =
+            instance.intent > self.number && !(self.wish == Wish::Delete && instance.is_ending());
+        let creates_again = self.retold && matches!(self.wish, Wish::Provision { .. });
+        knows_more || creates_again && instance.intent < self.number || self.is_contradicted_by(instance)
+    }
 }

@@ -33,7 +33,7 @@ impl Outbox {
         let answer = answer.and_then(|instance| is_of_this_wish(entry, instance));
         let now = self.clock.now();
         match answer {
-            Ok(instance) if has_heard_others(entry, &instance) => {
+            Ok(instance) if entry.is_taken_for_another(&instance) => {
                 self.agreement.doubt();
                 let message =
                     "the provider has heard of other wishes than this tenant knows of; the two agree first";
@@ -196,16 +196,6 @@ fn is_of_this_wish(entry: &Entry, instance: InstanceView) -> Result<InstanceView
         ));
     }
     Ok(instance)
-}
-
-/// Whether the provider takes a wish for one that it was told before. It has done later ones, as where another process told them
-/// over a copy of this database; or what is created again is there after all, as an earlier call was heard late or another backup
-/// was put back. A deletion is final whoever asked for it.
-fn has_heard_others(entry: &Entry, instance: &InstanceView) -> bool {
-    let knows_more = instance.intent > entry.number && !(entry.wish == Wish::Delete && instance.is_ending());
-    let was_there =
-        entry.retold && matches!(entry.wish, Wish::Provision { .. }) && instance.intent < entry.number;
-    knows_more || was_there || entry.is_contradicted_by(instance)
 }
 
 fn refusal(error: &Error) -> Refusal {

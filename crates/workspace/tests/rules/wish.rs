@@ -1,8 +1,8 @@
 //! What each wish asks for.
 
-use molecule_domain::id::Generation;
+use molecule_domain::id::{Generation, IntentNumber};
 use molecule_domain::instance::InstanceView;
-use molecule_domain::lifecycle::Desired;
+use molecule_domain::lifecycle::{Desired, Phase};
 use molecule_workspace::{Entry, Wish};
 
 use crate::world::{caused, entry, view};
@@ -57,5 +57,29 @@ fn what_the_provider_has_may_show_that_another_wish_was_told() {
     ] {
         let of_number = |number| entry(number, wish.clone()).is_contradicted_by(instance);
         assert_eq!([2, 3, 4].map(of_number), [false, contradicted, false], "{wish:?}, {instance:?}");
+    }
+}
+
+/// Numbers are compared with the third wish.
+#[test]
+fn an_answer_may_show_that_a_wish_was_taken_for_another() {
+    let running = InstanceView { intent: IntentNumber(3), desired: Some(Desired::Running), ..view() };
+    let ending = InstanceView { phase: Phase::Gone, ..running.clone() };
+    let stop = || Wish::Stop(None);
+    let provision = || Wish::Provision { run: true };
+    for (wish, retold, instance, taken) in [
+        // it has done later ones, or others under the number
+        (Wish::Start, false, &running, [true, false, false]),
+        (stop(), false, &running, [true, true, false]),
+        (Wish::Delete, false, &ending, [false, false, false]),
+        (stop(), false, &ending, [true, false, false]),
+        // what is created again is there
+        (provision(), true, &running, [true, false, true]),
+        (provision(), false, &running, [true, false, false]),
+        (Wish::Start, true, &running, [true, false, false]),
+    ] {
+        let of_number =
+            |number| Entry { retold, ..entry(number, wish.clone()) }.is_taken_for_another(instance);
+        assert_eq!([2, 3, 4].map(of_number), taken, "{wish:?}, {retold}, {instance:?}");
     }
 }
