@@ -185,11 +185,7 @@ impl Workspace {
         let mut generation = instance.wanted_generation;
         for entry in &mut self.outbox {
             if entry.wish.launches() && entry.generation <= instance.wanted_generation {
-                self.record.highest = self.record.highest.next();
-                generation = self.record.highest;
-                let token = terms.minter.mint(self.record.workspace, generation);
-                entry.sealed_token = token.sealed;
-                effects.add_tokens.push((generation, token.hash));
+                (generation, entry.sealed_token) = next_generation(&mut self.record, terms, effects);
             }
             entry.generation = entry.generation.max(generation);
         }
@@ -325,15 +321,13 @@ impl Workspace {
         let runs_there = instance.filter(|has| !run && has.desired == Some(Desired::Running));
         let stop = runs_there.map(|_| self.retold(Wish::Stop(None), lost, terms.own, now));
         // a generation of its own: what is left of the lost one's instance has another token, and what that gave
-        self.record.generation = self.record.highest.next();
-        self.record.highest = self.record.generation;
-        self.record.told_again = Some(ToldAgain { lost, by: self.record.generation, runs });
-        let token = terms.minter.mint(self.record.workspace, self.record.generation);
-        effects.add_tokens.push((self.record.generation, token.hash));
+        let (generation, sealed_token) = next_generation(&mut self.record, terms, effects);
+        self.record.generation = generation;
+        self.record.told_again = Some(ToldAgain { lost, by: generation, runs });
         if stop.is_some() {
             self.record.intent = self.record.intent.next();
         }
-        self.retell(wish, lost, token.sealed, terms.own, now, effects);
+        self.retell(wish, lost, sealed_token, terms.own, now, effects);
         if let Some(stop) = stop {
             // what is still counted as running there may leave no room for what replaces it
             self.outbox.insert(0, stop);
@@ -415,4 +409,16 @@ impl Workspace {
             begun: true,
         }
     }
+}
+
+/// The next generation that was never asked for, and its token, sealed.
+fn next_generation(
+    record: &mut WorkspaceRecord,
+    terms: &Terms<'_>,
+    effects: &mut SideEffects,
+) -> (Generation, Vec<u8>) {
+    record.highest = record.highest.next();
+    let token = terms.minter.mint(record.workspace, record.highest);
+    effects.add_tokens.push((record.highest, token.hash));
+    (record.highest, token.sealed)
 }
