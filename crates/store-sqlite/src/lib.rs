@@ -59,6 +59,8 @@ impl Database {
             .disable_statement_logging();
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
+            // nothing hangs up on a file
+            .test_before_acquire(false)
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_with(options.clone())
@@ -95,6 +97,7 @@ impl Database {
         }
         let reader = SqlitePoolOptions::new()
             .max_connections(4)
+            .test_before_acquire(false)
             // what a reader can't do would leave its connection to end by itself, after the writer's, which then does not take the
             // write-ahead log into the file
             .connect_with(options.read_only(true).optimize_on_close(false, None))
