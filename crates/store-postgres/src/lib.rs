@@ -27,10 +27,9 @@ use molecule_domain::id::OrganizationId;
 use molecule_provisioner::store::StoreError;
 use molecule_provisioner::store::codec::corrupt;
 use molecule_provisioner::wakes::Wakes;
-use sqlx::ConnectOptions;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
 
 pub use self::boots::BootReport;
@@ -44,6 +43,10 @@ pub use self::transactions::Counts;
 use self::transactions::Transactions;
 
 type Tx = Transaction<'static, Postgres>;
+
+/// How long a connection counts as tested after the pool has tested it, which it does with each that is given back. A test is
+/// one round trip to the server.
+const TESTED_FOR: Duration = Duration::from_secs(1);
 
 /// An open database. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -76,6 +79,15 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(10))
+            .test_before_acquire(false)
+            .before_acquire(|db, meta| {
+                Box::pin(async move {
+                    if meta.idle_for >= TESTED_FOR {
+                        db.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .after_connect({
                 let expected = Arc::clone(&expected);
                 move |db, _| Box::pin(membership::expect(db, Arc::clone(&expected)))
