@@ -189,12 +189,21 @@ async fn what_was_refused_for_good_is_not_granted_to_a_late_call() {
         tenant: wire::Standpoint { incarnation: id(), revision: 1, time: None },
         agents_url: format!("http://{}:7071", installation.gateway()),
     };
-    process.meet().await;
     let (refused_for_good, asked_again) = (id(), id());
+    // of either something waits that was asked for later
+    let met = process.meet().await;
+    process.agree(&met, &[(&refused_for_good, 3), (&asked_again, 3)]).await.unwrap();
+    let awaited = async || {
+        let query = "SELECT string_agg(workspace_id::text, ' ') FROM tenant_waiting";
+        installation.database.text(query).await.unwrap()
+    };
+    assert_eq!(awaited().await.split(' ').count(), 2);
     for (workspace, is_final) in [(&refused_for_good, true), (&asked_again, false)] {
         let refused = process.provision(workspace, 1, is_final).await.unwrap_err();
         assert_eq!(refused.reason, ErrorReason::QuotaExceeded);
     }
+    // a refused creation takes all with it that was asked for after it
+    assert_eq!(awaited().await, asked_again);
     let organization =
         wire::Organization { organization_id, limits: Some(wire::Limits::default()), ..Default::default() };
     let update_mask = Some(prost_types::FieldMask { paths: vec!["limits".to_owned()] });

@@ -88,7 +88,7 @@ impl ProvisioningApi {
             self.0.instances.provision(&request).await
         };
         let caller = Caller { process, refusal_is_final };
-        self.settled(holder, (workspace, intent), caller, asked.await).await
+        self.settled(holder, (workspace, intent), caller, true, asked.await).await
     }
 
     async fn change(&self, holder: &Holder, id: &str, number: u64, change: Change) -> Result<Instance> {
@@ -104,7 +104,7 @@ impl ProvisioningApi {
         let process = process(request.tenant.as_ref())?;
         let caller = Caller { process, refusal_is_final: request.refusal_is_final };
         let asked = self.asked(holder, wish, Change::Start, caller).await;
-        self.settled(holder, wish, caller, asked).await
+        self.settled(holder, wish, caller, false, asked).await
     }
 
     async fn replace(&self, holder: &Holder, id: &str, replacement: Replacement) -> Result<Instance> {
@@ -118,7 +118,7 @@ impl ProvisioningApi {
             let change = Change::Replace { generation, spec: Box::new(spec), sealed_token, run };
             self.asked(holder, wish, change, caller).await
         };
-        self.settled(holder, wish, caller, asked.await).await
+        self.settled(holder, wish, caller, false, asked.await).await
     }
 
     async fn asked(
@@ -140,11 +140,12 @@ impl ProvisioningApi {
         holder: &Holder,
         (workspace, intent): (WorkspaceId, IntentNumber),
         caller: Caller,
+        creates: bool,
         asked: Result<InstanceRecord>,
     ) -> Result<Instance> {
         let wish = (holder.organization, workspace, intent);
         let record = if caller.refusal_is_final {
-            self.0.instances.settled(&self.0.store, wish, caller.process, asked).await?
+            self.0.instances.settled(&self.0.store, wish, caller.process, creates, asked).await?
         } else {
             asked?
         };

@@ -44,18 +44,20 @@ impl Instances {
     }
 
     /// What a tenant hears that takes a refusal for the last word: a call of the wish that is heard late is not granted after all.
-    /// Where another call was granted meanwhile, that is what it hears.
+    /// Where another call was granted meanwhile, that is what it hears. `creates` says whether it asked for a first instance.
     pub async fn settled(
         &self,
         tenants: &dyn Tenants,
         (organization, workspace, intent): (OrganizationId, WorkspaceId, IntentNumber),
         process: Option<IncarnationId>,
+        creates: bool,
         asked: Result<InstanceRecord>,
     ) -> Result<InstanceRecord> {
         match asked {
             Err(refusal) if refusal.reason.is_refusal() => {
                 let (reason, message) = (refusal.reason, refusal.message.clone());
-                let refused = RefusedWish { organization, workspace, intent, process, reason, message };
+                let refused =
+                    RefusedWish { organization, workspace, intent, process, creates, reason, message };
                 tenants.refuse(&refused, self.clock.now()).await?.ok_or(refusal)
             }
             asked => asked,

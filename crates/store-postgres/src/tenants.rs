@@ -257,6 +257,7 @@ pub(crate) async fn check_refused(
         workspace,
         intent: IntentNumber(row.intent),
         process,
+        creates: change.is_none(),
         reason,
         message: row.message,
     };
@@ -333,7 +334,7 @@ impl Tenants for EngineStore {
             .execute(&mut *tx)
             .await
             .map_err(store_error)?;
-            let waited = await_no_more(&mut tx, organization, refused.workspace, refused.intent).await?;
+            let waited = await_no_more(&mut tx, organization, refused.workspace, refused.heard()).await?;
             if let Some(waited) = waited {
                 // nothing was tried of what was held for it
                 sqlx::query!(

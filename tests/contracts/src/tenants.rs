@@ -58,6 +58,7 @@ where
     an_agreement_has_everything_looked_at(fresh(&make).await).await;
     time_counts_from_the_first_agreement(fresh(&make).await).await;
     what_is_told_again_is_awaited_until_it_is_heard(fresh(&make).await).await;
+    a_refused_creation_takes_all_with_it_that_waits(fresh(&make).await).await;
     what_was_heard_is_not_waited_for_once_its_record_is_dropped(fresh(&make).await).await;
 }
 
@@ -103,8 +104,8 @@ impl Subject {
     ) -> Option<InstanceRecord> {
         let StoreError::Refused(error) = error else { panic!("{error:?}") };
         let (reason, message) = (error.reason, error.message.clone());
-        let intent = IntentNumber(intent);
-        let refused = RefusedWish { organization: ORG, workspace, intent, process, reason, message };
+        let (intent, creates) = (IntentNumber(intent), false);
+        let refused = RefusedWish { organization: ORG, workspace, intent, process, creates, reason, message };
         self.tenants.refuse(&refused, now).await.unwrap()
     }
 
@@ -220,6 +221,7 @@ async fn another_process_may_use_the_number_again(subject: Subject) {
         workspace: request.workspace,
         intent: IntentNumber(1),
         process: Some(first),
+        creates: true,
         reason: ErrorReason::WrongState,
         message: "no".to_owned(),
     };
@@ -373,6 +375,8 @@ async fn what_is_told_again_is_awaited_until_it_is_heard(subject: Subject) {
     subject.refuse_to(Some(process), granted.workspace, 8, &refusal, at(6)).await;
     assert_eq!(subject.store.get(ORG, granted.workspace).await.unwrap().unwrap().phase_since, at(5));
     assert_eq!(awaited().await, [false, true, true, false]);
+    subject.refuse(refused.workspace, 6, &refusal).await;
+    assert_eq!(awaited().await, [false, true, true, false], "it says nothing of what was asked for later");
     subject.refuse(refused.workspace, 7, &refusal).await;
     assert_eq!(awaited().await, [false, false, true, false]);
     let gone = InstanceRecord { workspace: deleted.workspace, ..record.clone() };
@@ -403,6 +407,28 @@ async fn what_is_told_again_is_awaited_until_it_is_heard(subject: Subject) {
         subject.agrees(process, &[(record.workspace, number)], at(second)).await;
         assert_eq!(is_awaited().await, expected, "{number}");
     }
+}
+
+/// What a restored store lacks, and whose creation is refused: its tenant takes back what was asked for after that, and never tells
+/// it.
+async fn a_refused_creation_takes_all_with_it_that_waits(subject: Subject) {
+    let (process, request) = (IncarnationId::generate(), first_wish());
+    subject.service.meets(ORG, process).await;
+    subject.agrees(process, &[(request.workspace, IntentNumber(3))], at(4)).await;
+    let awaited = async || subject.store.expectations(BACKEND).await.unwrap().awaited.len();
+    let refused = RefusedWish {
+        organization: ORG,
+        workspace: request.workspace,
+        intent: request.intent,
+        process: Some(process),
+        creates: false,
+        reason: ErrorReason::WrongState,
+        message: "no".to_owned(),
+    };
+    subject.tenants.refuse(&refused, at(5)).await.unwrap();
+    assert_eq!(awaited().await, 1, "a change says nothing of what was asked for after it");
+    subject.tenants.refuse(&RefusedWish { creates: true, ..refused }, at(6)).await.unwrap();
+    assert_eq!(awaited().await, 0);
 }
 
 async fn an_agreement_has_everything_looked_at(subject: Subject) {

@@ -108,7 +108,7 @@ impl Call {
                 let wish = (organization, request.workspace, request.intent);
                 let is_final = request.refusal_is_final;
                 if is_final {
-                    instances.settled(&*replica.store, wish, request.process, asked).await?
+                    instances.settled(&*replica.store, wish, request.process, true, asked).await?
                 } else {
                     asked?
                 }
@@ -119,7 +119,7 @@ impl Call {
                 let wish = (organization, request.workspace, request.intent);
                 let is_final = request.refusal_is_final;
                 if is_final {
-                    instances.settled(&*replica.store, wish, request.process, asked).await?
+                    instances.settled(&*replica.store, wish, request.process, false, asked).await?
                 } else {
                     asked?
                 }

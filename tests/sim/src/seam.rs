@@ -243,8 +243,9 @@ impl Remote {
         if !is_final {
             return Err(refusal);
         }
-        let wish = (organization, workspace, intent);
-        let granted = replica.instances.settled(&*replica.store, wish, process, Err(refusal)).await?;
+        let (wish, creates) = ((organization, workspace, intent), matches!(call, Call::Provision(_)));
+        let granted =
+            replica.instances.settled(&*replica.store, wish, process, creates, Err(refusal)).await?;
         let heard = control.as_heard(replica.place, organization, InstanceView::from(granted));
         let at = replica.clock.now();
         Ok(Said { reply: Reply::Instance(Box::new(heard)), at })

@@ -18,7 +18,7 @@ use crate::model::InstanceRecord;
 pub trait Tenants: Send + Sync + 'static {
     /// Notes that a wish is refused, so that a call of it that is heard late is refused as well. Where another call of it, or
     /// a later wish, was granted meanwhile, nothing is noted, and the record is returned. Whatever waited to be told of the
-    /// workspace up to this wish was heard with it. Kept for a month, for calls of the same process of the tenant's: another one,
+    /// workspace up to this wish was heard with it, and with a creation what was asked for after it as well. Kept for a month, for calls of the same process of the tenant's: another one,
     /// whose database may have been put back, may use the number again.
     async fn refuse(
         &self,
@@ -80,6 +80,8 @@ pub struct RefusedWish {
     pub intent: IntentNumber,
     /// The process that asked for it.
     pub process: Option<IncarnationId>,
+    /// Whether it asks for the workspace's first instance.
+    pub creates: bool,
     /// Why it is refused.
     pub reason: ErrorReason,
     /// The same for people.
@@ -87,6 +89,12 @@ pub struct RefusedWish {
 }
 
 impl RefusedWish {
+    /// The last wish of the workspace's that is heard with the refusal: whose creation is refused takes back what was asked for
+    /// after it, and tells nothing of that.
+    pub const fn heard(&self) -> IntentNumber {
+        if self.creates { IntentNumber(i64::MAX) } else { self.intent }
+    }
+
     /// Refuses a call of what was refused, or of what came before that. `change` is `None` for a first instance.
     pub fn check(&self, intent: IntentNumber, change: Option<&Change>) -> Result<(), Error> {
         if change.is_none_or(Change::launches) && intent <= self.intent {

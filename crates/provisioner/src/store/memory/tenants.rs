@@ -186,7 +186,7 @@ impl Tenants for MemoryStore {
         if let Some(granted) = mine.filter(|record| record.intent >= refused.intent) {
             return Ok(Some(granted.clone()));
         }
-        let waited = state.await_no_more(refused.organization, refused.workspace, refused.intent);
+        let waited = state.await_no_more(refused.organization, refused.workspace, refused.heard());
         if let Some(waited) = waited {
             state.release(refused.organization, refused.workspace, waited, now);
         }
