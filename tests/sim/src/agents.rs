@@ -119,6 +119,13 @@ impl Agents {
         lock(&self.inside).failing.insert(workspace, Instant::now() + lasts);
     }
 
+    /// When the last agent that is silent or fails is well again, where one is not.
+    pub(crate) fn clears_at(&self) -> Option<Instant> {
+        let inside = lock(&self.inside);
+        let until = inside.silent.values().chain(inside.failing.values()).copied();
+        until.filter(|until| *until > Instant::now()).max()
+    }
+
     /// Whether nobody is on the way to connect.
     pub fn is_calm(&self) -> bool {
         lock(&self.inside).connecting.is_empty()

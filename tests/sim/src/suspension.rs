@@ -78,10 +78,12 @@ impl Wished {
 }
 
 impl Oracle {
-    /// A tenant hears, late, of a suspension that the control plane has lost in a restore: it tells it again to stop that.
-    pub(crate) fn heard_suspension(&self, workspace: WorkspaceId) {
+    /// A tenant hears, late, of a suspension that the control plane has lost in a restore. Where that has lost a wish as well, it is
+    /// told again what all of it came to, so it stops that; of the same number its own word counts.
+    pub(crate) fn heard_suspension(&self, workspace: WorkspaceId, intent: IntentNumber) {
         if let Some(wished) = lock(&self.all).get_mut(&workspace)
-            && let (Some(after), None) = (wished.unheard_suspension.take(), wished.suspension)
+            && let Some(after) = wished.unheard_suspension.take_if(|after| intent > *after)
+            && wished.suspension.is_none()
         {
             wished.suspension = Some(Suspension { after, is_shown: false });
         }

@@ -303,7 +303,7 @@ impl TenantStore for ProcessStore {
         let mirror = async {
             let mirrored = self.database.mirror(organization, instances, events, now).await?;
             for has in instances.iter().filter(|has| says_it_is_suspended(has)) {
-                self.oracle.heard_suspension(has.workspace);
+                self.oracle.heard_suspension(has.workspace, has.intent);
             }
             Ok(mirrored)
         };
@@ -327,7 +327,7 @@ impl TenantStore for ProcessStore {
             let agreed = self.database.agree(organization, met, inventory, minter, now).await?;
             self.oracle.agreed(organization, &renumbered(&before, &self.outboxes().await?));
             for has in inventory.iter().filter(|has| says_it_is_suspended(has)) {
-                self.oracle.heard_suspension(has.workspace);
+                self.oracle.heard_suspension(has.workspace, has.intent);
             }
             let world = self.process.world();
             world.tell(&self.process.name, 6, || format!("agrees: {agreed:?}"));

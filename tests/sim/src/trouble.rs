@@ -261,6 +261,7 @@ pub async fn ends(pair: &Pair) {
             .clears_at()
             .max(Some(pair.control.clocks_agree_at()))
             .map(|at| at.since(pair.world.now()))
+            .max(pair.agents.clears_at().map(|at| at.duration_since(Instant::now())))
             .filter(|left| !left.is_zero());
         if pair.is_whole() && clears.is_none() {
             break;
