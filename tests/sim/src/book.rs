@@ -58,8 +58,10 @@ impl Book {
     ) -> Result<()> {
         let seen = self.seen.get(&organization).map_or(&[][..], Vec::as_slice);
         let served = self.served.get_mut(&organization).map(|served| {
-            if served.stream.as_ref().is_some_and(|(replica, _)| replica.is_well()) {
-                served.session.until = now + SESSION;
+            if let Some((replica, _)) = &served.stream {
+                // a replica prolongs the sessions of its streams for as long as it is well
+                let last = replica.ill_since().unwrap_or(now);
+                served.session.until = served.session.until.max(last + SESSION);
             }
             let seen = seen.iter().find(|one| one.incarnation == served.session.incarnation);
             served.session.seen = seen.map_or(Revision(0), |one| one.revision);

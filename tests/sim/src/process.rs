@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use molecule_domain::Timestamp;
 use molecule_provisioner::faults::{Fault as EngineFault, Probe};
 use tokio::task::JoinHandle;
 
@@ -26,6 +27,8 @@ pub struct Process {
     dead: Switch,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     crash_after: Mutex<Vec<&'static str>>,
+    /// When it died or froze, where it has.
+    ill_since: Mutex<Option<Timestamp>>,
 }
 
 impl Process {
@@ -39,6 +42,7 @@ impl Process {
             dead: Switch::default(),
             tasks: Mutex::default(),
             crash_after: Mutex::default(),
+            ill_since: Mutex::default(),
         })
     }
 
@@ -74,10 +78,16 @@ impl Process {
         !self.is_dead() && !self.is_frozen()
     }
 
+    /// When it died or froze, where it has and is not well again.
+    pub(crate) fn ill_since(&self) -> Option<Timestamp> {
+        *lock(&self.ill_since)
+    }
+
     /// Kills it: whatever it was doing is never gone on with. Whether it lived.
     pub fn kill(&self) -> bool {
         let lived = self.dead.set(true);
         if lived {
+            lock(&self.ill_since).get_or_insert(self.world.now());
             self.world.tell(&self.name, 1, || "dies");
             lock(&self.tasks).drain(..).for_each(|task| task.abort());
         }
@@ -97,6 +107,7 @@ impl Process {
         let kind = if matches!(self.serves, Whom::Replica(_)) { "replica frozen" } else { "tenant frozen" };
         self.world.is_wrong(kind, self.serves, lasts);
         self.world.tell(&self.name, 2, || format!("is frozen for {lasts:?}"));
+        lock(&self.ill_since).get_or_insert(self.world.now());
         self.frozen.set(true);
         let this = Arc::clone(self);
         self.world.spawn(async move {
@@ -111,6 +122,7 @@ impl Process {
         if self.is_frozen() {
             self.world.tell(&self.name, 3, || "thaws");
             self.frozen.set(false);
+            lock(&self.ill_since).take_if(|_| !self.is_dead());
         }
     }
 
