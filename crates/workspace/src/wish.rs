@@ -105,6 +105,14 @@ impl Entry {
         !self.retold && self.wish.may_be_refused()
     }
 
+    /// By which number the answer to a request is waited for, where the request asked for this wish. A stop that the wish was composed
+    /// of has its own: if the wish is refused, the stop stands.
+    pub fn awaited_by(&self, request: &str) -> Option<IntentNumber> {
+        let asks = |requests: &[String]| requests.iter().any(|known| known == request);
+        let stop = self.undo.stops.last().filter(|_| asks(&self.undo.stop_requests));
+        asks(&self.requests).then(|| stop.copied().unwrap_or(self.number))
+    }
+
     /// Whether what the provider has shows that another wish was told under this one's number, as by a process over a copy of
     /// this database: the provider took this one for a repeated call of that. That it does not run proves nothing, since an
     /// instance that was granted may have been given up, or its organisation be suspended.

@@ -45,8 +45,8 @@ impl SqliteStore {
         }
         let found = self.load_workspace(db, id(&row.workspace_id)?, false).await?;
         Ok(found.map(|found| {
-            let waits = found.outbox.iter().find(|entry| entry.requests.contains(&key.id));
-            Stored { number: waits.map(|entry| entry.number), record: found.record }
+            let number = found.outbox.iter().find_map(|entry| entry.awaited_by(&key.id));
+            Stored { number, record: found.record }
         }))
     }
 }

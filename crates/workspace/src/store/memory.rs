@@ -180,11 +180,7 @@ impl Data {
         let found = self.workspaces.get(&known.workspace);
         Ok(found.map(|found| Stored {
             record: found.record.clone(),
-            number: found
-                .outbox
-                .iter()
-                .find(|entry| entry.requests.contains(&key.id))
-                .map(|entry| entry.number),
+            number: found.outbox.iter().find_map(|entry| entry.awaited_by(&key.id)),
         }))
     }
 

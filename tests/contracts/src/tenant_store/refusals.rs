@@ -18,6 +18,7 @@ pub(super) async fn run<F: Future<Output = Subject>>(store: impl Fn() -> F) {
     what_asks_for_the_same_again_shares_the_answer(store().await).await;
     stop_and_delete_are_never_taken_back(store().await).await;
     a_stop_stands_whatever_it_was_composed_with(store().await).await;
+    who_asked_for_a_stop_waits_for_that_and_not_for_what_follows(store().await).await;
     the_id_of_a_refused_creation_is_free_again(store().await).await;
     a_refused_creation_that_runs_after_all_is_deleted(store().await).await;
     a_refused_replacement_that_runs_after_all_is_taken_over(store().await).await;
@@ -172,6 +173,22 @@ async fn a_stop_stands_whatever_it_was_composed_with(store: Subject) {
     let refused = store.0.answered(workspace, second.number, &refused(), at(6)).await.unwrap().unwrap();
     assert_eq!(refused.desired, Desired::Stopped);
     assert_eq!(store.outbox(workspace).await, [Wish::Stop(None)]);
+}
+
+/// The stop stands if the restart is refused, so no refusal is the answer to it.
+async fn who_asked_for_a_stop_waits_for_that_and_not_for_what_follows(store: Subject) {
+    let workspace = store.up().await.workspace;
+    let stop = store.asks_on(workspace, &key("stop"), Wish::Stop(None)).await.unwrap().number;
+    let restart = store.asks_on(workspace, &key("restart"), RESTART).await.unwrap().number;
+    assert!(stop.is_some() && stop < restart, "{stop:?}, {restart:?}");
+    let waits = async |id: &str| store.0.replayed(ORG, &key(id).key.unwrap()).await.unwrap();
+    let number = async |id: &str| waits(id).await.map(|stored| stored.number);
+    assert_eq!((number("stop").await, number("restart").await), (Some(stop), Some(restart)));
+    let entry = store.begins(workspace).await.unwrap();
+    assert_eq!(Some(entry.number), restart, "they are told as one");
+    store.0.answered(workspace, entry.number, &refused(), at(5)).await.unwrap();
+    let stands = store.begins(workspace).await.unwrap();
+    assert_eq!((number("stop").await, number("restart").await), (Some(Some(stands.number)), None));
 }
 
 async fn the_id_of_a_refused_creation_is_free_again(store: Subject) {
