@@ -409,8 +409,7 @@ async fn what_is_told_again_is_awaited_until_it_is_heard(subject: Subject) {
     }
 }
 
-/// What a restored store lacks, and whose creation is refused: its tenant takes back what was asked for after that, and never tells
-/// it.
+/// What a restored store lacks, and whose creation is refused: its tenant takes back all that was asked for after that.
 async fn a_refused_creation_takes_all_with_it_that_waits(subject: Subject) {
     let (process, request) = (IncarnationId::generate(), first_wish());
     subject.service.meets(ORG, process).await;

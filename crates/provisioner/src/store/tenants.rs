@@ -18,8 +18,8 @@ use crate::model::InstanceRecord;
 pub trait Tenants: Send + Sync + 'static {
     /// Notes that a wish is refused, so that a call of it that is heard late is refused as well. Where another call of it, or
     /// a later wish, was granted meanwhile, nothing is noted, and the record is returned. Whatever waited to be told of the
-    /// workspace up to this wish was heard with it, and with a creation what was asked for after it as well. Kept for a month, for calls of the same process of the tenant's: another one,
-    /// whose database may have been put back, may use the number again.
+    /// workspace up to this wish was heard with it, and with a creation what was asked for after it as well. Kept for a month, for
+    /// calls of the same process of the tenant's: another one, whose database may have been put back, may use the number again.
     async fn refuse(
         &self,
         refused: &RefusedWish,
